@@ -1,0 +1,1 @@
+"""Pre-trained networks behind one seam, `Backbone`; other libraries are imported only in its adapters."""

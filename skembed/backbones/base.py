@@ -1,0 +1,223 @@
+"""The seam to other libraries: what every pre-trained network looks like from inside skembed.
+
+Nothing here imports torch, so that identities and options are cheap to hold, compare and pickle.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor, nn
+
+__all__ = [
+    "AudioOptions",
+    "Backbone",
+    "BackboneSpec",
+    "Block",
+    "Item",
+    "TextOptions",
+    "Tokens",
+    "check_waveform_options",
+    "split_windows",
+]
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """Picklable identity of a backbone: all that is needed to load the same thing again.
+
+    Parameters
+    ----------
+    source : {"image", "text", "audio", "factory"}
+        What kind of thing `name` names. Which library reads it is decided by the configuration that lies
+        beside the weights.
+    name : str
+        Hub id, timm name, torchaudio bundle, directory, or "package.module:function" for a factory.
+    revision : str, optional
+        Branch, tag or commit on the hub.
+    options : tuple of (str, object) pairs
+        What changes the network itself, such as ``("image_size", 96)``.
+    """
+
+    source: str
+    name: str
+    revision: str | None = None
+    options: tuple[tuple[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """How a text is prepared.
+
+    Parameters
+    ----------
+    max_length : int, optional
+        Tokens a sequence, special tokens included; None takes the backbone's own limit.
+    long_text : {"truncate", "chunk"}
+        Cut longer texts, or split them into windows whose embeddings are averaged.
+    prompt : str
+        Put before every text, as instruction-tuned embedding models want.
+    """
+
+    max_length: int | None = None
+    long_text: str = "truncate"
+    prompt: str = ""
+
+
+@dataclass(frozen=True)
+class AudioOptions:
+    """How a recording is prepared.
+
+    Parameters
+    ----------
+    window : float, optional
+        Longer recordings are split into windows of so many seconds whose embeddings are averaged;
+        None takes the backbone's own longest input.
+    pad_to_window : bool
+        For networks trained on a fixed input (Whisper: 30 s): pad every clip to it, or run the network on
+        the clip's own length.
+    """
+
+    window: float | None = None
+    pad_to_window: bool = True
+
+
+@dataclass
+class Item:
+    """One input of the network: a whole sample, or one window of a long one.
+
+    Parameters
+    ----------
+    data : dict
+        What `Backbone.collate` turns into tensors.
+    length : int
+        Tokens, frames or samples that are real; batches are planned by it, windows are weighted by it.
+    truncated : bool
+        Whether part of the sample was cut off.
+    """
+
+    data: dict[str, Any]
+    length: int
+    truncated: bool = False
+
+
+@dataclass
+class Tokens:
+    """What a block returns for a batch.
+
+    Parameters
+    ----------
+    values : Tensor of shape (batch, time, width)
+        Convolutional maps come flattened to (batch, height * width, channels).
+    mask : Tensor of shape (batch, time), bool
+        True where a position is real and not padding.
+    n_prefix : int
+        Leading class, distillation or register tokens.
+    pooled : Tensor of shape (batch, width), optional
+        The network's own summary, where it was trained with one (timm's pre-logits features, the CLIP
+        and SigLIP poolers); only for the last block.
+    """
+
+    values: Tensor
+    mask: Tensor
+    n_prefix: int = 0
+    pooled: Tensor | None = None
+
+
+class Block(NamedTuple):
+    """One step of depth: a name and the parameter-name prefixes that belong to it."""
+
+    name: str
+    prefixes: tuple[str, ...]
+
+    def owns(self, parameter: str) -> bool:
+        """Whether the parameter (or buffer) of that dotted name is part of this block."""
+        return any(parameter == p or parameter.startswith(p + ".") for p in self.prefixes)
+
+
+@dataclass
+class Backbone(ABC):
+    """A pre-trained network, its preprocessing, and its ordered depth.
+
+    Parameters
+    ----------
+    spec : BackboneSpec
+        Its identity.
+    module : nn.Module
+        The network, in eval mode, without a classification head.
+    width : int
+        Features of the last block.
+    blocks : tuple of Block
+        Stem first, top last. Every parameter belongs to exactly one of them. Layer i is the output of
+        ``blocks[i]``: layer 0 what enters the first block proper, layer -1 the network's own output,
+        final normalisation included.
+    fingerprint : str
+        Hex digest of weights and configuration.
+    default_pooling : str
+        What ``pooling="auto"`` means: "pooled", "mean", "cls" or "last".
+    pads : bool
+        Whether items of unequal length may share a batch without changing each other's result.
+    sampling_rate : int, optional
+        Samples per second that an audio network expects.
+    class_token : bool
+        Whether the first position is a class token, so that ``pooling="cls"`` means something.
+    extra : dict
+        What one adapter needs to remember.
+    """
+
+    spec: BackboneSpec
+    module: nn.Module
+    width: int
+    blocks: tuple[Block, ...]
+    fingerprint: str
+    default_pooling: str = "mean"
+    pads: bool = True
+    sampling_rate: int | None = None
+    class_token: bool = False
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    #: Largest number of positions (items times longest item) in a batch that "auto" plans.
+    token_budget: ClassVar[int] = 4096
+    #: Most items in a batch that "auto" plans.
+    batch_limit: ClassVar[int] = 32
+
+    @abstractmethod
+    def preprocess(self, samples: Sequence[Any], options: Any) -> list[list[Item]]:
+        """Turn decoded samples (RGB images, strings, mono waveforms at `sampling_rate`) into items.
+
+        Returns one list a sample, in order: a single item, or the windows of a long sample.
+        """
+
+    @abstractmethod
+    def collate(self, items: Sequence[Item]) -> dict[str, Tensor]:
+        """Stack (and pad) items into the tensors of one batch, on the CPU, float32 or int64 or bool."""
+
+    @abstractmethod
+    def forward_blocks(self, batch: Mapping[str, Tensor], layers: Iterable[int]) -> list[Tokens]:
+        """Run the network; return the outputs of the asked blocks (0 to n - 1), in the order asked."""
+
+
+def check_waveform_options(options: AudioOptions, limit: float | None) -> float | None:
+    """Seconds of one window: the option, bounded by what the network can read at once."""
+    if options.window is None:
+        return limit
+    if limit is not None and options.window > limit:
+        raise ValueError(
+            f"window={options.window} is longer than the {limit:g} s that this backbone reads at once. "
+            f"Use a value up to {limit:g}, or None."
+        )
+    return options.window
+
+
+def split_windows(waveform: np.ndarray, size: int | None) -> list[np.ndarray]:
+    """Consecutive windows of at most `size` samples, of nearly equal length so that none is a mere rest."""
+    if size is None or len(waveform) <= size:
+        return [waveform]
+    n = -(-len(waveform) // size)
+    edges = [round(i * len(waveform) / n) for i in range(n + 1)]
+    return [waveform[a:b] for a, b in zip(edges[:-1], edges[1:], strict=True)]

@@ -1,0 +1,100 @@
+"""Finding the ordered depth of a network, and reading it with hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from skembed.backbones.base import Block
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+__all__ = ["blocks_from_layers", "first_tensor", "record_blocks"]
+
+
+def blocks_from_layers(
+    module: nn.Module, layers: Sequence[str], *, stem: Iterable[str] = (), top: Iterable[str] = ()
+) -> tuple[Block, ...]:
+    """Order the parameters of a network into a stem, its layers, and what comes after them.
+
+    Parameters registered before the first layer are the stem's, those after the last are part of the top
+    block, as a final normalisation is.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The network.
+    layers : sequence of str
+        Dotted names of the layer modules, first to last.
+    stem, top : iterable of str
+        Prefixes that are registered on the other side of the layers than where they act.
+    """
+    stem, top = tuple(stem), tuple(top)
+    inner = [Block(name, (name,)) for name in layers]
+    before: list[str] = []
+    after: list[str] = []
+    seen_layer = False
+    for name, _ in module.named_parameters():
+        if any(block.owns(name) for block in inner):
+            seen_layer = True
+        elif Block("", stem).owns(name):
+            before.append(name)
+        elif seen_layer or Block("", top).owns(name):
+            after.append(name)
+        else:
+            before.append(name)
+    last = inner[-1]
+    return (Block("stem", tuple(before)), *inner[:-1], Block(last.name, (*last.prefixes, *after)))
+
+
+def first_tensor(output) -> Tensor:
+    """The hidden state among what a layer returns: the thing itself, or the head of a tuple."""
+    return output[0] if isinstance(output, (tuple, list)) else output
+
+
+@contextmanager
+def record_blocks(layers: Sequence[nn.Module], wanted: Iterable[int]):
+    """Record block outputs while the network runs.
+
+    Layer 0 is what enters the first layer module (the stem's output); layer i > 0 is what the i-th layer
+    module returns. The last layer is left to the caller, who has the network's own output, normalised.
+
+    Parameters
+    ----------
+    layers : sequence of nn.Module
+        Layer modules, first to last (without the stem).
+    wanted : iterable of int
+        Layers to record.
+
+    Yields
+    ------
+    dict of int to Tensor
+        Filled by the forward pass.
+    """
+    found: dict[int, Tensor] = {}
+    handles = []
+
+    def keep_input(index):
+        def hook(_module, args, kwargs):
+            found[index] = args[0] if args else kwargs["hidden_states"]
+
+        return hook
+
+    def keep_output(index):
+        def hook(_module, _args, output):
+            found[index] = first_tensor(output)
+
+        return hook
+
+    try:
+        for index in set(wanted):
+            if index == 0:
+                handles.append(layers[0].register_forward_pre_hook(keep_input(0), with_kwargs=True))
+            elif index < len(layers):
+                handles.append(layers[index - 1].register_forward_hook(keep_output(index)))
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()

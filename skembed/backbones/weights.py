@@ -1,0 +1,49 @@
+"""A directory of weights and configuration: its fingerprint, and reading safetensors from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from skembed.exceptions import BackboneNotFoundError
+
+__all__ = ["fingerprint_directory", "read_json", "require_safetensors", "sha256_file"]
+
+#: Files that decide what a backbone computes. READMEs, training arguments and pictures do not.
+_DECISIVE = ("*.safetensors", "*.safetensors.index.json", "config.json", "preprocessor_config.json",
+             "processor_config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "*.model",
+             "sentence_bert_config.json", "modules.json", "1_Pooling/config.json")  # fmt: skip
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's content, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint_directory(directory: Path) -> str:
+    """Hex digest over the names and contents of the files that decide what the backbone computes."""
+    files = sorted({path for pattern in _DECISIVE for path in directory.glob(pattern) if path.is_file()})
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(f"{path.relative_to(directory).as_posix()}\0{sha256_file(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file as a dict, or {} where there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def require_safetensors(directory: Path) -> None:
+    """Refuse a directory whose weights are pickles, which can run code when they are loaded."""
+    if any(directory.glob("*.safetensors")):
+        return
+    others = sorted(p.name for p in directory.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".ckpt", ".h5"})
+    raise BackboneNotFoundError(
+        f"{directory} holds no *.safetensors file"
+        + (f" (only {', '.join(others)}, which can run code when loaded)" if others else "")
+        + ". Save the model once with model.save_pretrained(directory), which writes safetensors."
+    )

@@ -1,0 +1,250 @@
+"""What all embedders share: fit, transform, tags and feature names."""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABCMeta, abstractmethod
+from collections.abc import Callable
+from numbers import Integral
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
+
+from skembed._sklearn import Interval, StrOptions, fit_context
+from skembed.backbones.registry import resolve
+from skembed.exceptions import TruncationWarning, WeightsMismatchError
+from skembed.inputs import as_samples, warn_unreadable
+
+if TYPE_CHECKING:
+    from skembed.backbones.base import Backbone
+    from skembed.engine.extract import Reading
+
+__all__ = ["BaseEmbedder"]
+
+
+class BaseEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator, metaclass=ABCMeta):
+    """Raw samples in, one float32 row each out.
+
+    Think twice before adding anything here: every embedder gets it. A subclass has the modality's own
+    parameters and four small methods that say how a sample is read.
+    """
+
+    #: What is read: "image", "text" or "audio".
+    _modality: ClassVar[str]
+    #: Decoded samples held in memory at a time.
+    _chunk_size: ClassVar[int] = 1024
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        "backbone": [str, callable],
+        "revision": [str, None],
+        "layers": [Integral, "array-like", StrOptions({"all"})],
+        "pooling": [StrOptions({"auto", "pooled", "cls", "mean", "max", "mean+max", "last", "layer_attention"})],
+        "normalize": ["boolean", StrOptions({"auto"})],
+        "truncate_dim": [Interval(Integral, 1, None, closed="left"), None],
+        "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "device": [str],
+        "precision": [StrOptions({"auto", "float32", "bfloat16", "float16"})],
+        "on_error": [StrOptions({"raise", "warn", "nan"})],
+        "verbose": ["verbose"],
+    }
+
+    # Parameters that every subclass stores in its own explicit __init__.
+    backbone: str | Callable
+    revision: str | None
+    layers: Any
+    pooling: str
+    normalize: bool | str
+    truncate_dim: int | None
+    batch_size: int | str
+    device: str
+    precision: str
+    on_error: str
+    verbose: bool | int
+
+    # -- what a subclass says ---------------------------------------------------------------------------
+
+    @abstractmethod
+    def _reader(self, backbone: Backbone) -> Callable[[Any], Any]:
+        """A function that turns one raw sample into what the backbone prepares, or raises DecodeError.
+
+        It may count in an attribute `n_cut` the samples that it shortened.
+        """
+
+    @abstractmethod
+    def _probe(self) -> Any:
+        """A small valid sample, to learn the width of a row from."""
+
+    def _options(self) -> Any:
+        """The backbone's preprocessing options."""
+        return None
+
+    def _network_options(self) -> tuple[tuple[str, Any], ...]:
+        """Options that change the network itself."""
+        return ()
+
+    def _samples(self, X, *, reset: bool) -> list[Any]:
+        """The raw samples of X, one a row."""
+        return as_samples(X)
+
+    # -- scikit-learn -----------------------------------------------------------------------------------
+
+    @fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None):
+        """Resolve the backbone and learn the width of its rows. Nothing is trained, so nothing leaks.
+
+        Parameters
+        ----------
+        X : list, ndarray, Series or one-column dataframe of shape (n_samples,)
+            Raw samples. They are not read yet.
+        y : None
+            Ignored; here for the API.
+
+        Returns
+        -------
+        self : object
+            The fitted embedder.
+
+        Raises
+        ------
+        BackboneNotFoundError
+            If there are no weights for `backbone`, here or on the hub.
+        ValueError
+            If `layers`, `truncate_dim` or another parameter is out of the backbone's range.
+        """
+        from skembed.engine.extract import Reading
+
+        self._samples(X, reset=True)
+        self.spec_ = resolve(
+            self.backbone, self._modality, revision=self.revision, options=self._network_options()
+        )
+        backbone = self._load()
+        self._reader(backbone)  # refuses bad reading parameters now, not at the first transform
+        self.fingerprint_ = backbone.fingerprint
+        self.n_blocks_ = len(backbone.blocks)
+        reading = Reading(
+            layers=_resolve_layers(self.layers, self.n_blocks_, backbone.spec.name),
+            pooling=_resolve_pooling(self.pooling, backbone),
+            options=self._options(),
+        )
+        self._reading = reading
+        self._normalized = backbone.extra.get("normalize", False) if self.normalize == "auto" else self.normalize
+        self._width = width = self._probe_width(backbone, reading)
+        if self.truncate_dim is not None and self.truncate_dim > width:
+            raise ValueError(
+                f"truncate_dim={self.truncate_dim} is more than the {width} features that "
+                f"{backbone.spec.name} gives here. Use a value up to {width}, or None."
+            )
+        self._n_features_out = width if self.truncate_dim is None else int(self.truncate_dim)
+        return self
+
+    def transform(self, X) -> np.ndarray:
+        """Embed raw samples.
+
+        Parameters
+        ----------
+        X : list, ndarray, Series or one-column dataframe of shape (n_samples,)
+            Raw samples.
+
+        Returns
+        -------
+        X_out : ndarray of shape (n_samples, n_features), float32
+            One row a sample, in order.
+
+        Raises
+        ------
+        DecodeError
+            If a sample cannot be read and ``on_error="raise"``; names its index and its path.
+        WeightsMismatchError
+            If the weights found now are not those that the embedder was fitted with.
+        """
+        from skembed.engine.extract import extract
+
+        check_is_fitted(self)
+        samples = self._samples(X, reset=False)
+        backbone = self._load()
+        if backbone.fingerprint != self.fingerprint_:
+            raise WeightsMismatchError(
+                f"The weights of {self.spec_.name!r} found here (fingerprint {backbone.fingerprint[:12]}) are not "
+                f"those that this {type(self).__name__} was fitted with ({self.fingerprint_[:12]}). Its rows would "
+                "mean something else to the estimators after it. Install the weights it was fitted with, or fit again."
+            )
+        reader = self._reader(backbone)
+        result = extract(
+            backbone,
+            samples,
+            self._reading,
+            read=reader,
+            n_features=self._width,
+            batch_size=None if self.batch_size == "auto" else self.batch_size,
+            chunk_size=self._chunk_size,
+            on_error=self.on_error,
+            progress=type(self).__name__ if self.verbose else None,
+        )
+        if result.errors and self.on_error == "warn":
+            warn_unreadable(result.errors, len(samples), stacklevel=2)
+        n_truncated = result.n_truncated + getattr(reader, "n_cut", 0)
+        if n_truncated:
+            warnings.warn(self._truncation_message(n_truncated, len(samples)), TruncationWarning, stacklevel=2)
+        rows = result.embeddings[:, : self._n_features_out]
+        return _unit_length(rows) if self._normalized else np.ascontiguousarray(rows)
+
+    def _truncation_message(self, n_truncated: int, n_samples: int) -> str:
+        return f"{n_truncated} of {n_samples} samples were longer than the backbone reads, and were cut."
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.one_d_array = True
+        tags.input_tags.string = self._modality == "text"
+        # Rows are float32 whatever comes in.
+        tags.transformer_tags.preserves_dtype = []
+        return tags
+
+    # -- inside -----------------------------------------------------------------------------------------
+
+    def _load(self) -> Backbone:
+        from skembed.backbones.loading import load
+        from skembed.engine.device import resolve_device, resolve_precision
+
+        device = resolve_device(self.device)
+        return load(self.spec_, device, resolve_precision(self.precision, device))
+
+    def _probe_width(self, backbone: Backbone, reading: Reading) -> int:
+        """Features of a row, seen on a probe: convolutional stages differ in width and poolings join."""
+        from skembed.engine.extract import extract
+
+        known = backbone.extra.setdefault("widths", {})
+        key = (reading.layers, reading.pooling)
+        if key not in known:
+            probed = extract(backbone, [self._probe()], reading, read=lambda sample: sample)
+            known[key] = probed.embeddings.shape[1]
+        return known[key]
+
+
+def _resolve_layers(layers, n_blocks: int, name: str) -> tuple[int, ...]:
+    """Layers as positions from 0 to n_blocks - 1, in the order given."""
+    if isinstance(layers, str):
+        return tuple(range(n_blocks))
+    asked = [layers] if isinstance(layers, Integral) else list(layers)
+    if not asked or not all(isinstance(layer, Integral) and -n_blocks <= layer < n_blocks for layer in asked):
+        raise ValueError(
+            f"layers={layers!r} is out of range: {name} has {n_blocks} blocks, stem included. "
+            f"Use whole numbers from {-n_blocks} to {n_blocks - 1}, or 'all'."
+        )
+    return tuple(int(layer) % n_blocks for layer in asked)
+
+
+def _resolve_pooling(pooling: str, backbone: Backbone) -> str:
+    if pooling == "auto":
+        return backbone.default_pooling
+    if pooling == "cls" and not backbone.class_token:
+        raise ValueError(f"pooling='cls': {backbone.spec.name} has no class token. Use 'auto', 'mean' or 'max'.")
+    return pooling
+
+
+def _unit_length(rows: np.ndarray) -> np.ndarray:
+    """Rows of Euclidean length one; a row of zeros stays as it is."""
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.where(norms == 0, 1, norms)

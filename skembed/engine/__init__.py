@@ -1,0 +1,1 @@
+"""The one inference loop and its parts."""

@@ -1,0 +1,67 @@
+"""Where and in what precision a network runs, and how to tell that memory ran out."""
+
+from __future__ import annotations
+
+import torch
+
+__all__ = ["is_out_of_memory", "move", "resolve_device", "resolve_precision"]
+
+_PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+#: What backends say when memory ran out without raising torch.OutOfMemoryError.
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "DefaultCPUAllocator: can't allocate",
+    "DefaultCPUAllocator: not enough memory",
+)
+
+
+def resolve_device(device: str) -> torch.device:
+    """The device of that name; "auto" takes CUDA, XPU, MPS or the CPU, whichever is there first.
+
+    Raises
+    ------
+    ValueError
+        If the name is no device, or one that this machine lacks.
+    """
+    accelerators = {
+        "cuda": torch.cuda.is_available,
+        "xpu": torch.xpu.is_available,
+        "mps": torch.backends.mps.is_available,
+    }
+    if device == "auto":
+        return torch.device(next((name for name, here in accelerators.items() if here()), "cpu"))
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f'device={device!r} is no device. Use "auto", "cpu", "cuda", "cuda:1", "mps" or "xpu".') from error
+    here = accelerators.get(resolved.type)
+    if here is not None and not here():
+        raise ValueError(f'device={device!r} is not available on this machine. Use device="auto" or "cpu".')
+    return resolved
+
+
+def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
+    """The dtype of the weights; "auto" halves it on GPUs that compute faster so, and is float32 elsewhere."""
+    if precision != "auto":
+        return _PRECISIONS[precision]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    return torch.float32
+
+
+def move(batch: dict[str, torch.Tensor], device: torch.device, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """A batch on the device, its floating tensors in the dtype of the weights."""
+    return {
+        name: tensor.to(device, dtype if tensor.is_floating_point() else None)
+        for name, tensor in batch.items()
+    }
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, on any backend."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in _OUT_OF_MEMORY)

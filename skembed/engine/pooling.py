@@ -1,0 +1,109 @@
+"""From the positions of a block to one vector a sample: masked pooling over `Tokens`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from skembed.backbones.base import Tokens
+
+__all__ = ["POOLINGS", "combine_layers", "pool"]
+
+#: What `pooling=` takes besides "auto".
+POOLINGS = ("pooled", "cls", "mean", "max", "mean+max", "last", "layer_attention")
+
+
+def _content(tokens: Tokens) -> tuple[Tensor, Tensor]:
+    """Values and mask without the leading class and register tokens, in float32."""
+    return tokens.values[:, tokens.n_prefix :].float(), tokens.mask[:, tokens.n_prefix :]
+
+
+def _mean(tokens: Tokens) -> Tensor:
+    values, mask = _content(tokens)
+    weights = mask.unsqueeze(-1).to(values.dtype)
+    # A sample without a single real position is a zero vector, not 0/0.
+    return (values * weights).sum(1) / weights.sum(1).clamp(min=1)
+
+
+def _max(tokens: Tokens) -> Tensor:
+    values, mask = _content(tokens)
+    highest = values.masked_fill(~mask.unsqueeze(-1), float("-inf")).amax(1)
+    return torch.where(mask.any(1, keepdim=True), highest, torch.zeros_like(highest))
+
+
+def _last(tokens: Tokens) -> Tensor:
+    positions = torch.arange(tokens.mask.shape[1], device=tokens.mask.device)
+    index = (tokens.mask * positions).amax(1)
+    return tokens.values[torch.arange(len(index), device=index.device), index].float()
+
+
+def _cls(tokens: Tokens) -> Tensor:
+    return tokens.values[:, 0].float()
+
+
+def _pooled(tokens: Tokens) -> Tensor:
+    if tokens.pooled is not None:
+        return tokens.pooled.float()
+    # Only the last block has a summary of its own; below it the nearest thing is the class token or the mean.
+    return _cls(tokens) if tokens.n_prefix else _mean(tokens)
+
+
+_FUNCTIONS = {
+    "pooled": _pooled,
+    "cls": _cls,
+    "mean": _mean,
+    "max": _max,
+    "mean+max": lambda tokens: torch.cat([_mean(tokens), _max(tokens)], dim=1),
+    "last": _last,
+}
+
+
+def pool(tokens: Tokens, pooling: str) -> Tensor:
+    """One vector a sample.
+
+    Parameters
+    ----------
+    tokens : Tokens
+        Output of a block.
+    pooling : str
+        One of `POOLINGS` but "layer_attention". "mean" and "max" run over real positions and leave out
+        class and register tokens; "cls" is the first position; "last" the last real one, as decoders want;
+        "pooled" the network's own summary.
+
+    Returns
+    -------
+    Tensor of shape (batch, width), float32
+        With "mean+max", (batch, 2 * width).
+    """
+    return _FUNCTIONS[pooling](tokens)
+
+
+def combine_layers(vectors: Sequence[Tensor], *, attention: bool) -> Tensor:
+    """Join the pooled vectors of several layers.
+
+    Parameters
+    ----------
+    vectors : sequence of Tensor of shape (batch, width)
+        One a layer.
+    attention : bool
+        False puts them side by side. True takes their average, weighted for each sample by scaled
+        dot-product attention with the last of them as the query and each of them as key and value [1]_:
+        layers that agree with the last one weigh more. It has no parameters and trains nothing.
+
+    References
+    ----------
+    .. [1] Vaswani et al. (2017), Attention Is All You Need, equation 1.
+    """
+    if not attention:
+        return torch.cat(list(vectors), dim=1)
+    widths = [vector.shape[1] for vector in vectors]
+    if len(set(widths)) > 1:
+        raise ValueError(
+            f'pooling="layer_attention" weighs layers of one width; these have {widths} features. '
+            "Choose layers of equal width, or another pooling, which puts them side by side."
+        )
+    stacked = torch.stack(list(vectors), dim=1)
+    scores = (stacked @ stacked[:, -1:].transpose(1, 2)).squeeze(-1) / stacked.shape[-1] ** 0.5
+    return (scores.softmax(dim=1).unsqueeze(-1) * stacked).sum(1)

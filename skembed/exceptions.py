@@ -1,0 +1,99 @@
+"""Errors and warnings of skembed.
+
+::
+
+    Exception
+    └── SkembedError
+        ├── DecodeError (ValueError)         one sample cannot be read; knows its index and path
+        ├── BackboneNotFoundError (ValueError)   no weights under that name, here or on the hub
+        ├── WeightsMismatchError             the weights found now are not those the estimator was fitted with
+        └── IntegrityError                   a file is not what its checksum says
+    Warning
+    └── SkembedWarning (UserWarning)
+        ├── TruncationWarning                inputs were longer than the backbone reads
+        ├── DecodeWarning                    samples could not be read; their rows are NaN
+        └── DeviceWarning                    the computation runs elsewhere, or in smaller batches, than asked
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BackboneNotFoundError",
+    "DecodeError",
+    "DecodeWarning",
+    "DeviceWarning",
+    "IntegrityError",
+    "SkembedError",
+    "SkembedWarning",
+    "TruncationWarning",
+    "WeightsMismatchError",
+]
+
+
+class SkembedError(Exception):
+    """Root of every error that skembed raises on purpose."""
+
+
+class DecodeError(SkembedError, ValueError):
+    """A sample cannot be read.
+
+    Parameters
+    ----------
+    message : str
+        What came and what to do.
+    index : int, optional
+        Position of the sample in X.
+    path : str, optional
+        Path of the sample, where it is a file.
+    """
+
+    def __init__(self, message: str, *, index: int | None = None, path: str | None = None):
+        # All arguments go to Exception, so that the error survives pickling between processes.
+        super().__init__(message, index, path)
+        self.message = message
+        self.index = index
+        self.path = path
+
+    def __reduce__(self):
+        return _rebuild_decode_error, (type(self), self.message, self.index, self.path)
+
+    def __str__(self) -> str:
+        where = [] if self.index is None else [f"sample {self.index}"]
+        where += [] if self.path is None else [f"({self.path})"]
+        return f"{' '.join(where)}: {self.message}" if where else self.message
+
+    def at(self, index: int) -> DecodeError:
+        """The same error with the position of its sample."""
+        return type(self)(self.message, index=index, path=self.path)
+
+
+def _rebuild_decode_error(cls, message, index, path):
+    return cls(message, index=index, path=path)
+
+
+class BackboneNotFoundError(SkembedError, ValueError):
+    """No backbone of that name, or no weights for it and no way to fetch them."""
+
+
+class WeightsMismatchError(SkembedError):
+    """The weights found now are not the ones that the estimator was fitted with."""
+
+
+class IntegrityError(SkembedError):
+    """A file is not what its checksum says."""
+
+
+class SkembedWarning(UserWarning):
+    """Root of the warnings."""
+
+
+class TruncationWarning(SkembedWarning):
+    """Inputs were longer than the backbone reads, and were cut."""
+
+
+class DecodeWarning(SkembedWarning):
+    """Samples could not be read; their rows are NaN."""
+
+
+class DeviceWarning(SkembedWarning):
+    """The computation runs elsewhere, or in smaller batches, than asked."""

@@ -1,0 +1,147 @@
+"""ImageEmbedder: images to embeddings."""
+
+from __future__ import annotations
+
+from numbers import Integral
+from typing import Any, ClassVar
+
+import numpy as np
+from PIL import Image, ImageColor
+
+from skembed._sklearn import Interval
+from skembed.base import BaseEmbedder
+from skembed.inputs import read_image
+
+__all__ = ["ImageEmbedder"]
+
+
+class ImageEmbedder(BaseEmbedder):
+    """Embed images with a pre-trained vision model.
+
+    Parameters
+    ----------
+    backbone : str or callable, default="tf_efficientnet_lite0.in1k"
+        timm name, hub id (of timm or transformers), local directory with a config.json and safetensors weights, or a
+        module-level function (itself or as "package.module:function") that returns a
+        `skembed.backbones.base.Backbone`. ResNet, EfficientNet, ConvNeXt, ViT, DINOv2, Swin, and the vision
+        towers of CLIP and SigLIP; most other timm models work as well.
+    revision : str, default=None
+        Branch, tag or commit on the hub. Give a commit to pin the weights.
+    layers : int, list of int or "all", default=-1
+        Blocks to read: 0 is the stem (what enters the first block proper), -1 the last block, final
+        normalisation included. Several are put side by side (see `pooling` for another way).
+    pooling : {"auto", "pooled", "cls", "mean", "max", "mean+max", "last", "layer_attention"}, default="auto"
+        How positions become one vector. "auto" is what the
+        backbone was trained with: its own pooled features, or the class token. "pooled" is the network's own summary, "mean" and "max" run
+        over real positions only, "cls" is the class token, "last" the last real position.
+        "layer_attention" pools each of `layers` as "auto" does and averages them, weighted for each sample by
+        scaled dot-product attention with the last of them as the query; it trains nothing.
+    normalize : bool or "auto", default="auto"
+        Scale rows to Euclidean length one; "auto" does what the backbone's own configuration says.
+    truncate_dim : int, default=None
+        Keep only so many leading features, for backbones trained to allow it (Matryoshka embeddings).
+    batch_size : int or "auto", default="auto"
+        Samples that are computed together. Halved when memory runs out. Has no influence on the result.
+    device : str, default="auto"
+        "cpu", "cuda", "cuda:1", "mps", "xpu"; "auto" takes an accelerator if there is one.
+    precision : {"auto", "float32", "bfloat16", "float16"}, default="auto"
+        Precision of the network; "auto" is half precision on CUDA devices and float32 elsewhere. Rows are
+        float32 always.
+    on_error : {"raise", "warn", "nan"}, default="raise"
+        What happens to a sample that cannot be read: an error that names its index and path, a row of NaN
+        and a warning that counts and names them, or a silent row of NaN.
+    verbose : bool, default=False
+        Show a progress bar.
+    image_size : int, default=None
+        Side in pixels of the square that the network sees. None takes the backbone's own.
+    background : str or tuple of 3 int, default="white"
+        Colour behind transparent pixels: a name or code that Pillow knows, or red, green and blue from 0 to 255.
+    max_pixels : int, default=178956970
+        Larger images are refused before they are decoded (decompression bombs). The default is twice what
+        Pillow warns at.
+
+    Attributes
+    ----------
+    spec_ : BackboneSpec
+        Identity of the backbone.
+    fingerprint_ : str
+        Digest of its weights and configuration; `transform` refuses others.
+    n_blocks_ : int
+        Blocks that `layers` can choose from.
+
+    References
+    ----------
+    .. [1] Kornblith, Shlens & Le (2019), Do Better ImageNet Models Transfer Better?
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skembed import ImageEmbedder
+    >>> images = [np.zeros((32, 32, 3), dtype=np.uint8), np.full((48, 32), 255, dtype=np.uint8)]
+    >>> ImageEmbedder(device="cpu").fit_transform(images).shape
+    (2, 1280)
+    """
+
+    _modality = "image"
+    _chunk_size = 128
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **BaseEmbedder._parameter_constraints,
+        "image_size": [Interval(Integral, 1, None, closed="left"), None],
+        "background": [str, tuple, list],
+        "max_pixels": [Interval(Integral, 1, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        backbone="tf_efficientnet_lite0.in1k",
+        *,
+        revision=None,
+        layers=-1,
+        pooling="auto",
+        normalize="auto",
+        truncate_dim=None,
+        batch_size="auto",
+        device="auto",
+        precision="auto",
+        on_error="raise",
+        verbose=False,
+        image_size=None,
+        background="white",
+        max_pixels=178_956_970,
+    ):
+        self.backbone = backbone
+        self.revision = revision
+        self.layers = layers
+        self.pooling = pooling
+        self.normalize = normalize
+        self.truncate_dim = truncate_dim
+        self.batch_size = batch_size
+        self.device = device
+        self.precision = precision
+        self.on_error = on_error
+        self.verbose = verbose
+        self.image_size = image_size
+        self.background = background
+        self.max_pixels = max_pixels
+
+    def _network_options(self):
+        return () if self.image_size is None else (("image_size", int(self.image_size)),)
+
+    def _reader(self, backbone):
+        background = _colour(self.background)
+        return lambda sample: read_image(sample, background=background, max_pixels=self.max_pixels)
+
+    def _probe(self) -> Image.Image:
+        return Image.fromarray(np.zeros((32, 32, 3), dtype=np.uint8))
+
+
+def _colour(background) -> tuple[int, int, int]:
+    """Red, green and blue of the `background` parameter."""
+    try:
+        colour = ImageColor.getrgb(background)[:3] if isinstance(background, str) else tuple(background)
+    except ValueError as error:
+        raise ValueError(f"background={background!r} is no colour. Use a name such as 'white', or '#rrggbb'.") from error
+    if len(colour) != 3 or not all(isinstance(part, Integral) and 0 <= part <= 255 for part in colour):
+        raise ValueError(f"background={background!r} is no colour. Use three whole numbers from 0 to 255.")
+    return colour[0], colour[1], colour[2]

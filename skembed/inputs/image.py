@@ -1,0 +1,157 @@
+"""Reading one image: files, bytes, PIL images and arrays become RGB, or a DecodeError."""
+
+from __future__ import annotations
+
+import io
+import os
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from skembed.exceptions import DecodeError
+from skembed.inputs.decode import check_file
+
+__all__ = ["FORMATS", "read_image"]
+
+#: Tried in this order. Pillow's many other plugins are rarely wanted and widen what a hostile file can reach.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+
+
+def read_image(
+    sample: Any, *, background: tuple[int, int, int] = (255, 255, 255), max_pixels: int = 178_956_970
+) -> Image.Image:
+    """An image as RGB.
+
+    EXIF orientation is applied; transparency is composed on `background`; CMYK and other colour spaces are
+    converted; of an animation the first frame is taken; 16-bit grey is scaled by its range, and wider integer
+    or floating grey (modes I and F) by the range of 16 bits if it goes beyond 255.
+
+    Parameters
+    ----------
+    sample : str, PathLike, bytes, file object, PIL image, ndarray, or dict with "bytes" or "path"
+        Arrays have shape (height, width) or (height, width, 1, 3 or 4): uint8, uint16, bool, or floats in [0, 1].
+    background : tuple of 3 int
+        Red, green and blue from 0 to 255.
+    max_pixels : int
+        More are refused before anything is decoded.
+
+    Returns
+    -------
+    PIL.Image.Image
+        Mode RGB, loaded, its file closed.
+
+    Raises
+    ------
+    DecodeError
+        If it cannot be read; knows the path where there is one.
+    """
+    if isinstance(sample, dict):
+        sample = sample.get("bytes") or sample.get("path")
+    if isinstance(sample, Image.Image):
+        return _to_rgb(sample, background, max_pixels, None)
+    if isinstance(sample, np.ndarray):
+        return _to_rgb(_from_array(sample), background, max_pixels, None)
+    if isinstance(sample, (str, os.PathLike)):
+        path = check_file(sample)
+        with open(path, "rb") as file:
+            return _from_file(file, background, max_pixels, path)
+    if isinstance(sample, (bytes, bytearray, memoryview)):
+        return _from_file(io.BytesIO(sample), background, max_pixels, None)
+    if hasattr(sample, "read"):
+        return _from_file(sample, background, max_pixels, None)
+    raise DecodeError(
+        f"expected a path, bytes, a PIL image or an array, got {type(sample).__name__}"
+        + (" (a missing value)." if sample is None or sample != sample else ".")
+    )
+
+
+def _from_file(file, background, max_pixels, path) -> Image.Image:
+    try:
+        file.seek(0)
+        with _open_header(file) as image:
+            return _to_rgb(image, background, max_pixels, path)
+    except DecodeError:
+        raise
+    except Image.UnidentifiedImageError as error:
+        raise DecodeError(f"this is no image in one of the formats {', '.join(FORMATS)}.", path=path) from error
+    # Pillow's plugins raise nearly anything on broken files.
+    except Exception as error:
+        raise DecodeError(f"the image is broken: {error}. Save it again, or leave it out.", path=path) from error
+
+
+def _open_header(file) -> Image.Image:
+    """Image.open without Pillow's own guard against bombs, which warns where it should refuse."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        return Image.open(file, formats=FORMATS)
+
+
+def _to_rgb(image: Image.Image, background, max_pixels, path) -> Image.Image:
+    width, height = image.size
+    if width == 0 or height == 0:
+        raise DecodeError(f"the image has no pixels: {width} x {height}.", path=path)
+    if width * height > max_pixels:
+        raise DecodeError(
+            f"the image has {width} x {height} pixels, more than max_pixels={max_pixels}. Raise max_pixels if you "
+            "trust its source, or shrink it.",
+            path=path,
+        )
+    try:
+        image.load()
+        image = ImageOps.exif_transpose(image)
+    except Exception as error:
+        raise DecodeError(f"the image is broken: {error}. Save it again, or leave it out.", path=path) from error
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _grey_to_8_bits(image, path)
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        canvas = Image.new("RGBA", layer.size, (*background, 255))
+        return Image.alpha_composite(canvas, layer).convert("RGB")
+    return image.convert("RGB") if image.mode != "RGB" else image.copy()
+
+
+def _grey_to_8_bits(image: Image.Image, path) -> Image.Image:
+    values = np.asarray(image).astype(np.float64)
+    if not np.isfinite(values).all():
+        raise DecodeError("the image has NaN or infinite pixels.", path=path)
+    highest = 65535.0 if image.mode.startswith("I;16") or values.max(initial=0) > 255 else 255.0
+    if image.mode == "F" and values.max(initial=0) <= 1:
+        highest = 1.0
+    return Image.fromarray((values / highest * 255).round().clip(0, 255).astype(np.uint8))
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
+        hint = ""
+        if array.ndim == 3 and array.shape[0] in (1, 3, 4):
+            hint = " It looks channels-first: use array.transpose(1, 2, 0)."
+        raise DecodeError(
+            f"an image array has shape (height, width) or (height, width, 1, 3 or 4), got {array.shape}.{hint}"
+        )
+    if 0 in array.shape:
+        raise DecodeError(f"the image has no pixels: shape {array.shape}.")
+    return Image.fromarray(_to_8_bits(array))
+
+
+def _to_8_bits(array: np.ndarray) -> np.ndarray:
+    if array.dtype == np.uint8:
+        return np.ascontiguousarray(array)
+    if array.dtype == np.bool_:
+        return array.astype(np.uint8) * 255
+    if array.dtype == np.uint16:
+        return (array / 257.0).round().astype(np.uint8)
+    if array.dtype.kind == "f":
+        if not np.isfinite(array).all():
+            raise DecodeError(f"the image has {int((~np.isfinite(array)).sum())} NaN or infinite pixels.")
+        if array.min() < 0 or array.max() > 1:
+            raise DecodeError(
+                f"floating pixels lie in [0, 1], got [{array.min():g}, {array.max():g}]. Divide by the highest value, "
+                "or give uint8."
+            )
+        return (array * 255).round().astype(np.uint8)
+    raise DecodeError(f"image arrays are uint8, uint16, bool or floats in [0, 1], got {array.dtype}.")

@@ -1,0 +1,82 @@
+"""The containers that X may be: one list of raw samples out of all of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import narwhals.stable.v1 as nw
+import numpy as np
+
+__all__ = ["as_samples"]
+
+
+def as_samples(X: Any, *, name: str = "X") -> list[Any]:
+    """The raw samples of a container, in order and untouched.
+
+    Parameters
+    ----------
+    X : list, tuple, ndarray, Series, one-column dataframe, or datasets column
+        pandas, polars and everything else that narwhals knows; object arrays of shape (n_samples,) or
+        (n_samples, 1); numeric arrays whose first axis is samples (images of one size, clips of one length).
+    name : str, default="X"
+        What to call it in errors.
+
+    Returns
+    -------
+    list of length n_samples
+
+    Raises
+    ------
+    TypeError
+        If it is a single sample, or no container of samples.
+    ValueError
+        If it is empty or has several columns.
+    """
+    if X is None or isinstance(X, (str, bytes, bytearray, os.PathLike, dict)):
+        raise TypeError(
+            f"{name} is a single {type(X).__name__}, not a collection of samples. Wrap it in a list: [{name}]."
+        )
+    samples = _unpack(X, name)
+    if not samples:
+        raise ValueError(f"Found array with 0 sample(s) in {name} while a minimum of 1 is required.")
+    return samples
+
+
+def _unpack(X: Any, name: str) -> list[Any]:
+    if isinstance(X, (list, tuple)):
+        return list(X)
+    if isinstance(X, np.ndarray):
+        return _from_array(X, name)
+    column = nw.from_native(X, allow_series=True, pass_through=True)
+    if isinstance(column, nw.LazyFrame):
+        column = column.collect()
+    if isinstance(column, nw.DataFrame):
+        if len(column.columns) != 1:
+            raise ValueError(
+                f"{name} has {len(column.columns)} columns ({', '.join(map(str, column.columns[:5]))}) where one was "
+                "expected. Pass one column, or name it in a ColumnTransformer."
+            )
+        column = column[column.columns[0]]
+    if isinstance(column, nw.Series):
+        return column.to_list()
+    if hasattr(X, "toarray"):
+        raise TypeError(f"{name} is a sparse matrix. Pass a list, an array or a column of raw samples.")
+    # datasets.Column and other sequences that are no list.
+    if isinstance(X, Sequence) or (hasattr(X, "__len__") and hasattr(X, "__getitem__")):
+        return [X[i] for i in range(len(X))]
+    raise TypeError(
+        f"{name} is a {type(X).__name__}, not a collection of samples. Pass a list, an array, a Series or a "
+        "one-column dataframe."
+    )
+
+
+def _from_array(X: np.ndarray, name: str) -> list[Any]:
+    if X.ndim == 0:
+        raise TypeError(f"{name} is a 0-dimensional array. Pass a list of samples.")
+    if X.dtype.kind in "OUST" and X.ndim == 2:
+        if X.shape[1] != 1:
+            raise ValueError(f"{name} has shape {X.shape}: {X.shape[1]} columns where one was expected.")
+        X = X[:, 0]
+    return list(X)

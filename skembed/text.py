@@ -1,0 +1,141 @@
+"""TextEmbedder: texts to embeddings."""
+
+from __future__ import annotations
+
+from numbers import Integral
+from typing import Any, ClassVar
+
+from skembed._sklearn import Interval, StrOptions
+from skembed.backbones.base import TextOptions
+from skembed.base import BaseEmbedder
+from skembed.inputs import read_text
+
+__all__ = ["TextEmbedder"]
+
+
+class TextEmbedder(BaseEmbedder):
+    """Embed texts with a pre-trained language model.
+
+    Parameters
+    ----------
+    backbone : str or callable, default="sentence-transformers/all-MiniLM-L6-v2"
+        Hub id, local directory with a config.json and safetensors weights, or a module-level function (itself or as
+        "package.module:function") that returns a `skembed.backbones.base.Backbone`. Encoders (BERT, RoBERTa,
+        DeBERTa, sentence-transformers, XLM-R, T5's, CLIP's text tower) and decoders (GPT-2, Llama, Qwen).
+    revision : str, default=None
+        Branch, tag or commit on the hub. Give a commit to pin the weights.
+    layers : int, list of int or "all", default=-1
+        Blocks to read: 0 is the stem (what enters the first block proper), -1 the last block, final
+        normalisation included. Several are put side by side (see `pooling` for another way).
+    pooling : {"auto", "pooled", "cls", "mean", "max", "mean+max", "last", "layer_attention"}, default="auto"
+        How positions become one vector. "auto" is what the
+        backbone was trained with: its sentence-transformers configuration, else "last" for decoders and
+        "mean" for encoders. "pooled" is the network's own summary, "mean" and "max" run
+        over real positions only, "cls" is the class token, "last" the last real position.
+        "layer_attention" pools each of `layers` as "auto" does and averages them, weighted for each sample by
+        scaled dot-product attention with the last of them as the query; it trains nothing.
+    normalize : bool or "auto", default="auto"
+        Scale rows to Euclidean length one; "auto" does what the backbone's own configuration says.
+    truncate_dim : int, default=None
+        Keep only so many leading features, for backbones trained to allow it (Matryoshka embeddings).
+    batch_size : int or "auto", default="auto"
+        Samples that are computed together. Halved when memory runs out. Has no influence on the result.
+    device : str, default="auto"
+        "cpu", "cuda", "cuda:1", "mps", "xpu"; "auto" takes an accelerator if there is one.
+    precision : {"auto", "float32", "bfloat16", "float16"}, default="auto"
+        Precision of the network; "auto" is half precision on CUDA devices and float32 elsewhere. Rows are
+        float32 always.
+    on_error : {"raise", "warn", "nan"}, default="raise"
+        What happens to a sample that cannot be read: an error that names its index and path, a row of NaN
+        and a warning that counts and names them, or a silent row of NaN.
+    verbose : bool, default=False
+        Show a progress bar.
+    max_length : int, default=None
+        Tokens a text, special tokens included. None takes the backbone's own limit.
+    long_text : {"truncate", "chunk"}, default="truncate"
+        Texts longer than `max_length` are cut, with a warning that counts them, or split into windows whose
+        embeddings are averaged, weighted by their tokens.
+    prompt : str, default=""
+        Put before every text, as instruction-tuned models want: "query: " for E5, for instance.
+
+    Attributes
+    ----------
+    spec_ : BackboneSpec
+        Identity of the backbone.
+    fingerprint_ : str
+        Digest of its weights and configuration; `transform` refuses others.
+    n_blocks_ : int
+        Blocks that `layers` can choose from.
+
+    References
+    ----------
+    .. [1] Reimers & Gurevych (2019), Sentence-BERT: Sentence Embeddings using Siamese BERT-Networks.
+
+    Examples
+    --------
+    >>> from skembed import TextEmbedder
+    >>> embedder = TextEmbedder(device="cpu")
+    >>> X = embedder.fit_transform(["a cat sat on the mat", "a kitten lay on the rug", "interest rates rose"])
+    >>> X.shape
+    (3, 384)
+    >>> bool(X[0] @ X[1] > X[0] @ X[2])
+    True
+    """
+
+    _modality = "text"
+    _chunk_size = 8192
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **BaseEmbedder._parameter_constraints,
+        "max_length": [Interval(Integral, 1, None, closed="left"), None],
+        "long_text": [StrOptions({"truncate", "chunk"})],
+        "prompt": [str],
+    }
+
+    def __init__(
+        self,
+        backbone="sentence-transformers/all-MiniLM-L6-v2",
+        *,
+        revision=None,
+        layers=-1,
+        pooling="auto",
+        normalize="auto",
+        truncate_dim=None,
+        batch_size="auto",
+        device="auto",
+        precision="auto",
+        on_error="raise",
+        verbose=False,
+        max_length=None,
+        long_text="truncate",
+        prompt="",
+    ):
+        self.backbone = backbone
+        self.revision = revision
+        self.layers = layers
+        self.pooling = pooling
+        self.normalize = normalize
+        self.truncate_dim = truncate_dim
+        self.batch_size = batch_size
+        self.device = device
+        self.precision = precision
+        self.on_error = on_error
+        self.verbose = verbose
+        self.max_length = max_length
+        self.long_text = long_text
+        self.prompt = prompt
+
+    def _options(self) -> TextOptions:
+        return TextOptions(max_length=self.max_length, long_text=self.long_text, prompt=self.prompt)
+
+    def _reader(self, backbone):
+        return read_text
+
+    def _probe(self) -> str:
+        return "text"
+
+    def _truncation_message(self, n_truncated: int, n_samples: int) -> str:
+        return (
+            f"{n_truncated} of {n_samples} texts had more tokens than max_length, and were cut. "
+            "long_text='chunk' reads them whole; a larger max_length may fit the backbone."
+        )

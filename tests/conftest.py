@@ -1,0 +1,50 @@
+"""Offline by construction: no hub, no sockets, a cache directory of this run's own."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+from pathlib import Path
+
+import pytest
+
+# Before anything imports huggingface_hub, which reads it once.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# Before anything imports scipy: without it scikit-learn skips its array API check.
+os.environ["SCIPY_ARRAY_API"] = "1"
+_HOME = tempfile.TemporaryDirectory(prefix="skembed-tests-")
+os.environ["SKEMBED_HOME"] = _HOME.name
+
+
+@pytest.fixture(autouse=True)
+def _no_network(request, monkeypatch):
+    """Connections fail at once, but to processes on this machine (multiprocessing's own)."""
+    if request.node.get_closest_marker("network"):
+        return
+    connect = socket.socket.connect
+
+    def guarded(self, address):
+        if self.family == getattr(socket, "AF_UNIX", None) or (
+            isinstance(address, tuple) and address[0] in ("127.0.0.1", "::1", "localhost")
+        ):
+            return connect(self, address)
+        raise OSError(f"a test tried to connect to {address!r}")
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+def data_directory() -> Path | None:
+    """Where the real labelled data lies: $SKEMBED_DATA, or shared/data beside the checkout."""
+    named = os.environ.get("SKEMBED_DATA")
+    path = Path(named) if named else Path(__file__).parents[2] / "shared" / "data"
+    return path if path.is_dir() else None
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    path = data_directory()
+    if path is None:
+        pytest.skip("no real data: set $SKEMBED_DATA")
+    return path

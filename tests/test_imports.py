@@ -1,0 +1,86 @@
+"""The shape of the package: what imports what, and what an import costs."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "skembed"
+
+#: First match wins; a module imports only from its own layer and those before it.
+LAYERS = [
+    ("skembed.exceptions", 1),
+    ("skembed.engine.batching", 1),
+    ("skembed._sklearn", 1),
+    ("skembed.inputs", 2),
+    ("skembed.engine.device", 2),
+    ("skembed.backbones.base", 2),
+    ("skembed.backbones.blocks", 2),
+    ("skembed.backbones.weights", 2),
+    ("skembed.engine.pooling", 3),
+    ("skembed.backbones", 3),
+    ("skembed.engine", 4),
+    ("skembed.base", 5),
+    ("skembed.image", 5),
+    ("skembed.text", 5),
+    ("skembed.audio", 5),
+    ("skembed.testing", 6),
+    ("skembed", 6),
+]
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def _name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _layer(module: str) -> int:
+    return next(layer for prefix, layer in LAYERS if module == prefix or module.startswith(prefix + "."))
+
+
+def _imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"relative import in {path}"
+            found.add(node.module)
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=_name)
+def test_imports_go_one_way(path):
+    if _name(path) == "skembed":
+        return  # the lazy front door names everything
+    inside = {name for name in _imports(path) if name.split(".")[0] == "skembed"}
+    up = {name for name in inside if _layer(name) > _layer(_name(path))}
+    assert not up, f"{_name(path)} (layer {_layer(_name(path))}) imports {up}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=_name)
+def test_other_libraries_stay_in_their_rooms(path):
+    module, outside = _name(path), {name.split(".")[0] for name in _imports(path)}
+    adapters = module.startswith("skembed.backbones.")
+    assert adapters or not outside & {"timm", "transformers", "torchaudio", "huggingface_hub"}
+    private = {name for name in _imports(path) if name.startswith("sklearn.utils._") or name.startswith("sklearn._")}
+    assert module == "skembed._sklearn" or not private
+
+
+@pytest.mark.parametrize("path", MODULES, ids=_name)
+def test_modules_stay_small(path):
+    assert len(path.read_text().splitlines()) <= 450
+
+
+def test_import_is_light():
+    code = (
+        "import sys, skembed; heavy = {'torch', 'transformers', 'timm', 'torchaudio', 'sklearn', 'PIL'} & set(sys.modules);"
+        "assert not heavy, heavy; assert 'TextEmbedder' in dir(skembed); from skembed import TextEmbedder;"
+        "TextEmbedder(); assert 'torch' not in sys.modules, 'constructing an embedder imports torch'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
