@@ -206,6 +206,8 @@ def check_waveform_options(options: AudioOptions, limit: float | None) -> float 
     """Seconds of one window: the option, bounded by what the network can read at once."""
     if options.window is None:
         return limit
+    if options.window < 0.1:
+        raise ValueError(f"window={options.window} s is shorter than anything worth hearing. Use at least 0.1.")
     if limit is not None and options.window > limit:
         raise ValueError(
             f"window={options.window} is longer than the {limit:g} s that this backbone reads at once. "

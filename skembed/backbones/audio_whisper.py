@@ -1,0 +1,134 @@
+"""The encoder of Whisper, on 30 s as it was trained or on a clip's own length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import gelu
+from transformers import AutoConfig, WhisperFeatureExtractor
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+from skembed.backbones.base import (
+    AudioOptions,
+    Backbone,
+    BackboneSpec,
+    Item,
+    Tokens,
+    check_waveform_options,
+    split_windows,
+)
+from skembed.backbones.blocks import blocks_from_layers, first_tensor, record_blocks
+from skembed.backbones.transformers_loading import load_pretrained, quiet
+
+__all__ = ["WhisperBackbone", "open_whisper"]
+
+#: Samples behind one position of the encoder: a hop of 160, halved by the second convolution.
+_SAMPLES_PER_FRAME = 320
+
+
+class WhisperBackbone(Backbone):
+    """Whisper's encoder and its log-mel front end. Lengths are in encoder frames of 20 ms."""
+
+    batch_limit: ClassVar[int] = 8
+
+    def preprocess(self, samples: Sequence[np.ndarray], options: AudioOptions) -> list[list[Item]]:
+        options = options or AudioOptions()
+        assert self.sampling_rate is not None
+        seconds = check_waveform_options(options, self.extra["n_positions"] * _SAMPLES_PER_FRAME / self.sampling_rate)
+        assert seconds is not None
+        size = int(seconds * self.sampling_rate)
+        return [
+            [self._item(window, options.pad_to_window) for window in split_windows(sample, size)] for sample in samples
+        ]
+
+    def _item(self, waveform: np.ndarray, pad_to_window: bool) -> Item:
+        real = -(-len(waveform) // _SAMPLES_PER_FRAME)
+        if not pad_to_window:
+            # Whole frames, so that the second convolution never looks past a clip's end.
+            waveform = np.pad(waveform, (0, real * _SAMPLES_PER_FRAME - len(waveform)))
+        features = self.extra["extractor"](
+            waveform,
+            sampling_rate=self.sampling_rate,
+            padding="max_length" if pad_to_window else "do_not_pad",
+            return_tensors="np",
+        )["input_features"][0]
+        return Item({"mel": features.astype(np.float32)}, length=real)
+
+    def collate(self, items: Sequence[Item]) -> dict[str, Tensor]:
+        lengths = [item.data["mel"].shape[1] for item in items]
+        mel = np.zeros((len(items), items[0].data["mel"].shape[0], max(lengths)), dtype=np.float32)
+        for row, item in enumerate(items):
+            mel[row, :, : lengths[row]] = item.data["mel"]
+        return {
+            "mel": torch.from_numpy(mel),
+            "real": torch.tensor([item.length for item in items]),
+            # Of a clip padded to 30 s the silence is attended to, as in training, but never pooled.
+            "attended": torch.tensor([length // 2 for length in lengths]),
+        }
+
+    def forward_blocks(self, batch: Mapping[str, Tensor], layers: Iterable[int]) -> list[Tokens]:
+        layers = list(layers)
+        encoder: Any = self.module
+        with record_blocks(list(encoder.layers), layers) as found:
+            found[len(self.blocks) - 1] = self._encode(encoder, batch["mel"], batch["attended"])
+        positions = torch.arange(batch["mel"].shape[2] // 2, device=batch["mel"].device)
+        mask = positions < batch["real"].unsqueeze(1)
+        return [Tokens(found[i], mask) for i in layers]
+
+    @staticmethod
+    def _encode(encoder: Any, mel: Tensor, attended: Tensor) -> Tensor:
+        """The encoder's own steps; its `forward` takes 30 s and no mask."""
+        hidden = gelu(encoder.conv2(gelu(encoder.conv1(mel)))).transpose(1, 2)
+        time = hidden.shape[1]
+        hidden = hidden + encoder.embed_positions.weight[:time]
+        mask = None
+        if bool((attended < time).any()):
+            beyond = torch.arange(time, device=mel.device) >= attended.unsqueeze(1)
+            mask = torch.zeros(beyond.shape, dtype=hidden.dtype, device=mel.device)
+            mask = mask.masked_fill(beyond, torch.finfo(hidden.dtype).min)[:, None, None, :].expand(-1, 1, time, -1)
+        for layer in encoder.layers:
+            hidden = first_tensor(layer(hidden, mask))
+        return encoder.layer_norm(hidden)
+
+
+def open_whisper(spec: BackboneSpec, directory: Path, fingerprint: str) -> WhisperBackbone:
+    """Read the encoder from a directory of the whole model or of the encoder alone.
+
+    Parameters
+    ----------
+    spec : BackboneSpec
+        Its identity.
+    directory : Path
+        With config.json, safetensors, and preprocessor_config.json.
+    fingerprint : str
+        Digest of the directory.
+
+    Raises
+    ------
+    BackboneNotFoundError
+        If weights are missing.
+    """
+    with quiet():
+        config = AutoConfig.from_pretrained(directory, local_files_only=True)
+        extractor = WhisperFeatureExtractor.from_pretrained(directory, local_files_only=True)
+    module = load_pretrained(WhisperEncoder, directory, **_key_mapping(directory))
+    names = [f"layers.{i}" for i in range(config.encoder_layers)]
+    return WhisperBackbone(
+        spec=spec,
+        module=module,
+        width=config.d_model,
+        blocks=blocks_from_layers(module, names),
+        fingerprint=fingerprint,
+        sampling_rate=extractor.sampling_rate,
+        extra={"extractor": extractor, "n_positions": config.max_source_positions},
+    )
+
+
+def _key_mapping(directory: Path) -> dict[str, Any]:
+    """What takes the encoder's tensors out of a checkpoint of the whole model."""
+    return {"key_mapping": {r"^(model\.)?encoder\.": ""}}

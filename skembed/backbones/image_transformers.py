@@ -1,0 +1,150 @@
+"""Vision models of transformers: ResNet, ConvNeXt, ViT, DINOv2, Swin, the vision towers of CLIP and SigLIP."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import AutoConfig
+
+from skembed.backbones.base import Backbone, BackboneSpec, Block, Item, Tokens
+from skembed.backbones.blocks import blocks_from_layers, first_tensor, record_blocks
+from skembed.backbones.image_prepare import ImagePreparation
+from skembed.backbones.transformers_loading import layer_names, load_pretrained, quiet
+from skembed.backbones.weights import read_json
+from skembed.exceptions import BackboneNotFoundError
+
+__all__ = ["TransformersImageBackbone", "open_backbone"]
+
+
+class _Family(NamedTuple):
+    """What cannot be read from a network itself."""
+
+    cls: str
+    pooled: bool  # its pooler_output is trained, or a plain mean
+    n_prefix: int  # class and register tokens, without those of the configuration
+    load: Mapping[str, Any]
+
+
+_NO_POOLER = {"add_pooling_layer": False}
+_FAMILIES = {
+    "resnet": _Family("ResNetModel", True, 0, {}),
+    "convnext": _Family("ConvNextModel", True, 0, {}),
+    "convnextv2": _Family("ConvNextV2Model", True, 0, {}),
+    "vit": _Family("ViTModel", False, 1, _NO_POOLER),
+    "deit": _Family("DeiTModel", False, 2, _NO_POOLER),
+    "dinov2": _Family("Dinov2Model", True, 1, {}),
+    "dinov2_with_registers": _Family("Dinov2WithRegistersModel", True, 1, {}),
+    "swin": _Family("SwinModel", True, 0, {}),
+    "clip": _Family("CLIPVisionModel", True, 1, {}),
+    "clip_vision_model": _Family("CLIPVisionModel", True, 1, {}),
+    "siglip": _Family("SiglipVisionModel", True, 0, {}),
+    "siglip_vision_model": _Family("SiglipVisionModel", True, 0, {}),
+}
+
+
+class TransformersImageBackbone(Backbone):
+    """A vision model of transformers."""
+
+    batch_limit: ClassVar[int] = 16
+
+    def preprocess(self, samples: Sequence[Any], options: Any) -> list[list[Item]]:
+        prepare = self.extra["prepare"]
+        return [[Item({"pixels": prepare(sample)}, length=1)] for sample in samples]
+
+    def collate(self, items: Sequence[Item]) -> dict[str, Tensor]:
+        return {"pixel_values": torch.from_numpy(np.stack([item.data["pixels"] for item in items]))}
+
+    def forward_blocks(self, batch: Mapping[str, Tensor], layers: Iterable[int]) -> list[Tokens]:
+        layers = list(layers)
+        top = len(self.blocks) - 1
+        stack = [self.module.get_submodule(name) for name in self.extra["layers"]]
+        with record_blocks(stack, layers) as found:
+            output = self.module(**batch, **self.extra["forward"])
+        found[top] = output.last_hidden_state
+        pooled = output.pooler_output.flatten(1) if self.default_pooling == "pooled" else None
+        return [self._tokens(found[i], pooled if i == top else None) for i in layers]
+
+    def _tokens(self, values: Tensor, pooled: Tensor | None) -> Tokens:
+        values = first_tensor(values)
+        if values.ndim == 4:
+            values = values.flatten(2).transpose(1, 2)
+        mask = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
+        return Tokens(values, mask, self.extra["n_prefix"], pooled)
+
+
+def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> TransformersImageBackbone:
+    """Read a vision model from a directory that `save_pretrained` wrote.
+
+    Parameters
+    ----------
+    spec : BackboneSpec
+        Its identity; the option "image_size" changes the size of the network's input.
+    directory : Path
+        With config.json, safetensors, and preprocessor_config.json.
+    fingerprint : str
+        Digest of the directory.
+
+    Raises
+    ------
+    BackboneNotFoundError
+        If the family is none of ours, or weights are missing.
+    """
+    with quiet():
+        kind = AutoConfig.from_pretrained(directory, local_files_only=True).model_type
+    family = _FAMILIES.get(kind)
+    if family is None:
+        raise BackboneNotFoundError(f"{directory} is a {kind!r}; supported are {', '.join(sorted(_FAMILIES))}, and timm.")
+    module = load_pretrained(getattr(transformers, family.cls), directory, **family.load)
+    blocks, layers = _depth(module)
+    config = getattr(module.config, "vision_config", module.config)
+    image_size = dict(spec.options).get("image_size")
+    n_prefix = family.n_prefix + (getattr(config, "num_register_tokens", 0) or 0)
+    return TransformersImageBackbone(
+        spec=spec,
+        module=module,
+        width=getattr(config, "hidden_size", None) or config.hidden_sizes[-1],
+        blocks=blocks,
+        fingerprint=fingerprint,
+        default_pooling="pooled" if family.pooled else "cls",
+        class_token=family.n_prefix > 0,
+        extra={
+            "prepare": ImagePreparation.from_transformers(_preprocessor(directory, config), image_size),
+            "layers": layers,
+            "n_prefix": n_prefix,
+            "forward": _resolution_arguments(module, image_size),
+        },
+    )
+
+
+def _depth(module: nn.Module) -> tuple[tuple[Block, ...], list[str]]:
+    """Transformer layers, or the stages of convolutional and hierarchical nets."""
+    config = getattr(module.config, "vision_config", module.config)
+    depths = getattr(config, "depths", None)
+    names = layer_names(module, len(depths) if depths else config.num_hidden_layers)
+    return blocks_from_layers(module, names), names
+
+
+def _preprocessor(directory: Path, config: Any) -> dict[str, Any]:
+    found = read_json(directory / "preprocessor_config.json") or read_json(directory / "processor_config.json")
+    found = found.get("image_processor", found)
+    if not found:
+        raise BackboneNotFoundError(
+            f"{directory} has no preprocessor_config.json, so how its images are scaled cannot be told. "
+            "Save the image processor beside the model."
+        )
+    return found
+
+
+def _resolution_arguments(module: nn.Module, image_size: int | None) -> dict[str, Any]:
+    """What lets a network with learned positions read another size than it was trained on."""
+    takes = inspect.signature(module.forward).parameters
+    if image_size is None or "interpolate_pos_encoding" not in takes:
+        return {}
+    return {"interpolate_pos_encoding": True}

@@ -1,0 +1,80 @@
+"""What the three transformers adapters share: loading a network from a directory, strictly and quietly."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.utils import logging
+
+from skembed.backbones.weights import require_safetensors
+from skembed.exceptions import BackboneNotFoundError
+
+__all__ = ["layer_names", "load_pretrained", "quiet"]
+
+
+@contextmanager
+def quiet():
+    """No advice and no progress bars: heads that are left out are meant to be."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def load_pretrained(cls: Any, directory: Path, **kwargs: Any) -> nn.Module:
+    """A network in float32 from safetensors, with every weight of it found.
+
+    Parameters
+    ----------
+    cls : class of transformers
+        With `from_pretrained`.
+    directory : Path
+        Holds config.json and safetensors.
+    **kwargs
+        Passed on.
+
+    Raises
+    ------
+    BackboneNotFoundError
+        If weights are missing: transformers would make them up at random and go on.
+    """
+    require_safetensors(directory)
+    with quiet():
+        module, report = cls.from_pretrained(
+            directory,
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            **kwargs,
+        )
+    missing = sorted(report["missing_keys"]) + sorted(key[0] for key in report.get("mismatched_keys", ()))
+    if missing:
+        raise BackboneNotFoundError(
+            f"The weights in {directory} lack {len(missing)} tensors of {cls.__name__} ({', '.join(missing[:3])}, ...), "
+            "which would be random. Is it a checkpoint of another network?"
+        )
+    return module.eval().requires_grad_(False)
+
+
+def layer_names(module: nn.Module, count: int) -> list[str]:
+    """Dotted names of the layers: the first list of `count` modules in the network.
+
+    Raises
+    ------
+    BackboneNotFoundError
+        If there is none.
+    """
+    for name, child in module.named_modules():
+        if isinstance(child, nn.ModuleList) and len(child) == count:
+            return [f"{name}.{i}" for i in range(count)]
+    raise BackboneNotFoundError(f"{type(module).__name__} has no list of {count} layers, so its depth is unknown.")
