@@ -164,7 +164,7 @@ def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> Back
 def _open_waveform(spec: BackboneSpec, directory: Path, fingerprint: str) -> WaveformBackbone:
     module = _without_noise(load_pretrained(AutoModel, directory))
     config: Any = module.config
-    names = layer_names(module, config.num_hidden_layers)
+    names = [f"encoder.layers.{i}" for i in range(config.num_hidden_layers)]
     preprocessor = read_json(directory / "preprocessor_config.json")
     convolutions = list(zip(config.conv_kernel, config.conv_stride, strict=True))
     return WaveformBackbone(

@@ -1,27 +1,27 @@
-"""Language models of transformers: encoders, sentence-transformers directories, T5's encoder, decoders, CLIP's tower."""
+"""Language models of transformers: encoders (sentence-transformers too), T5's encoder, decoders, CLIP's tower."""
 
 from __future__ import annotations
 
-import warnings
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
 import transformers
-from torch import Tensor
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoTokenizer
 
-from skembed.backbones.base import Backbone, BackboneSpec, Item, TextOptions, Tokens
+from skembed.backbones.base import Backbone, BackboneSpec, Block, Item, TextOptions, Tokens, split_windows
 from skembed.backbones.blocks import blocks_from_layers, record_blocks
+from skembed.backbones.sentence_layout import read_sentence_layout
 from skembed.backbones.transformers_loading import layer_names, load_pretrained, quiet
-from skembed.backbones.weights import read_json
-from skembed.exceptions import SkembedWarning
+from skembed.exceptions import BackboneNotFoundError
 
 __all__ = ["TextBackbone", "open_backbone"]
 
-#: Networks whose class is not the one AutoModel would take: only their text side is wanted.
-_CLASSES = {
+#: Networks of which only the text side is wanted: their class is not the one that AutoModel takes.
+_TEXT_SIDES = {
     "t5": "T5EncoderModel",
     "mt5": "MT5EncoderModel",
     "umt5": "UMT5EncoderModel",
@@ -30,78 +30,131 @@ _CLASSES = {
     "siglip": "SiglipTextModel",
     "siglip_text_model": "SiglipTextModel",
 }
-#: Positions are counted from the padding index on, so that many of the position embeddings are never used.
-_OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert", "mpnet", "xlm-roberta-xl", "roberta-prelayernorm"}
-#: Positions are relative: any length can be read, though none beyond 512 was trained.
-_RELATIVE_POSITIONS = {"t5", "mt5", "umt5"}
+#: Trained with a summary of their own.
+_SUMMARISED = {"clip", "clip_text_model", "siglip", "siglip_text_model"}
+#: Trained on texts padded to one length, without a mask, and summarised at the last position of it.
+_UNMASKED = {"siglip", "siglip_text_model"}
+#: Every position sees only those before it, so that the last one has read the whole text.
 _DECODERS = {
-    "gpt2", "gpt_neo", "gpt_neox", "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text",
-    "phi", "phi3", "opt", "bloom", "falcon", "olmo", "olmo2", "stablelm", "smollm3",
+    "gpt2", "gpt_neo", "gpt_neox", "gptj", "llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma", "gemma2",
+    "gemma3_text", "phi", "phi3", "opt", "bloom", "falcon", "olmo", "olmo2", "stablelm", "smollm3",
 }  # fmt: skip
-#: More characters than so many a token are not tokenised when a text is cut anyway.
+#: What the networks call their tables of absolute positions. Rotary and relative positions have none.
+_POSITION_TABLES = ("position_embeddings", "position_embedding", "embed_positions", "wpe")
+#: Registered behind the layers by DeBERTa and MPNet, but read by every one of them.
+_RELATIVE_TABLES = ("encoder.rel_embeddings", "encoder.LayerNorm", "encoder.relative_attention_bias")
+#: Tokens read where neither network nor tokenizer names a limit.
+_DEFAULT_LENGTH = 512
+#: Where a text is cut, no more characters than so many a token are tokenised.
 _CHARACTERS_PER_TOKEN = 12
+#: The last tokens of a text that was cut by characters may differ from the whole text's (runs of spaces do):
+#: they are never used.
+_MARGIN = 16
 
 
 class TextBackbone(Backbone):
-    """A language model and its tokenizer."""
+    """A language model and its tokenizer.
+
+    Special tokens are put around a text here and not by the tokenizer, which is only ever asked for plain
+    tokens: asking it to cut or pad would leave its state changed, for all threads that share it.
+    """
 
     def preprocess(self, samples: Sequence[str], options: TextOptions) -> list[list[Item]]:
+        """Tokenise texts.
+
+        Parameters
+        ----------
+        samples : sequence of str
+            Texts.
+        options : TextOptions
+            With ``long_text="chunk"`` a text of more than `max_length` tokens becomes the fewest windows that
+            hold it. They do not overlap and are of nearly equal length, so that none is a mere rest. The
+            prompt, part of the text, is in the first.
+
+        Returns
+        -------
+        list of list of Item
+            `length` counts tokens, special ones included.
+
+        Raises
+        ------
+        ValueError
+            If `max_length` is more than the network has positions for, or leaves no room for text.
+        """
         room = self._room(options)
-        texts = [options.prompt + text for text in samples]
-        if options.long_text == "truncate":
-            ids = self._tokenize([_leading(text, room * _CHARACTERS_PER_TOKEN) for text in texts])
-            # Cutting by characters is only a short cut: where it left too little, the whole text is read.
-            short = [i for i, text in enumerate(texts) if len(ids[i]) <= room and len(text) > room * _CHARACTERS_PER_TOKEN]
-            for i, whole in zip(short, self._tokenize([texts[i] for i in short]), strict=True):
-                ids[i] = whole
-            return [[self._item(tokens[:room], truncated=len(tokens) > room)] for tokens in ids]
+        texts = [options.prompt + text for text in map(self._lower, samples)]
+        if options.long_text == "chunk":
+            return [[self._item(part) for part in split_windows(ids, room)] for ids in self._tokenize(texts)]
         return [
-            [self._item(tokens[start : start + room]) for start in range(0, max(len(tokens), 1), room)]
-            for tokens in self._tokenize(texts)
+            [self._item(ids[:room], truncated=len(ids) > room)] for ids in self._tokenize_start(texts, room)
         ]
+
+    def _lower(self, text: str) -> str:
+        return text.lower() if self.extra["lowercase"] else text
 
     def _room(self, options: TextOptions) -> int:
         """Tokens of the text itself that fit beside the special ones."""
-        limit, hard = self.extra["limit"], self.extra["hard_limit"]
-        length = options.max_length or limit
-        special = len(self.extra["prefix"]) + len(self.extra["suffix"])
-        if hard is not None and length > hard:
-            raise ValueError(f"max_length={length} is more than the {hard} positions of {self.spec.name}.")
-        if length <= special:
-            raise ValueError(f"max_length={length} leaves no room beside {special} special tokens. Use at least {special + 1}.")
-        return length - special
+        positions = self.extra["positions"]
+        length = self.extra["limit"] if options.max_length is None else options.max_length
+        n_special = len(self.extra["prefix"]) + len(self.extra["suffix"])
+        if positions is not None and length > positions:
+            raise ValueError(
+                f"max_length={length} is out of range: {self.spec.name} has {positions} positions. "
+                f"Use a value up to {positions}, or None; long_text='chunk' reads longer texts in windows."
+            )
+        if length <= n_special:
+            raise ValueError(
+                f"max_length={length} leaves no room for text: {self.spec.name} puts {n_special} special "
+                f"tokens around it. Use a value from {n_special + 1}, or None."
+            )
+        return length - n_special
 
-    def _tokenize(self, texts: list[str]) -> list[list[int]]:
+    def _tokenize(self, texts: list[str]) -> list[np.ndarray]:
+        """The plain tokens of each text."""
         if not texts:
             return []
-        with quiet():  # about texts longer than the model's limit, which are cut or split here
-            return self.extra["tokenizer"](texts, add_special_tokens=False)["input_ids"]
+        # verbose=False: no advice on texts beyond the model's limit, which are cut or split by us.
+        ids = self.extra["tokenizer"](texts, add_special_tokens=False, verbose=False)["input_ids"]
+        return [np.asarray(tokens, dtype=np.int64) for tokens in ids]
 
-    def _item(self, ids: list[int], truncated: bool = False) -> Item:
-        tokens = [*self.extra["prefix"], *ids, *self.extra["suffix"]]
-        # Decoders put nothing around a text, and nothing has no embedding: the empty text is one end-of-text token.
-        tokens = tokens or [self.extra["filler"]]
+    def _tokenize_start(self, texts: list[str], room: int) -> list[np.ndarray]:
+        """As `_tokenize`; only the first `room` tokens, and whether there are more, can be relied on."""
+        characters = (room + _MARGIN) * _CHARACTERS_PER_TOKEN
+        starts = [_leading(text, characters) for text in texts]
+        ids = self._tokenize(starts)
+        # Cutting by characters is a mere short cut: where it left too few tokens, the whole text is read.
+        short = [i for i in range(len(texts)) if starts[i] != texts[i] and len(ids[i]) < room + _MARGIN]
+        for i, whole in zip(short, self._tokenize([texts[i] for i in short]), strict=True):
+            ids[i] = whole
+        return ids
+
+    def _item(self, ids: np.ndarray, truncated: bool = False) -> Item:
+        tokens = np.concatenate([self.extra["prefix"], ids, self.extra["suffix"]]).astype(np.int64)
+        if not len(tokens):
+            # Decoders put nothing around a text, and nothing has no embedding: "" is one end-of-text token.
+            tokens = np.array([self.extra["filler"]], dtype=np.int64)
         return Item({"ids": tokens}, length=len(tokens), truncated=truncated)
 
     def collate(self, items: Sequence[Item]) -> dict[str, Tensor]:
-        longest = max(item.length for item in items)
-        ids = torch.full((len(items), longest), self.extra["filler"], dtype=torch.int64)
-        mask = torch.zeros(len(items), longest, dtype=torch.int64)
+        """Pad to the longest item, always on the right, where positions and decoders do not notice it."""
+        width = self.extra["padded_length"] or max(item.length for item in items)
+        ids = torch.full((len(items), width), self.extra["padding"], dtype=torch.int64)
+        mask = torch.zeros(len(items), width, dtype=torch.int64)
         for row, item in enumerate(items):
-            ids[row, : item.length] = torch.tensor(item.data["ids"])
+            ids[row, : item.length] = torch.from_numpy(item.data["ids"])
             mask[row, : item.length] = 1
         return {"input_ids": ids, "attention_mask": mask}
 
     def forward_blocks(self, batch: Mapping[str, Tensor], layers: Iterable[int]) -> list[Tokens]:
-        layers = list(layers)
-        top = len(self.blocks) - 1
+        """Run the network and read blocks; the last has `pooled` where the network has a summary."""
+        layers, top = list(layers), len(self.blocks) - 1
         stack = [self.module.get_submodule(name) for name in self.extra["layers"]]
-        arguments = {} if self.extra["cacheless"] else {"use_cache": False}
+        inputs = {name: batch[name] for name in self.extra["inputs"]}
         with record_blocks(stack, layers) as found:
-            output = self.module(**batch, **arguments)
+            output = self.module(**inputs, **self.extra["forward"])
         found[top] = output.last_hidden_state
         mask = batch["attention_mask"].bool()
-        pooled = output.pooler_output if self.default_pooling == "pooled" else None
+        pooled = output.pooler_output if self.extra["summarised"] else None
         return [Tokens(found[i], mask, pooled=pooled if i == top else None) for i in layers]
 
 
@@ -109,7 +162,7 @@ def _leading(text: str, characters: int) -> str:
     """The start of a text up to a space, so that no word is cut; all of it where there is no space."""
     if len(text) <= characters:
         return text
-    end = max(text.rfind(" ", 0, characters), text.rfind("\n", 0, characters))
+    end = text.rfind(" ", 0, characters)
     return text[:end] if end > 0 else text
 
 
@@ -125,116 +178,142 @@ def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> Text
     fingerprint : str
         Digest of the directory.
 
+    Returns
+    -------
+    TextBackbone
+        float32, in eval mode, on the CPU, without gradients.
+
     Raises
     ------
     BackboneNotFoundError
-        If weights are missing or are no safetensors.
+        If weights are missing or are no safetensors, if there is no tokenizer, or if the family is none that
+        is read.
     """
     with quiet():
         config = AutoConfig.from_pretrained(directory, local_files_only=True)
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-    if hasattr(tokenizer, "backend_tokenizer"):
-        # Some files switch these on; then every call would switch them back and forth.
-        tokenizer.backend_tokenizer.no_truncation()
-        tokenizer.backend_tokenizer.no_padding()
+    tokenizer = _load_tokenizer(directory)
     module = _load_module(config, directory)
-    text_config = getattr(module.config, "text_config", module.config)
-    names = layer_names(module, text_config.num_hidden_layers)
-    prefix, suffix = _special_tokens(tokenizer)
-    layout = _sentence_transformers_layout(directory)
-    default = layout.get("pooling") or _own_pooling(config)
-    limit, hard = _limits(text_config, tokenizer, layout)
+    # What was loaded knows its own part: config.json of a whole CLIP describes two towers.
+    kind, config = config.model_type, module.config.get_text_config()
+    layout = read_sentence_layout(directory)
+    names = layer_names(module, config.num_hidden_layers)
+    prefix, suffix = _special_tokens(tokenizer, directory)
+    positions = _count_positions(module)
+    vocabulary = module.get_input_embeddings().num_embeddings
+    eos, bos, pad = tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id
     return TextBackbone(
         spec=spec,
         module=module,
-        width=text_config.hidden_size,
-        # DeBERTa registers its relative positions behind the layers, which all read them.
-        blocks=blocks_from_layers(module, names, stem=("encoder.rel_embeddings", "encoder.LayerNorm")),
+        width=config.hidden_size,
+        blocks=_order_blocks(module, names),
         fingerprint=fingerprint,
-        default_pooling=default,
-        class_token=default not in ("last", "pooled"),
+        default_pooling=layout.pooling or _trained_pooling(kind),
+        class_token=tokenizer.cls_token_id is not None and prefix[:1] == [tokenizer.cls_token_id],
         extra={
             "tokenizer": tokenizer,
             "prefix": prefix,
             "suffix": suffix,
-            "filler": _filler(tokenizer),
-            "limit": limit,
-            "hard_limit": hard,
+            "filler": _first_within(vocabulary, eos, bos, pad),
+            "padding": _first_within(vocabulary, pad, eos),
+            "padded_length": positions if kind in _UNMASKED else None,
+            "inputs": ("input_ids",) if kind in _UNMASKED else ("input_ids", "attention_mask"),
+            "forward": {"use_cache": False} if kind in _DECODERS else {},
+            "limit": _default_length(config, tokenizer, positions, layout.max_length),
+            "positions": positions,
             "layers": names,
-            "normalize": layout.get("normalize", False),
-            "cacheless": config.model_type not in _DECODERS,
+            "summarised": kind in _SUMMARISED,
+            "lowercase": layout.lowercase,
+            "normalize": layout.normalize,
         },
     )
 
 
-def _load_module(config, directory: Path):
-    name = _CLASSES.get(config.model_type)
-    if name is not None:
-        return load_pretrained(getattr(transformers, name), directory)
+def _load_tokenizer(directory: Path):
     try:
-        # BERT's pooler belongs to its pre-training task; few checkpoints have a useful one.
-        return load_pretrained(AutoModel, directory, add_pooling_layer=False)
-    except TypeError:
-        return load_pretrained(AutoModel, directory)
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise BackboneNotFoundError(
+            f"{directory} holds no tokenizer that can be read ({str(error).splitlines()[0]}). "
+            "Save it beside the weights with tokenizer.save_pretrained(directory)."
+        ) from error
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        # Some files have these on, and the first call would switch them off. After this none changes a thing.
+        backend.no_truncation()
+        backend.no_padding()
+    return tokenizer
 
 
-def _special_tokens(tokenizer) -> tuple[list[int], list[int]]:
+def _load_module(config, directory: Path) -> nn.Module:
+    if config.model_type in _TEXT_SIDES:
+        return load_pretrained(getattr(transformers, _TEXT_SIDES[config.model_type]), directory)
+    cls = transformers.MODEL_MAPPING.get(type(config), None)
+    if not isinstance(cls, type) or config.is_encoder_decoder:
+        raise BackboneNotFoundError(
+            f"{directory} holds a {config.model_type!r} network, which is no text backbone. "
+            "Use an encoder (BERT and its kin, T5), a decoder (GPT-2, Llama, Qwen) or CLIP."
+        )
+    # BERT's pooler belongs to a task of its pre-training: many checkpoints lack it, few have a useful one.
+    poolable = "add_pooling_layer" in inspect.signature(cls).parameters
+    return load_pretrained(cls, directory, **({"add_pooling_layer": False} if poolable else {}))
+
+
+def _order_blocks(module: nn.Module, names: list[str]) -> tuple[Block, ...]:
+    blocks = list(blocks_from_layers(module, names, stem=_RELATIVE_TABLES))
+    convolution = "encoder.conv"
+    if any(block.owns(f"{convolution}.conv.weight") for block in blocks) and len(names) > 1:
+        # DeBERTa v2's, registered last, mixes the stem's output into what enters the second layer.
+        top, second = blocks[-1], 2
+        blocks[-1] = Block(top.name, tuple(p for p in top.prefixes if not p.startswith(convolution)))
+        blocks[second] = Block(blocks[second].name, (*blocks[second].prefixes, convolution))
+    return tuple(blocks)
+
+
+def _special_tokens(tokenizer, directory: Path) -> tuple[list[int], list[int]]:
     """What the tokenizer puts before and after a text."""
-    with_them, without = (tokenizer("a", add_special_tokens=flag)["input_ids"] for flag in (True, False))
-    start = next(i for i in range(len(with_them) + 1) if with_them[i : i + len(without)] == without)
-    return with_them[:start], with_them[start + len(without) :]
+    for probe in ("a", "the", "0", ".", "A"):
+        plain, whole = (
+            tokenizer(probe, add_special_tokens=flag, verbose=False)["input_ids"] for flag in (False, True)
+        )
+        for start in range(len(whole) - len(plain) + 1):
+            if plain and whole[start : start + len(plain)] == plain:
+                return whole[:start], whole[start + len(plain) :]
+    raise BackboneNotFoundError(
+        f"The tokenizer in {directory} reads no token in plain English. "
+        "Save the one that the network was trained with: tokenizer.save_pretrained(directory)."
+    )
 
 
-def _filler(tokenizer) -> int:
-    """A token for padding, which is masked, and for the empty text of decoders."""
-    candidates = (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id, 0)
-    return next(token for token in candidates if token is not None)
+def _first_within(vocabulary: int, *tokens: int | None) -> int:
+    # Padding tokens were added to many a decoder's tokenizer without an embedding for them.
+    return next((token for token in tokens if token is not None and token < vocabulary), 0)
 
 
-def _own_pooling(config) -> str:
-    if config.model_type in ("clip", "clip_text_model", "siglip", "siglip_text_model"):
+def _trained_pooling(kind: str) -> str:
+    if kind in _SUMMARISED:
         return "pooled"
-    return "last" if config.model_type in _DECODERS else "mean"
+    return "last" if kind in _DECODERS else "mean"
 
 
-def _limits(config, tokenizer, layout: dict[str, Any]) -> tuple[int, int | None]:
-    """Tokens read by default, and at most (None: no absolute positions)."""
-    hard = getattr(config, "max_position_embeddings", None)
-    if hard is not None and config.model_type in _OFFSET_POSITIONS:
-        hard -= config.pad_token_id + 1
-    if config.model_type in _RELATIVE_POSITIONS or not getattr(config, "position_biased_input", True):
-        hard = None
-    known = [layout.get("max_length"), hard, tokenizer.model_max_length if tokenizer.model_max_length < 10**6 else None]
-    return min((length for length in known if length), default=512), hard
+def _count_positions(module: nn.Module) -> int | None:
+    """Tokens that the table of absolute positions has room for; None where there is no such table."""
+    for name, table in module.named_modules():
+        if name.rpartition(".")[2] in _POSITION_TABLES and isinstance(table, nn.Embedding):
+            # RoBERTa and its kin count from behind the padding index on; OPT keeps its offset itself.
+            padding = table.padding_idx
+            return table.num_embeddings - (getattr(table, "offset", 0) if padding is None else padding + 1)
+    return None
 
 
-def _sentence_transformers_layout(directory: Path) -> dict[str, Any]:
-    """Pooling, normalisation and length of a sentence-transformers directory; {} for any other."""
-    if not (directory / "modules.json").is_file():
-        return {}
-    layout: dict[str, Any] = {"max_length": read_json(directory / "sentence_bert_config.json").get("max_seq_length")}
-    for module in read_json(directory / "modules.json"):
-        kind = module["type"].rsplit(".", 1)[-1]
-        if kind == "Pooling":
-            layout["pooling"] = _pooling_mode(read_json(directory / module["path"] / "config.json"))
-        elif kind == "Normalize":
-            layout["normalize"] = True
-        elif kind != "Transformer":
-            warnings.warn(
-                f"{directory} ends in a {kind} module, which is left out: rows are what comes before it.",
-                SkembedWarning,
-                stacklevel=2,
-            )
-    return layout
-
-
-def _pooling_mode(config: dict[str, Any]) -> str:
-    modes = {"cls": "cls", "mean": "mean", "max": "max", "lasttoken": "last"}
-    keys = {
-        "pooling_mode_cls_token": "cls",
-        "pooling_mode_mean_tokens": "mean",
-        "pooling_mode_max_tokens": "max",
-        "pooling_mode_lasttoken": "lasttoken",
-    }
-    named = config.get("pooling_mode") or next((mode for key, mode in keys.items() if config.get(key)), "mean")
-    return modes.get(named, "mean")
+def _default_length(config, tokenizer, positions: int | None, declared: int | None) -> int:
+    """Tokens read where the user names no number: the least that anything here gives."""
+    stated = tokenizer.model_max_length
+    known = (
+        declared,
+        positions,
+        # transformers writes 1e30 where nobody said anything.
+        stated if stated < 10**6 else None,
+        getattr(config, "max_position_embeddings", None),
+    )
+    return min((int(length) for length in known if length), default=_DEFAULT_LENGTH)
