@@ -84,9 +84,7 @@ def _pooling(path: Path) -> str:
         return modes[0]
     if sorted(map(str, modes)) == ["max", "mean"]:
         return "mean+max"
-    _warn(
-        f"{path} asks for the pooling {', '.join(names) or '(none)'}, which is none of ours: 'auto' is 'mean'."
-    )
+    _warn(f"{path} asks for the pooling {', '.join(names) or '(none)'}, which is not ours: 'auto' is 'mean'.")
     return "mean"
 
 

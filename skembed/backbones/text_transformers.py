@@ -1,10 +1,11 @@
-"""Language models of transformers: encoders (sentence-transformers too), T5's encoder, decoders, CLIP's tower."""
+"""Language models: encoders, sentence-transformers directories, decoders, CLIP's text tower."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -192,7 +193,7 @@ def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> Text
     with quiet():
         config = AutoConfig.from_pretrained(directory, local_files_only=True)
     tokenizer = _load_tokenizer(directory)
-    module = _load_module(config, directory)
+    module: Any = _load_module(config, directory)
     # What was loaded knows its own part: config.json of a whole CLIP describes two towers.
     kind, config = config.model_type, module.config.get_text_config()
     layout = read_sentence_layout(directory)

@@ -68,7 +68,7 @@ def check_embedder(
     >>> from skembed import TextEmbedder
     >>> from skembed.testing import check_embedder
     >>> check_embedder(TextEmbedder(device="cpu"), ["a", "b c", "d e f", "g h", "i j k l m"])
-    39
+    44
     """
     checks = embedder_checks()
     for name, check in checks.items():

