@@ -183,10 +183,10 @@ class BaseEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             progress=type(self).__name__ if self.verbose else None,
         )
         if result.errors and self.on_error == "warn":
-            warn_unreadable(result.errors, len(samples), stacklevel=2)
+            warn_unreadable(result.errors, len(samples), stacklevel=3)
         n_truncated = result.n_truncated + getattr(reader, "n_cut", 0)
         if n_truncated:
-            warnings.warn(self._truncation_message(n_truncated, len(samples)), TruncationWarning, stacklevel=2)
+            warnings.warn(self._truncation_message(n_truncated, len(samples)), TruncationWarning, stacklevel=3)
         rows = result.embeddings[:, : self._n_features_out]
         return _unit_length(rows) if self._normalized else np.ascontiguousarray(rows)
 

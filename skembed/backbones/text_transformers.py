@@ -190,9 +190,9 @@ def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> Text
         If weights are missing or are no safetensors, if there is no tokenizer, or if the family is none that
         is read.
     """
-    with quiet():
-        config = AutoConfig.from_pretrained(directory, local_files_only=True)
-    tokenizer = _load_tokenizer(directory)
+    config = _read(AutoConfig, directory, "configuration")
+    tokenizer = _read(AutoTokenizer, directory, "tokenizer")
+    _settle(tokenizer)
     module: Any = _load_module(config, directory)
     # What was loaded knows its own part: config.json of a whole CLIP describes two towers.
     kind, config = config.model_type, module.config.get_text_config()
@@ -229,21 +229,24 @@ def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> Text
     )
 
 
-def _load_tokenizer(directory: Path):
+def _read(cls, directory: Path, what: str):
     try:
         with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-    except (OSError, ValueError) as error:
+            # Left out, transformers asks at the terminal whether code that lies in the directory may run.
+            return cls.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
         raise BackboneNotFoundError(
-            f"{directory} holds no tokenizer that can be read ({str(error).splitlines()[0]}). "
-            "Save it beside the weights with tokenizer.save_pretrained(directory)."
+            f"{directory} holds no {what} that transformers reads ({str(error).strip().splitlines()[0]}). "
+            "Save network and tokenizer side by side with their save_pretrained(directory)."
         ) from error
+
+
+def _settle(tokenizer) -> None:
+    """Switch off what some files have on and the first call would: after this no call changes anything."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
-        # Some files have these on, and the first call would switch them off. After this none changes a thing.
         backend.no_truncation()
         backend.no_padding()
-    return tokenizer
 
 
 def _load_module(config, directory: Path) -> nn.Module:
@@ -277,11 +280,14 @@ def _special_tokens(tokenizer, directory: Path) -> tuple[list[int], list[int]]:
         plain, whole = (
             tokenizer(probe, add_special_tokens=flag, verbose=False)["input_ids"] for flag in (False, True)
         )
+        # Without its vocabulary BERT's tokenizer is built all the same, and knows nothing.
+        if set(plain) <= {tokenizer.unk_token_id}:
+            continue
         for start in range(len(whole) - len(plain) + 1):
-            if plain and whole[start : start + len(plain)] == plain:
+            if whole[start : start + len(plain)] == plain:
                 return whole[:start], whole[start + len(plain) :]
     raise BackboneNotFoundError(
-        f"The tokenizer in {directory} reads no token in plain English. "
+        f"The tokenizer in {directory} knows no token of plain English: is its vocabulary there? "
         "Save the one that the network was trained with: tokenizer.save_pretrained(directory)."
     )
 

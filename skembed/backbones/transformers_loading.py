@@ -55,13 +55,14 @@ def load_pretrained(cls: Any, directory: Path, **kwargs: Any) -> nn.Module:
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are in the report, and refused below with the missing ones
             **kwargs,
         )
     missing = sorted(report["missing_keys"]) + sorted(key[0] for key in report.get("mismatched_keys", ()))
     if missing:
         raise BackboneNotFoundError(
-            f"The weights in {directory} lack {len(missing)} tensors of {cls.__name__} ({', '.join(missing[:3])}, ...), "
-            "which would be random. Is it a checkpoint of another network?"
+            f"The weights in {directory} lack {len(missing)} tensors of {cls.__name__} "
+            f"({', '.join(missing[:3])}, ...), which would be random. Is it a checkpoint of another network?"
         )
     return module.eval().requires_grad_(False)
 
@@ -77,4 +78,6 @@ def layer_names(module: nn.Module, count: int) -> list[str]:
     for name, child in module.named_modules():
         if isinstance(child, nn.ModuleList) and len(child) == count:
             return [f"{name}.{i}" for i in range(count)]
-    raise BackboneNotFoundError(f"{type(module).__name__} has no list of {count} layers, so its depth is unknown.")
+    raise BackboneNotFoundError(
+        f"{type(module).__name__} has no list of {count} layers, so its depth is unknown."
+    )

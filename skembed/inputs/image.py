@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageOps,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
 
 from skembed.exceptions import DecodeError
 from skembed.inputs.decode import check_file
@@ -15,7 +26,17 @@ from skembed.inputs.decode import check_file
 __all__ = ["FORMATS", "read_image"]
 
 #: Tried in this order. Pillow's many other plugins are rarely wanted and widen what a hostile file can reach.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+FORMATS = tuple(
+    plugin.format
+    for plugin in (
+        JpegImagePlugin.JpegImageFile,
+        PngImagePlugin.PngImageFile,
+        WebPImagePlugin.WebPImageFile,
+        GifImagePlugin.GifImageFile,
+        BmpImagePlugin.BmpImageFile,
+        TiffImagePlugin.TiffImageFile,
+    )
+)
 
 
 def read_image(
@@ -73,7 +94,7 @@ def _from_file(file, background, max_pixels, path) -> Image.Image:
             return _to_rgb(image, background, max_pixels, path)
     except DecodeError:
         raise
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise DecodeError(f"this is no image in one of the formats {', '.join(FORMATS)}.", path=path) from error
     # Pillow's plugins raise nearly anything on broken files.
     except Exception as error:
@@ -81,12 +102,22 @@ def _from_file(file, background, max_pixels, path) -> Image.Image:
 
 
 def _open_header(file) -> Image.Image:
-    """Image.open without Pillow's own guard against bombs, which warns where it should refuse."""
-    import warnings
+    """The image with nothing but its header read.
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        return Image.open(file, formats=FORMATS)
+    `Image.open` has a guard against bombs that warns where it should refuse and refuses where `max_pixels` was
+    raised, all by global settings. So its plugins are asked directly, and `max_pixels` decides alone.
+    """
+    start = file.read(16)
+    for name in FORMATS:
+        factory, accept = Image.OPEN[name]
+        if accept is not None and accept(start) is not True:
+            continue
+        file.seek(0)
+        try:
+            return factory(file, "")
+        except (SyntaxError, IndexError, TypeError, struct.error):
+            continue  # how a plugin says that this is not its format
+    raise UnidentifiedImageError
 
 
 def _to_rgb(image: Image.Image, background, max_pixels, path) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Tiny language models beyond those of every family's test: further families, and layouts that are easy to get wrong."""
+"""Tiny language models beyond those in `tiny`: further families, and details that are easy to get wrong."""
 
 from __future__ import annotations
 

@@ -1,0 +1,432 @@
+"""Each row of what can be wrong with an input, and each container that samples come in."""
+
+from __future__ import annotations
+
+import io
+import struct
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from scipy import sparse
+
+from skembed.exceptions import DecodeError, DecodeWarning
+from skembed.inputs import as_samples, decode_all, read_audio, read_image, read_text, warn_unreadable
+
+# -- containers -------------------------------------------------------------------------------------------
+
+WORDS = ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    "X",
+    [
+        WORDS,
+        tuple(WORDS),
+        np.array(WORDS),
+        np.array(WORDS, dtype=object),
+        np.array(WORDS, dtype=object).reshape(-1, 1),
+        pd.Series(WORDS, index=[7, 8, 9]),
+        pd.Series(WORDS, dtype="string"),
+        pd.Series(WORDS, dtype="category"),
+        pd.DataFrame({"w": WORDS}),
+        pl.Series(WORDS),
+        pl.DataFrame({"w": WORDS}),
+        pl.LazyFrame({"w": WORDS}),
+    ],
+    ids=lambda X: f"{type(X).__module__.split('.')[0]}-{type(X).__name__}",
+)
+def test_containers(X):
+    assert [str(sample) for sample in as_samples(X)] == WORDS
+
+
+def test_datasets_columns():
+    import datasets
+
+    table = datasets.Dataset.from_dict({"w": WORDS})
+    assert as_samples(table["w"]) == WORDS
+    audio = datasets.Dataset.from_dict({"clip": [{"array": [0.0] * 800, "sampling_rate": 16000}]})
+    waveform, _ = read_audio(as_samples(audio["clip"])[0], rate=16000)
+    assert len(waveform) == 800
+
+
+def test_elements_are_not_touched():
+    images = np.zeros((3, 4, 5, 3), dtype=np.uint8)
+    samples = as_samples(images)
+    assert len(samples) == 3
+    assert np.shares_memory(samples[1], images)
+    thing = object()
+    assert as_samples([thing])[0] is thing
+
+
+@pytest.mark.parametrize(
+    ("X", "kind", "words"),
+    [
+        ("one text", TypeError, "Wrap it in a list"),
+        (b"bytes", TypeError, "Wrap it in a list"),
+        (None, TypeError, "Wrap it in a list"),
+        ({"a": 1}, TypeError, "Wrap it in a list"),
+        (np.array("a"), TypeError, "0-dimensional"),
+        (5, TypeError, "not a collection"),
+        (sparse.csr_matrix((2, 2)), TypeError, "sparse"),
+        ([], ValueError, "0 sample"),
+        (pd.Series([], dtype=object), ValueError, "0 sample"),
+        (pd.DataFrame({"a": WORDS, "b": WORDS}), ValueError, "ColumnTransformer"),
+        (np.array([WORDS, WORDS], dtype=object), ValueError, "3 columns"),
+    ],
+)
+def test_what_is_no_collection_of_samples(X, kind, words):
+    with pytest.raises(kind, match=words):
+        as_samples(X)
+
+
+# -- texts ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "missing"),
+        (float("nan"), "missing"),
+        (pd.NA, "missing"),
+        (pd.NaT, "missing"),
+        (b"bytes", "decode"),
+        (3, "str"),
+        (["a"], "str"),
+        ("lone \ud800 surrogate", "position 5"),
+    ],
+)
+def test_texts_that_are_none(text, words):
+    with pytest.raises(DecodeError, match=words):
+        read_text(text)
+
+
+def test_any_text_is_a_text():
+    for text in ("", " ", "ü🙂\0", "x" * 100_000):
+        assert read_text(text) == text
+    assert type(read_text(np.str_("a"))) is str
+
+
+# -- images -----------------------------------------------------------------------------------------------
+
+
+def _encoded(image: Image.Image, kind: str = "PNG", **parameters) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **parameters)
+    return file.getvalue()
+
+
+NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, size=(24, 32, 3), dtype=np.uint8))
+
+
+def test_every_form_of_one_image(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(_encoded(NOISE))
+    content = path.read_bytes()
+    forms = [path, str(path), content, bytearray(content), io.BytesIO(content), NOISE, np.asarray(NOISE)]
+    forms += [{"bytes": content, "path": None}, {"bytes": None, "path": str(path)}]
+    for form in forms:
+        image = read_image(form)
+        assert image.mode == "RGB"
+        np.testing.assert_array_equal(np.asarray(image), np.asarray(NOISE))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_formats(kind):
+    assert read_image(_encoded(NOISE, kind)).size == (32, 24)
+
+
+@pytest.mark.parametrize("kind", ["PPM", "ICO", "TGA", "PCX"])
+def test_exotic_formats_are_not_opened(kind):
+    with pytest.raises(DecodeError, match="no image in one of the formats"):
+        read_image(_encoded(NOISE, kind))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+def test_truncated_files(tmp_path, kind):
+    path = tmp_path / "cut.img"
+    content = _encoded(NOISE, kind)
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(DecodeError) as caught:
+        read_image(path)
+    assert caught.value.path == str(path)
+
+
+def test_bombs_are_refused_on_the_header():
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    import zlib
+
+    chunk = b"IHDR" + header
+    bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    with pytest.raises(DecodeError):
+        read_image(bomb + b"\0" * 64)
+    with pytest.raises(DecodeError, match=r"32 x 24 pixels, more than max_pixels=100"):
+        read_image(_encoded(NOISE), max_pixels=100)
+    with pytest.raises(DecodeError, match="max_pixels=100"):
+        read_image(NOISE, max_pixels=100)
+
+
+def test_large_images_below_the_limit_open_without_a_warning():
+    image = Image.new("L", (10_000, 9_000))  # Pillow warns from 89 Mpx on
+    assert read_image(_encoded(image, compress_level=1)).size == (10_000, 9_000)
+
+
+def test_sixteen_bit_grey_is_scaled_by_its_range():
+    values = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    expected = np.round(values / 257.0)
+    for form in (_encoded(Image.fromarray(values)), _encoded(Image.fromarray(values), "TIFF"), values):
+        np.testing.assert_allclose(np.asarray(read_image(form))[..., 0], expected, atol=1)
+
+
+@pytest.mark.parametrize("background", [(255, 255, 255), (10, 20, 30)])
+def test_transparency_shows_the_background_and_not_hidden_pixels(background):
+    hidden = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
+    palette = Image.new("P", (4, 4), 0)
+    palette.putpalette([255, 0, 0] * 256)
+    grey = Image.new("LA", (4, 4), (200, 0))
+    for content in (_encoded(hidden), _encoded(palette, transparency=0), _encoded(grey), _encoded(palette, "GIF", transparency=0)):
+        assert read_image(content, background=background).getpixel((1, 1)) == background
+    assert read_image(np.asarray(hidden), background=background).getpixel((1, 1)) == background
+
+
+def test_orientation_of_cameras_is_applied():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    assert read_image(_encoded(NOISE, "JPEG", exif=exif)).size == (24, 32)
+
+
+def test_cmyk_is_converted_and_of_an_animation_the_first_frame_taken():
+    red = read_image(_encoded(Image.new("CMYK", (4, 4), (0, 255, 255, 0)), "JPEG")).getpixel((0, 0))
+    assert red[0] > 200
+    assert max(red[1:]) < 60
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("blue", "red")]
+    first = _encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert read_image(first).getpixel((0, 0)) == (0, 0, 255)
+
+
+def test_arrays():
+    ones = np.ones((4, 5))
+    assert read_image(ones).getpixel((0, 0)) == (255, 255, 255)
+    assert read_image(ones.astype(bool)).getpixel((0, 0)) == (255, 255, 255)
+    assert read_image(np.zeros((4, 5, 1), dtype=np.uint8)).size == (5, 4)
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (np.full((4, 4), 2.0), r"\[0, 1\]"),
+        (np.full((4, 4), -0.1), r"\[0, 1\]"),
+        (np.full((4, 4), np.nan), "16 NaN"),
+        (np.zeros((3, 32, 32)), r"transpose\(1, 2, 0\)"),
+        (np.zeros((4, 4, 2)), "shape"),
+        (np.zeros(9), "shape"),
+        (np.zeros((0, 4)), "no pixels"),
+        (np.zeros((4, 4), dtype=np.int64), "int64"),
+        (None, "missing"),
+        (3, "int"),
+    ],
+)
+def test_arrays_that_are_no_images(array, words):
+    with pytest.raises(DecodeError, match=words):
+        read_image(array)
+
+
+@pytest.mark.parametrize("read", [read_image, lambda path: read_audio(path, rate=16000)], ids=["image", "audio"])
+def test_missing_files_and_directories(tmp_path, read):
+    with pytest.raises(DecodeError, match=r"absent\.x\): there is no such file"):
+        read(tmp_path / "absent.x")
+    with pytest.raises(DecodeError, match="directory"):
+        read(tmp_path)
+
+
+def test_images_are_read_by_many_threads(tmp_path):
+    paths = []
+    for i in range(8):
+        paths.append(tmp_path / f"{i}.png")
+        paths[-1].write_bytes(_encoded(Image.new("RGB", (64, 64), (i, i, i))))
+    with ThreadPoolExecutor(8) as pool:
+        colours = [image.getpixel((0, 0))[0] for image in pool.map(read_image, paths * 20)]
+    assert colours == list(range(8)) * 20
+
+
+# -- recordings -------------------------------------------------------------------------------------------
+
+TONE = (0.5 * np.sin(2 * np.pi * 440 * np.arange(8000) / 8000)).astype(np.float32)
+
+
+def _wav(samples=TONE, rate=8000, **parameters) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, format="WAV", **parameters)
+    return file.getvalue()
+
+
+def test_every_form_of_one_recording(tmp_path):
+    path = tmp_path / "a.wav"
+    path.write_bytes(_wav(subtype="FLOAT"))
+    content = path.read_bytes()
+
+    class Decoder:
+        def get_all_samples(self):
+            return type("Samples", (), {"data": TONE[None], "sample_rate": 8000})
+
+    forms = [path, str(path), content, io.BytesIO(content), (TONE, 8000), {"array": TONE, "sampling_rate": 8000}]
+    forms += [{"bytes": content, "path": None}, Decoder()]
+    expected, _ = read_audio(TONE, rate=16000, sampling_rate=8000)
+    assert expected.shape == (16000,)
+    assert expected.dtype == np.float32
+    for form in forms:
+        np.testing.assert_allclose(read_audio(form, rate=16000)[0], expected, atol=1e-6)
+
+
+def test_resampling_keeps_the_tone():
+    waveform, _ = read_audio(TONE, rate=16000, sampling_rate=8000)
+    spectrum = np.abs(np.fft.rfft(waveform))
+    assert spectrum.argmax() == 440  # one second: one bin a hertz
+
+
+def test_integers_are_scaled():
+    for dtype, highest in ((np.int16, 2**15), (np.int32, 2**31)):
+        waveform, _ = read_audio((TONE * (highest - 1)).astype(dtype), rate=8000, sampling_rate=8000)
+        np.testing.assert_allclose(waveform, TONE, atol=1e-4)
+    unsigned = ((TONE + 1) * 127.5).round().astype(np.uint8)
+    np.testing.assert_allclose(read_audio(unsigned, rate=8000, sampling_rate=8000)[0], TONE, atol=0.02)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_channels_are_averaged(axis):
+    stereo = np.stack([TONE, np.zeros_like(TONE)], axis=axis)
+    np.testing.assert_allclose(read_audio(stereo, rate=8000, sampling_rate=8000)[0], TONE / 2, atol=1e-6)
+    if axis:
+        np.testing.assert_allclose(read_audio(_wav(stereo, subtype="FLOAT"), rate=8000)[0], TONE / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("sample", "words"),
+    [
+        (TONE, "sampling_rate="),
+        ((TONE, None), "sampling_rate="),
+        ((TONE, -1), "rate -1"),
+        ((TONE, float("nan")), "rate nan"),
+        ((TONE, "8k"), "rate '8k'"),
+        ((np.where(np.arange(8000) == 5, np.nan, TONE), 8000), "1 of its samples are NaN"),
+        ((np.where(np.arange(8000) < 2, np.inf, TONE), 8000), "2 of its samples are NaN or infinite"),
+        ((np.zeros(0), 8000), "empty"),
+        ((np.zeros(20), 8000), r"lasts 2\.5 ms; at least 25 ms"),
+        ((np.zeros((500, 500)), 8000), "channels"),
+        ((np.zeros((2, 3, 4)), 8000), "dimensions"),
+        ((np.zeros(800, dtype=np.int64), 8000), "int64"),
+        (None, "missing"),
+        (b"no sound at all", "cannot be decoded"),
+    ],
+)
+def test_recordings_that_are_none(sample, words):
+    with pytest.raises(DecodeError, match=words):
+        read_audio(sample, rate=16000)
+
+
+def test_a_truncated_wav_is_refused(tmp_path):
+    """libsndfile would read the rest in silence."""
+    path = tmp_path / "cut.wav"
+    path.write_bytes(_wav()[:-1000])
+    with pytest.raises(DecodeError, match=r"cut\.wav\): the WAV file is truncated: .* 16000 bytes .* 15000") as caught:
+        read_audio(path, rate=8000)
+    assert caught.value.path == str(path)
+
+
+@pytest.mark.parametrize("length", [0, 0xFFFFFFFF])
+def test_a_streamed_wav_with_no_length_is_read(length):
+    content = bytearray(_wav())
+    at = content.index(b"data") + 4
+    content[at : at + 4] = length.to_bytes(4, "little")
+    try:
+        waveform, _ = read_audio(bytes(content), rate=8000)
+    except DecodeError as error:
+        # Without a length libsndfile may see no samples; that must be said, and not as a truncated file.
+        assert "truncated" not in str(error)  # noqa: PT017
+    else:
+        assert len(waveform) == 8000
+
+
+def test_max_duration_reads_no_more_and_says_so():
+    for sample in ((TONE, 8000), _wav()):
+        waveform, cut = read_audio(sample, rate=8000, max_duration=0.25)
+        assert (len(waveform), cut) == (2000, True)
+        assert read_audio(sample, rate=8000, max_duration=2)[1] is False
+
+
+# -- many samples -----------------------------------------------------------------------------------------
+
+
+def test_one_bad_item_in_a_thousand():
+    texts = ["a"] * 500 + [None] + ["b"] * 499
+    with pytest.raises(DecodeError, match="sample 10500: the text is missing"):
+        decode_all(texts, read_text, start=10_000)
+    decoded, errors = decode_all(texts, read_text, on_error="nan")
+    assert len(decoded) == 1000
+    assert decoded[500] is None
+    assert [error.index for error in errors] == [500]
+
+
+def test_the_warning_counts_and_names_five():
+    errors = [DecodeError("broken", index=i, path=f"{i}.png") for i in range(8)]
+    with pytest.warns(DecodeWarning, match="8 of 20") as caught:
+        warn_unreadable(errors, 20)
+    message = str(caught[0].message)
+    assert "sample 4 (4.png)" in message
+    assert "5.png" not in message
+    assert "3 more" in message
+
+
+def test_errors_survive_pickling():
+    import pickle
+
+    error = pickle.loads(pickle.dumps(DecodeError("broken", index=3, path="a.png")))
+    assert (error.index, error.path, str(error)) == (3, "a.png", "sample 3 (a.png): broken")
+
+
+# -- anything at all --------------------------------------------------------------------------------------
+
+mutations = st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=12)
+
+
+def _mutated(content: bytes, changes) -> bytes:
+    mutated = bytearray(content)
+    for position, value in changes:
+        mutated[position % len(mutated)] = value
+    return bytes(mutated)
+
+
+@settings(max_examples=150, deadline=None)
+@given(mutations, st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"]), st.integers(0, 400))
+def test_broken_images_give_an_image_or_a_decode_error(changes, kind, cut):
+    content = _mutated(_encoded(NOISE, kind), changes)
+    try:
+        assert read_image(content[: len(content) - cut], max_pixels=10**6).mode == "RGB"
+    except DecodeError:
+        pass
+
+
+@settings(max_examples=150, deadline=None)
+@given(mutations, st.integers(0, 2000))
+def test_broken_recordings_give_a_waveform_or_a_decode_error(changes, cut):
+    content = _mutated(_wav(TONE[:1000]), changes)
+    try:
+        waveform, _ = read_audio(content[: len(content) - cut], rate=8000, max_duration=10)
+    except DecodeError:
+        pass
+    else:
+        assert np.isfinite(waveform).all()
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=300))
+def test_random_bytes_are_neither(content):
+    for read in (read_image, lambda sample: read_audio(sample, rate=16000)):
+        with pytest.raises(DecodeError):
+            read(content)
