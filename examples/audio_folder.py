@@ -1,6 +1,6 @@
 """Classify your own recordings: a folder with one sub-folder a class.
 
-    python examples/audio_folder.py PATH [--backbone NAME] [--own-length]
+python examples/audio_folder.py PATH [--backbone NAME] [--own-length]
 """
 
 from __future__ import annotations

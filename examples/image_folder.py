@@ -1,6 +1,6 @@
 """Classify your own images: a folder with one sub-folder a class.
 
-    python examples/image_folder.py PATH [--backbone NAME]
+python examples/image_folder.py PATH [--backbone NAME]
 """
 
 from __future__ import annotations

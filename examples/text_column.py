@@ -1,6 +1,6 @@
 """Classify your own texts: a CSV or Parquet file with a column of texts and a column of classes.
 
-    python examples/text_column.py FILE [--text text] [--label label] [--backbone NAME]
+python examples/text_column.py FILE [--text text] [--label label] [--backbone NAME]
 """
 
 from __future__ import annotations

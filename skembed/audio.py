@@ -32,11 +32,11 @@ class AudioEmbedder(BaseEmbedder):
         Blocks to read: 0 is the stem (what enters the first block proper), -1 the last block, final
         normalisation included. Several are put side by side (see `pooling` for another way).
     pooling : {"auto", "pooled", "cls", "mean", "max", "mean+max", "last", "layer_attention"}, default="auto"
-        How positions become one vector. "auto" is what the
-        backbone was trained with, or the mean. "pooled" is the network's own summary, "mean" and "max" run
-        over real positions only, "cls" is the class token, "last" the last real position.
-        "layer_attention" pools each of `layers` as "auto" does and averages them, weighted for each sample by
-        scaled dot-product attention with the last of them as the query; it trains nothing.
+        How positions become one vector. "auto" is what the backbone was trained with, or the mean. "pooled" is
+        the network's own summary, "mean" and "max" run over real positions only, "cls" is the class token,
+        "last" the last real position. "layer_attention" pools each of `layers` as "auto" does and averages
+        them, weighted for each sample by scaled dot-product attention with the last of them as the query; it
+        trains nothing.
     normalize : bool or "auto", default="auto"
         Scale rows to Euclidean length one; "auto" does what the backbone's own configuration says.
     truncate_dim : int, default=None
@@ -146,7 +146,8 @@ class AudioEmbedder(BaseEmbedder):
         return np.random.default_rng(0).normal(scale=0.1, size=16_000).astype(np.float32)
 
     def _truncation_message(self, n_truncated: int, n_samples: int) -> str:
-        return f"{n_truncated} of {n_samples} recordings were longer than max_duration={self.max_duration} s, and were cut."
+        longer = f"longer than max_duration={self.max_duration} s"
+        return f"{n_truncated} of {n_samples} recordings were {longer}, and were cut."
 
 
 class _Reader:

@@ -116,9 +116,7 @@ class BaseEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         from skembed.engine.extract import Reading
 
         self._samples(X, reset=True)
-        self.spec_ = resolve(
-            self.backbone, self._modality, revision=self.revision, options=self._network_options()
-        )
+        self.spec_ = resolve(self.backbone, self._modality, revision=self.revision, options=self._network_options())
         backbone = self._load()
         self._reader(backbone)  # refuses bad reading parameters now, not at the first transform
         self.fingerprint_ = backbone.fingerprint
@@ -177,7 +175,7 @@ class BaseEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             self._reading,
             read=reader,
             n_features=self._width,
-            batch_size=None if self.batch_size == "auto" else self.batch_size,
+            batch_size=None if self.batch_size == "auto" else int(self.batch_size),
             chunk_size=self._chunk_size,
             on_error=self.on_error,
             progress=type(self).__name__ if self.verbose else None,
@@ -228,7 +226,7 @@ def _resolve_layers(layers, n_blocks: int, name: str) -> tuple[int, ...]:
     if isinstance(layers, str):
         return tuple(range(n_blocks))
     asked = [layers] if isinstance(layers, Integral) else list(layers)
-    if not asked or not all(isinstance(layer, Integral) and -n_blocks <= layer < n_blocks for layer in asked):
+    if not asked or not all(isinstance(layer, Integral) and -n_blocks <= int(layer) < n_blocks for layer in asked):
         raise ValueError(
             f"layers={layers!r} is out of range: {name} has {n_blocks} blocks, stem included. "
             f"Use whole numbers from {-n_blocks} to {n_blocks - 1}, or 'all'."

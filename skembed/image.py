@@ -31,11 +31,11 @@ class ImageEmbedder(BaseEmbedder):
         Blocks to read: 0 is the stem (what enters the first block proper), -1 the last block, final
         normalisation included. Several are put side by side (see `pooling` for another way).
     pooling : {"auto", "pooled", "cls", "mean", "max", "mean+max", "last", "layer_attention"}, default="auto"
-        How positions become one vector. "auto" is what the
-        backbone was trained with: its own pooled features, or the class token. "pooled" is the network's own summary, "mean" and "max" run
-        over real positions only, "cls" is the class token, "last" the last real position.
-        "layer_attention" pools each of `layers` as "auto" does and averages them, weighted for each sample by
-        scaled dot-product attention with the last of them as the query; it trains nothing.
+        How positions become one vector. "auto" is what the backbone was trained with: its own pooled features,
+        or the class token. "pooled" is the network's own summary, "mean" and "max" run over real positions
+        only, "cls" is the class token, "last" the last real position. "layer_attention" pools each of `layers`
+        as "auto" does and averages them, weighted for each sample by scaled dot-product attention with the last
+        of them as the query; it trains nothing.
     normalize : bool or "auto", default="auto"
         Scale rows to Euclidean length one; "auto" does what the backbone's own configuration says.
     truncate_dim : int, default=None
@@ -141,7 +141,9 @@ def _colour(background) -> tuple[int, int, int]:
     try:
         colour = ImageColor.getrgb(background)[:3] if isinstance(background, str) else tuple(background)
     except ValueError as error:
-        raise ValueError(f"background={background!r} is no colour. Use a name such as 'white', or '#rrggbb'.") from error
-    if len(colour) != 3 or not all(isinstance(part, Integral) and 0 <= part <= 255 for part in colour):
+        raise ValueError(
+            f"background={background!r} is no colour. Use a name such as 'white', or '#rrggbb'."
+        ) from error
+    if len(colour) != 3 or not all(isinstance(part, Integral) and 0 <= int(part) <= 255 for part in colour):
         raise ValueError(f"background={background!r} is no colour. Use three whole numbers from 0 to 255.")
     return colour[0], colour[1], colour[2]

@@ -28,10 +28,9 @@ class TextEmbedder(BaseEmbedder):
         Blocks to read: 0 is the stem (what enters the first block proper), -1 the last block, final
         normalisation included. Several are put side by side (see `pooling` for another way).
     pooling : {"auto", "pooled", "cls", "mean", "max", "mean+max", "last", "layer_attention"}, default="auto"
-        How positions become one vector. "auto" is what the
-        backbone was trained with: its sentence-transformers configuration, else "last" for decoders and
-        "mean" for encoders. "pooled" is the network's own summary, "mean" and "max" run
-        over real positions only, "cls" is the class token, "last" the last real position.
+        How positions become one vector. "auto" is what the backbone was trained with: its sentence-transformers
+        configuration, else "last" for decoders and "mean" for encoders. "pooled" is the network's own summary,
+        "mean" and "max" run over real positions only, "cls" is the class token, "last" the last real position.
         "layer_attention" pools each of `layers` as "auto" does and averages them, weighted for each sample by
         scaled dot-product attention with the last of them as the query; it trains nothing.
     normalize : bool or "auto", default="auto"

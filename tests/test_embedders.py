@@ -78,9 +78,7 @@ def test_a_mutant_that_drops_the_mask_is_caught(modality, monkeypatch):
 
     from skembed.engine import pooling
 
-    monkeypatch.setattr(
-        pooling, "_content", lambda tokens: (tokens.values.float(), torch.ones_like(tokens.mask))
-    )
+    monkeypatch.setattr(pooling, "_content", lambda tokens: (tokens.values.float(), torch.ones_like(tokens.mask)))
     cls, parameters, samples, bad = CASES[modality]
     with pytest.raises(AssertionError, match="invariance"):
         check_embedder(cls(device="cpu", **parameters), samples(), bad_sample=bad, atol=2e-5)
@@ -117,9 +115,7 @@ def test_search_over_backbones_of_a_local_directory(tmp_path):
 def test_stacking_calibration_and_cross_val_predict():
     X, y = TEXTS * 4, np.array([0, 1, 0, 1, 1, 0] * 4)
     base = make_pipeline(TextEmbedder(), LogisticRegression())
-    stack = StackingClassifier(
-        [("a", base), ("b", make_pipeline(TextEmbedder(layers=2), LogisticRegression()))], cv=2
-    )
+    stack = StackingClassifier([("a", base), ("b", make_pipeline(TextEmbedder(layers=2), LogisticRegression()))], cv=2)
     assert (stack.fit(np.array(X, dtype=object), y).predict(X) == y).mean() > 0.9
     calibrated = CalibratedClassifierCV(base, cv=2).fit(X, y)
     assert calibrated.predict_proba(X).shape == (24, 2)
@@ -141,9 +137,7 @@ def test_metadata_routing_passes_by():
 def test_a_table_of_texts_images_and_numbers():
     images = [Image.fromarray(image) for image in _images()]
     frame = pd.DataFrame({"text": TEXTS[:5], "image": images, "size": np.arange(5.0)})
-    both = make_column_transformer(
-        (TextEmbedder(), "text"), (ImageEmbedder(), ["image"]), remainder="passthrough"
-    )
+    both = make_column_transformer((TextEmbedder(), "text"), (ImageEmbedder(), ["image"]), remainder="passthrough")
     rows = both.fit_transform(frame)
     assert rows.shape == (5, 384 + 1280 + 1)
     np.testing.assert_allclose(rows[:, :384], TextEmbedder().fit_transform(TEXTS[:5]), atol=1e-5)
@@ -153,9 +147,7 @@ def test_set_output_polars_and_columns_from_polars():
     frame = TextEmbedder().set_output(transform="polars").fit_transform(pl.Series("text", TEXTS))
     assert isinstance(frame, pl.DataFrame)
     assert frame.columns[0] == "textembedder0"
-    np.testing.assert_allclose(
-        frame.to_numpy(), TextEmbedder().fit_transform(pl.DataFrame({"text": TEXTS})), atol=1e-6
-    )
+    np.testing.assert_allclose(frame.to_numpy(), TextEmbedder().fit_transform(pl.DataFrame({"text": TEXTS})), atol=1e-6)
 
 
 def test_skops_round_trip():
@@ -241,9 +233,7 @@ def test_max_duration_counts_what_it_cuts():
     clips = _clips()
     with pytest.warns(TruncationWarning, match=r"3 of 5 recordings were longer than max_duration=0\.7"):
         cut = AudioEmbedder(sampling_rate=8000, max_duration=0.7, pad_to_window=False).fit_transform(clips)
-    plain = AudioEmbedder(sampling_rate=8000, pad_to_window=False).fit_transform(
-        [clip[:5600] for clip in clips]
-    )
+    plain = AudioEmbedder(sampling_rate=8000, pad_to_window=False).fit_transform([clip[:5600] for clip in clips])
     np.testing.assert_allclose(cut, plain, atol=1e-3)
 
 

@@ -97,7 +97,9 @@ def test_images_equal_a_plain_timm_loop(images):
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
     chosen = images[::7]
     with torch.no_grad():
-        plain = [model.global_pool(model.forward_features(transform(Image.open(p).convert("RGB"))[None]))[0] for p in chosen]
+        plain = [
+            model.global_pool(model.forward_features(transform(Image.open(p).convert("RGB"))[None]))[0] for p in chosen
+        ]
     rows = ImageEmbedder(precision="float32").fit_transform(chosen)
     assert _cosine(rows, torch.stack(plain).numpy()).min() >= 0.99999
 

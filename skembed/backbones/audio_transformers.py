@@ -40,7 +40,8 @@ class WaveformBackbone(Backbone):
 
     def preprocess(self, samples: Sequence[np.ndarray], options: AudioOptions) -> list[list[Item]]:
         seconds = check_waveform_options(options or AudioOptions(), DEFAULT_WINDOW if not options.window else None)
-        assert seconds is not None and self.sampling_rate is not None
+        assert seconds is not None
+        assert self.sampling_rate is not None
         size = int(seconds * self.sampling_rate)
         return [[self._item(window) for window in split_windows(sample, size)] for sample in samples]
 
@@ -108,11 +109,13 @@ class SpectrogramBackbone(Backbone):
     def preprocess(self, samples: Sequence[np.ndarray], options: AudioOptions) -> list[list[Item]]:
         frames = self.extra["extractor"].max_length
         seconds = check_waveform_options(options or AudioOptions(), frames / 100)
-        assert seconds is not None and self.sampling_rate is not None
+        assert seconds is not None
+        assert self.sampling_rate is not None
         size = int(seconds * self.sampling_rate)
         return [[self._item(window) for window in split_windows(sample, size)] for sample in samples]
 
     def _item(self, waveform: np.ndarray) -> Item:
+        assert self.sampling_rate is not None
         features = self.extra["extractor"](waveform, sampling_rate=self.sampling_rate, return_tensors="np")
         return Item({"spectrogram": features["input_values"][0]}, length=-(-len(waveform) * 100 // self.sampling_rate))
 
@@ -172,9 +175,7 @@ def _open_waveform(spec: BackboneSpec, directory: Path, fingerprint: str) -> Wav
         module=module,
         width=config.hidden_size,
         # The last norm is registered before the layers; networks that normalise first apply it after them.
-        blocks=blocks_from_layers(
-            module, names, top=("encoder.layer_norm",) if config.do_stable_layer_norm else ()
-        ),
+        blocks=blocks_from_layers(module, names, top=("encoder.layer_norm",) if config.do_stable_layer_norm else ()),
         fingerprint=fingerprint,
         # A group norm over time sees padding: only clips of equal length may share a batch.
         pads=config.feat_extract_norm != "group",

@@ -5,6 +5,7 @@ Nothing here imports torch, so that identities and options are cheap to hold, co
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -222,4 +223,4 @@ def split_windows(waveform: np.ndarray, size: int | None) -> list[np.ndarray]:
         return [waveform]
     n = -(-len(waveform) // size)
     edges = [round(i * len(waveform) / n) for i in range(n + 1)]
-    return [waveform[a:b] for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return [waveform[a:b] for a, b in itertools.pairwise(edges)]

@@ -75,7 +75,9 @@ def read_variables(path: Path, prefix: str = "") -> dict[str, np.ndarray]:
         if not name.startswith(prefix):
             continue
         if code >= len(_DTYPES) or size != np.dtype(_DTYPES[code]).itemsize * int(np.prod(shape)):
-            raise IntegrityError(f"{path}: variable {name!r} of type {code} and shape {shape} cannot have {size} bytes.")
+            raise IntegrityError(
+                f"{path}: variable {name!r} of type {code} and shape {shape} cannot have {size} bytes."
+            )
         variables[name] = np.frombuffer(content, dtype=_DTYPES[code]).reshape(shape)
     return variables
 

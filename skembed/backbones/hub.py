@@ -54,7 +54,7 @@ def resolve_directory(name: str, *, revision: str | None = None) -> Path:
     except HFValidationError as error:
         raise BackboneNotFoundError(f"backbone={name!r} is no name on the hub and no directory here.") from error
     try:
-        return Path(_snapshot(name, revision, local_files_only=False))
+        fetched = Path(_snapshot(name, revision, local_files_only=False))
     except GatedRepoError as error:
         raise BackboneNotFoundError(
             f"{name!r} is gated on the hub: ask for access on its page, then `hf auth login`."
@@ -67,11 +67,21 @@ def resolve_directory(name: str, *, revision: str | None = None) -> Path:
         ) from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
         raise BackboneNotFoundError(_nothing_here(name, revision)) from error
+    # Without a network the hub's client is content with the half that is cached.
+    if not any(fetched.glob("*.safetensors")):
+        raise BackboneNotFoundError(
+            f"{name!r} has no safetensors, or its cached copy is incomplete. {_nothing_here(name, revision)}"
+        )
+    return fetched
 
 
 def _snapshot(name: str, revision: str | None, *, local_files_only: bool) -> str:
     return huggingface_hub.snapshot_download(
-        name, revision=revision, allow_patterns=list(PATTERNS), local_files_only=local_files_only, etag_timeout=5
+        name,
+        revision=revision,
+        allow_patterns=list(PATTERNS),
+        local_files_only=local_files_only,
+        etag_timeout=5,
     )
 
 

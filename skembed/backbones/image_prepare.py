@@ -63,8 +63,8 @@ class ImagePreparation:
             image = image.resize(self._size(image), self.resampling)
         if self.crop is not None:
             image = self._centre(image)
-        pixels = np.asarray(image, dtype=np.float32) / np.float32(255)
-        pixels = (pixels - np.asarray(self.mean, dtype=np.float32)) / np.asarray(self.std, dtype=np.float32)
+        scaled = np.asarray(image, dtype=np.float32) / np.float32(255)
+        pixels = (scaled - np.asarray(self.mean, dtype=np.float32)) / np.asarray(self.std, dtype=np.float32)
         return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
     def _size(self, image: Image.Image) -> tuple[int, int]:

@@ -82,7 +82,7 @@ def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> Timm
     require_safetensors(directory)
     config = read_json(directory / "config.json")
     image_size = dict(spec.options).get("image_size")
-    module = _build(config, directory, image_size)
+    module: Any = _build(config, directory, image_size)
     module.eval().requires_grad_(False)
     blocks, layers = _depth(module)
     n_prefix = getattr(module, "num_prefix_tokens", 0)

@@ -100,10 +100,12 @@ def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> Tran
         kind = AutoConfig.from_pretrained(directory, local_files_only=True).model_type
     family = _FAMILIES.get(kind)
     if family is None:
-        raise BackboneNotFoundError(f"{directory} is a {kind!r}; supported are {', '.join(sorted(_FAMILIES))}, and timm.")
+        raise BackboneNotFoundError(
+            f"{directory} is a {kind!r}; supported are {', '.join(sorted(_FAMILIES))}, and timm."
+        )
     module = load_pretrained(getattr(transformers, family.cls), directory, **family.load)
     blocks, layers = _depth(module)
-    config = getattr(module.config, "vision_config", module.config)
+    config: Any = getattr(module.config, "vision_config", module.config)
     image_size = dict(spec.options).get("image_size")
     n_prefix = family.n_prefix + (getattr(config, "num_register_tokens", 0) or 0)
     return TransformersImageBackbone(
@@ -125,7 +127,7 @@ def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> Tran
 
 def _depth(module: nn.Module) -> tuple[tuple[Block, ...], list[str]]:
     """Transformer layers, or the stages of convolutional and hierarchical nets."""
-    config = getattr(module.config, "vision_config", module.config)
+    config: Any = getattr(module.config, "vision_config", module.config)
     depths = getattr(config, "depths", None)
     names = layer_names(module, len(depths) if depths else config.num_hidden_layers)
     return blocks_from_layers(module, names), names

@@ -68,16 +68,12 @@ def read_sentence_layout(directory: Path) -> SentenceLayout:
             normalize = True
         elif kind != "Transformer":
             _warn(f"{directory} has a {kind} module, which is left out: rows are what enters it.")
-    return SentenceLayout(
-        pooling, normalize, settings.get("max_seq_length"), bool(settings.get("do_lower_case"))
-    )
+    return SentenceLayout(pooling, normalize, settings.get("max_seq_length"), bool(settings.get("do_lower_case")))
 
 
 def _pooling(path: Path) -> str:
     config = read_json(path)
-    asked = config.get("pooling_mode") or [
-        key for key, on in config.items() if key.startswith("pooling_mode_") and on
-    ]
+    asked = config.get("pooling_mode") or [key for key, on in config.items() if key.startswith("pooling_mode_") and on]
     names = [asked] if isinstance(asked, str) else sorted(asked, key=str)
     modes = [_MODES.get(name) for name in names]
     if modes and modes[0] and len(modes) == 1:

@@ -86,9 +86,7 @@ class TextBackbone(Backbone):
         texts = [options.prompt + text for text in map(self._lower, samples)]
         if options.long_text == "chunk":
             return [[self._item(part) for part in split_windows(ids, room)] for ids in self._tokenize(texts)]
-        return [
-            [self._item(ids[:room], truncated=len(ids) > room)] for ids in self._tokenize_start(texts, room)
-        ]
+        return [[self._item(ids[:room], truncated=len(ids) > room)] for ids in self._tokenize_start(texts, room)]
 
     def _lower(self, text: str) -> str:
         return text.lower() if self.extra["lowercase"] else text
@@ -192,7 +190,6 @@ def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> Text
     """
     config = _read(AutoConfig, directory, "configuration")
     tokenizer = _read(AutoTokenizer, directory, "tokenizer")
-    _settle(tokenizer)
     module: Any = _load_module(config, directory)
     # What was loaded knows its own part: config.json of a whole CLIP describes two towers.
     kind, config = config.model_type, module.config.get_text_config()
@@ -241,14 +238,6 @@ def _read(cls, directory: Path, what: str):
         ) from error
 
 
-def _settle(tokenizer) -> None:
-    """Switch off what some files have on and the first call would: after this no call changes anything."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None:
-        backend.no_truncation()
-        backend.no_padding()
-
-
 def _load_module(config, directory: Path) -> nn.Module:
     if config.model_type in _TEXT_SIDES:
         return load_pretrained(getattr(transformers, _TEXT_SIDES[config.model_type]), directory)
@@ -275,11 +264,13 @@ def _order_blocks(module: nn.Module, names: list[str]) -> tuple[Block, ...]:
 
 
 def _special_tokens(tokenizer, directory: Path) -> tuple[list[int], list[int]]:
-    """What the tokenizer puts before and after a text."""
+    """What the tokenizer puts before and after a text.
+
+    These first calls also switch off the cutting and padding that some files have on. No later call changes
+    anything.
+    """
     for probe in ("a", "the", "0", ".", "A"):
-        plain, whole = (
-            tokenizer(probe, add_special_tokens=flag, verbose=False)["input_ids"] for flag in (False, True)
-        )
+        plain, whole = (tokenizer(probe, add_special_tokens=flag, verbose=False)["input_ids"] for flag in (False, True))
         # Without its vocabulary BERT's tokenizer is built all the same, and knows nothing.
         if set(plain) <= {tokenizer.unk_token_id}:
             continue

@@ -78,6 +78,4 @@ def layer_names(module: nn.Module, count: int) -> list[str]:
     for name, child in module.named_modules():
         if isinstance(child, nn.ModuleList) and len(child) == count:
             return [f"{name}.{i}" for i in range(count)]
-    raise BackboneNotFoundError(
-        f"{type(module).__name__} has no list of {count} layers, so its depth is unknown."
-    )
+    raise BackboneNotFoundError(f"{type(module).__name__} has no list of {count} layers, so its depth is unknown.")

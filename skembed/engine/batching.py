@@ -47,9 +47,7 @@ def plan_batches(
     batches: list[list[int]] = []
     longest = 0
     for i in order:
-        if batches and _fits(
-            len(batches[-1]) + 1, longest, lengths[i], batch_size, token_budget, batch_limit, pads
-        ):
+        if batches and _fits(len(batches[-1]) + 1, longest, lengths[i], batch_size, token_budget, batch_limit, pads):
             batches[-1].append(i)
         else:
             batches.append([i])

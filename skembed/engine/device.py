@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 __all__ = ["is_out_of_memory", "move", "resolve_device", "resolve_precision"]
@@ -26,7 +28,7 @@ def resolve_device(device: str) -> torch.device:
     ValueError
         If the name is no device, or one that this machine lacks.
     """
-    accelerators = {
+    accelerators: dict[str, Callable[[], bool]] = {
         "cuda": torch.cuda.is_available,
         "xpu": torch.xpu.is_available,
         "mps": torch.backends.mps.is_available,
@@ -36,7 +38,9 @@ def resolve_device(device: str) -> torch.device:
     try:
         resolved = torch.device(device)
     except RuntimeError as error:
-        raise ValueError(f'device={device!r} is no device. Use "auto", "cpu", "cuda", "cuda:1", "mps" or "xpu".') from error
+        raise ValueError(
+            f'device={device!r} is no device. Use "auto", "cpu", "cuda", "cuda:1", "mps" or "xpu".'
+        ) from error
     here = accelerators.get(resolved.type)
     if here is not None and not here():
         raise ValueError(f'device={device!r} is not available on this machine. Use device="auto" or "cpu".')
@@ -54,10 +58,7 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
 
 def move(batch: dict[str, torch.Tensor], device: torch.device, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """A batch on the device, its floating tensors in the dtype of the weights."""
-    return {
-        name: tensor.to(device, dtype if tensor.is_floating_point() else None)
-        for name, tensor in batch.items()
-    }
+    return {name: tensor.to(device, dtype if tensor.is_floating_point() else None) for name, tensor in batch.items()}
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -63,10 +63,8 @@ def read_audio(
         waveform, cut = waveform[:keep], True
     shortest = min_samples / rate
     if len(waveform) < shortest * source_rate:
-        raise DecodeError(
-            f"the recording lasts {len(waveform) / source_rate * 1000:.1f} ms; at least {shortest * 1000:g} ms are needed.",
-            path=path,
-        )
+        lasts = len(waveform) / source_rate * 1000
+        raise DecodeError(f"the recording lasts {lasts:.1f} ms; at least {shortest * 1000:g} ms are needed.", path=path)
     if source_rate != rate:
         waveform = soxr.resample(waveform, source_rate, rate, quality="HQ")
     return np.ascontiguousarray(waveform, dtype=np.float32), cut
@@ -91,7 +89,12 @@ def _decode(sample, sampling_rate, max_duration) -> tuple[np.ndarray, float, boo
         return np.asarray(decoded.data), _check_rate(decoded.sample_rate), False, None
     if isinstance(sample, tuple) and len(sample) == 2 and not isinstance(sample[0], Real):
         array, own_rate = sample
-        return _scaled(np.asarray(array)), _check_rate(sampling_rate if own_rate is None else own_rate), False, None
+        return (
+            _scaled(np.asarray(array)),
+            _check_rate(sampling_rate if own_rate is None else own_rate),
+            False,
+            None,
+        )
     if isinstance(sample, np.ndarray) or (isinstance(sample, list) and sample and isinstance(sample[0], Real)):
         return _scaled(np.asarray(sample)), _check_rate(sampling_rate), False, None
     raise DecodeError(
@@ -103,9 +106,10 @@ def _decode(sample, sampling_rate, max_duration) -> tuple[np.ndarray, float, boo
 def _check_rate(rate) -> float:
     if rate is None:
         raise DecodeError(
-            "an array carries no rate, and a wrong guess gives wrong features. Set sampling_rate= (Hz), or give (array, rate)."
+            "an array carries no rate, and a wrong guess gives wrong features. Set sampling_rate= (Hz), or give "
+            "(array, rate)."
         )
-    if not isinstance(rate, Real) or not np.isfinite(rate) or not 0 < rate <= 10_000_000:
+    if not isinstance(rate, Real) or not 0 < float(rate) <= 10_000_000:
         raise DecodeError(f"the rate {rate!r} is no number of samples per second. Give a positive number (Hz).")
     return float(rate)
 
@@ -124,7 +128,9 @@ def _scaled(samples: np.ndarray) -> np.ndarray:
 def _to_mono(samples: np.ndarray, path) -> np.ndarray:
     if samples.ndim == 2:
         if samples.shape[0] == samples.shape[1] != 1:
-            raise DecodeError(f"shape {samples.shape} does not tell channels from samples. Give a mono array.", path=path)
+            raise DecodeError(
+                f"shape {samples.shape} does not tell channels from samples. Give a mono array.", path=path
+            )
         samples = samples.mean(axis=int(np.argmin(samples.shape)))
     if samples.ndim != 1:
         raise DecodeError(f"audio arrays have one or two dimensions, got shape {samples.shape}.", path=path)
@@ -166,8 +172,8 @@ def _check_riff(file, path) -> None:
             # Streaming writers that cannot seek back leave 0 or the largest number.
             if 0 < length < 0xFFFFFFFF - 1024 and position + 8 + length > size:
                 raise DecodeError(
-                    f"the WAV file is truncated: its header promises {length} bytes of samples, {size - position - 8} are "
-                    "there. Copy it again, or leave it out.",
+                    f"the WAV file is truncated: its header promises {length} bytes of samples, "
+                    f"{size - position - 8} are there. Copy it again, or leave it out.",
                     path=path,
                 )
             return

@@ -171,7 +171,11 @@ def _check_fit_returns_self(embedder, samples, bad, atol):
 
 
 def _check_fit_ignores_y(embedder, samples, bad, atol):
-    _same(embedder.fit(samples, np.arange(len(samples))).transform(samples), embedder.fit_transform(samples), atol)
+    _same(
+        embedder.fit(samples, np.arange(len(samples))).transform(samples),
+        embedder.fit_transform(samples),
+        atol,
+    )
 
 
 def _check_fit_keeps_parameters(embedder, samples, bad, atol):

@@ -53,7 +53,8 @@ class ArrayBackbone(Backbone):
 
     def forward_blocks(self, batch: Mapping[str, Tensor], layers: Iterable[int]) -> list[Tokens]:
         layers = list(layers)
-        with record_blocks(list(self.module.layers), layers) as found:
+        network: Any = self.module
+        with record_blocks(list(network.layers), layers) as found:
             found[len(self.blocks) - 1] = self.module(batch["values"])
         mask = torch.ones(len(batch["values"]), 1, dtype=torch.bool)
         return [Tokens(found[layer].unsqueeze(1), mask) for layer in layers]

@@ -159,7 +159,7 @@ def test_pickled_weights_are_refused(tiny, family, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(directory, copy)
     (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
-    with pytest.raises(BackboneNotFoundError, match="pytorch_model.bin, which can run code"):
+    with pytest.raises(BackboneNotFoundError, match=r"pytorch_model\.bin, which can run code"):
         open_spec(BackboneSpec(modality, str(copy)))
 
 

@@ -40,14 +40,22 @@ def _wordpiece(directory: Path) -> int:
     tokenizer.normalizer = tokenizers.normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokenizer.train_from_iterator(CORPUS, trainers.WordPieceTrainer(vocab_size=150, special_tokens=special, show_progress=False))
+    tokenizer.train_from_iterator(
+        CORPUS, trainers.WordPieceTrainer(vocab_size=150, special_tokens=special, show_progress=False)
+    )
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
     # Switched on in the file, as all-MiniLM-L6-v2 has it: it must not cut what we read.
     tokenizer.enable_truncation(8)
     tokenizer.enable_padding(length=8)
-    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+    names = {
+        "pad_token": "[PAD]",
+        "unk_token": "[UNK]",
+        "cls_token": "[CLS]",
+        "sep_token": "[SEP]",
+        "mask_token": "[MASK]",
+    }
     return _save(tokenizer, directory, **names)
 
 
@@ -58,7 +66,10 @@ def _byte_level(directory: Path, *, around: bool) -> int:
     tokenizer.decoder = decoders.ByteLevel()
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     trainer = trainers.BpeTrainer(
-        vocab_size=320, special_tokens=special, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+        vocab_size=320,
+        special_tokens=special,
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
     tokenizer.train_from_iterator(CORPUS, trainer)
     if not around:
@@ -136,7 +147,9 @@ def roberta(directory):
 
 def xlm_roberta(directory):
     size = _unigram(directory, start=True)
-    config = tf.XLMRobertaConfig(vocab_size=size, max_position_embeddings=66, pad_token_id=0, type_vocab_size=1, **SIZES)
+    config = tf.XLMRobertaConfig(
+        vocab_size=size, max_position_embeddings=66, pad_token_id=0, type_vocab_size=1, **SIZES
+    )
     return _text(directory, tf.XLMRobertaModel, config, _mean)
 
 
@@ -151,7 +164,9 @@ def deberta_v3(directory):
         "relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_buckets": 8, "share_att_key": True,
         "norm_rel_ebd": "layer_norm", "position_biased_input": False,
     }  # fmt: skip
-    config = tf.DebertaV2Config(vocab_size=_unigram(directory, start=True), max_position_embeddings=64, **relative, **SIZES)
+    config = tf.DebertaV2Config(
+        vocab_size=_unigram(directory, start=True), max_position_embeddings=64, **relative, **SIZES
+    )
     return _text(directory, tf.DebertaV2Model, config, _mean)
 
 
@@ -159,11 +174,15 @@ def sentence_transformers(directory):
     """MiniLM's layout: BERT, a pooling module, a normalising one."""
     config = tf.BertConfig(vocab_size=_wordpiece(directory), max_position_embeddings=64, **SIZES)
     kinds = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
-    modules = [{"idx": i, "path": path, "type": f"sentence_transformers.models.{kind}"} for i, (path, kind) in enumerate(kinds)]
+    modules = [
+        {"idx": i, "path": path, "type": f"sentence_transformers.models.{kind}"} for i, (path, kind) in enumerate(kinds)
+    ]
     (directory / "modules.json").write_text(json.dumps(modules))
     (directory / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 40}))
     (directory / "1_Pooling").mkdir()
-    (directory / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}))
+    (directory / "1_Pooling" / "config.json").write_text(
+        json.dumps({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False})
+    )
 
     def cls_and_normalise(output):
         return torch.nn.functional.normalize(output.last_hidden_state[0, 0], dim=0)
@@ -173,13 +192,17 @@ def sentence_transformers(directory):
 
 def t5_encoder(directory):
     size = _unigram(directory, start=False)
-    config = tf.T5Config(vocab_size=size, d_model=16, d_kv=8, d_ff=32, num_layers=3, num_heads=2, decoder_start_token_id=0)
+    config = tf.T5Config(
+        vocab_size=size, d_model=16, d_kv=8, d_ff=32, num_layers=3, num_heads=2, decoder_start_token_id=0
+    )
     return _text(directory, tf.T5ForConditionalGeneration, config, _mean, tf.T5EncoderModel)
 
 
 def gpt2(directory):
     size = _byte_level(directory, around=False)
-    config = tf.GPT2Config(vocab_size=size, n_embd=16, n_layer=3, n_head=2, n_positions=64, bos_token_id=2, eos_token_id=2)
+    config = tf.GPT2Config(
+        vocab_size=size, n_embd=16, n_layer=3, n_head=2, n_positions=64, bos_token_id=2, eos_token_id=2
+    )
     return _text(directory, tf.GPT2LMHeadModel, config, _last, tf.GPT2Model)
 
 
@@ -191,7 +214,14 @@ def llama(directory):
 
 def clip_text(directory):
     size = _byte_level(directory, around=True)
-    tower = {**SIZES, "vocab_size": size, "max_position_embeddings": 64, "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
+    tower = {
+        **SIZES,
+        "vocab_size": size,
+        "max_position_embeddings": 64,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "pad_token_id": 1,
+    }
     config = tf.CLIPConfig(text_config=tower, vision_config={**SIZES, "image_size": 16, "patch_size": 8})
     return _text(directory, tf.CLIPModel, config, lambda output: output.pooler_output[0], tf.CLIPTextModel)
 
@@ -213,7 +243,14 @@ def _timm(directory: Path, architecture: str, size: int, **model_args) -> Plain:
     config = {**module.pretrained_cfg, "input_size": (3, size, size), "num_classes": 5, "crop_pct": 0.9}
     config = {key: value for key, value in config.items() if key not in ("url", "hf_hub_id", "architecture", "file")}
     (directory / "config.json").write_text(
-        json.dumps({"architecture": architecture, "num_classes": 5, "model_args": model_args, "pretrained_cfg": config})
+        json.dumps(
+            {
+                "architecture": architecture,
+                "num_classes": 5,
+                "model_args": model_args,
+                "pretrained_cfg": config,
+            }
+        )
     )
     save_file({k: v.contiguous() for k, v in module.state_dict().items()}, directory / "model.safetensors")
     module.reset_classifier(0)
@@ -249,7 +286,13 @@ def timm_dinov2(directory):
 
 
 def timm_swin(directory):
-    arguments = {"embed_dim": 8, "depths": [1, 2, 1, 1], "num_heads": [1, 1, 2, 2], "img_size": 64, "window_size": 4}
+    arguments = {
+        "embed_dim": 8,
+        "depths": [1, 2, 1, 1],
+        "num_heads": [1, 1, 2, 2],
+        "img_size": 64,
+        "window_size": 4,
+    }
     return _timm(directory, "swin_tiny_patch4_window7_224", 64, **arguments)
 
 
@@ -297,12 +340,18 @@ def hf_resnet(directory):
 
 def hf_convnext(directory):
     config = tf.ConvNextConfig(num_stages=3, hidden_sizes=[8, 16, 24], depths=[1, 2, 1])
-    return _image(directory, tf.ConvNextModel, config, tf.ConvNextImageProcessorPil(size={"shortest_edge": 48}), _pooler)
+    return _image(
+        directory, tf.ConvNextModel, config, tf.ConvNextImageProcessorPil(size={"shortest_edge": 48}), _pooler
+    )
 
 
 def hf_vit(directory):
     return _image(
-        directory, tf.ViTModel, tf.ViTConfig(**VISION), _exact(32), lambda output: output.last_hidden_state[0, 0]
+        directory,
+        tf.ViTModel,
+        tf.ViTConfig(**VISION),
+        _exact(32),
+        lambda output: output.last_hidden_state[0, 0],
     )
 
 
@@ -317,7 +366,9 @@ def hf_dinov2_registers(directory):
 
 
 def hf_swin(directory):
-    config = tf.SwinConfig(image_size=64, patch_size=4, embed_dim=8, depths=[1, 2, 1], num_heads=[1, 2, 2], window_size=4)
+    config = tf.SwinConfig(
+        image_size=64, patch_size=4, embed_dim=8, depths=[1, 2, 1], num_heads=[1, 2, 2], window_size=4
+    )
     return _image(directory, tf.SwinModel, config, _exact(64), _pooler)
 
 
@@ -416,7 +467,11 @@ def ast(directory):
 
     def plain(clip) -> np.ndarray:
         with torch.no_grad():
-            return module(extractor(clip, sampling_rate=16000, return_tensors="pt")["input_values"]).pooler_output[0].numpy()
+            return (
+                module(extractor(clip, sampling_rate=16000, return_tensors="pt")["input_values"])
+                .pooler_output[0]
+                .numpy()
+            )
 
     return plain
 
@@ -441,7 +496,13 @@ def _torchaudio(directory: Path, builder: str, mode: str) -> Plain:
     arguments = torchaudio_arguments(builder, mode)
     module = getattr(torchaudio.models, builder)(**arguments).eval()
     normalise = mode == "layer_norm"
-    config = {"library_name": "torchaudio", "builder": builder, "args": arguments, "sampling_rate": 16000, "normalize": normalise}
+    config = {
+        "library_name": "torchaudio",
+        "builder": builder,
+        "args": arguments,
+        "sampling_rate": 16000,
+        "normalize": normalise,
+    }
     (directory / "config.json").write_text(json.dumps(config))
     save_file({k: v.contiguous() for k, v in module.state_dict().items()}, directory / "model.safetensors")
 
@@ -475,7 +536,9 @@ AUDIO = {
 }  # fmt: skip
 
 BUILDERS: dict[str, Callable[[Path], Plain]] = {**TEXTS, **IMAGES, **AUDIO}
-MODALITY = {name: modality for modality, names in (("text", TEXTS), ("image", IMAGES), ("audio", AUDIO)) for name in names}
+MODALITY = {
+    name: modality for modality, names in (("text", TEXTS), ("image", IMAGES), ("audio", AUDIO)) for name in names
+}
 
 
 def samples(modality: str) -> list[Any]:

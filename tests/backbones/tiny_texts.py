@@ -53,8 +53,9 @@ def byte_pairs(directory: Path, *, around: bool, **settings) -> int:
     tokenizer = tokenizers.Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=300, show_progress=False, initial_alphabet=alphabet)
-    tokenizer.train_from_iterator(CORPUS, trainer)
+    trainer = trainers.BpeTrainer(vocab_size=310, show_progress=False, initial_alphabet=alphabet)
+    # Runs of spaces are tokens of their own, as in vocabularies that were made for code.
+    tokenizer.train_from_iterator([*CORPUS, *["and" + " " * 64 + "the"] * 20], trainer)
     tokenizer.add_special_tokens(["<start>", "<end>"])
     if not around:
         return _save(tokenizer, directory, eos_token="<end>", **settings)
@@ -139,15 +140,13 @@ def deberta_v2_with_convolution(directory):
 
 
 def mt5(directory):
-    config = tf.MT5Config(
-        vocab_size=pieces(directory), d_model=16, d_kv=8, d_ff=32, num_layers=3, num_heads=2
-    )
+    config = tf.MT5Config(vocab_size=pieces(directory), d_model=16, d_kv=8, d_ff=32, num_layers=3, num_heads=2)
     return _network(directory, tf.MT5ForConditionalGeneration, config, _mean, tf.MT5EncoderModel)
 
 
 def qwen2(directory):
-    """With a tokenizer that pads on the left, as for generation."""
-    size = byte_pairs(directory, around=False, padding_side="left", pad_token="<end>")
+    """Its tokenizer pads on the left, as for generation, and never writes the class token that it names."""
+    size = byte_pairs(directory, around=False, padding_side="left", pad_token="<end>", cls_token="<start>")
     config = tf.Qwen2Config(vocab_size=size, num_key_value_heads=1, max_position_embeddings=96, **SIZES)
     return _network(directory, tf.Qwen2ForCausalLM, config, _last, tf.Qwen2Model)
 
@@ -187,13 +186,12 @@ FURTHER = {
 
 
 def bert(directory):
-    config = tf.BertConfig(vocab_size=words(directory), max_position_embeddings=48, **SIZES)
+    size = words(directory, model_max_length=48)
+    config = tf.BertConfig(vocab_size=size, max_position_embeddings=48, **SIZES)
     return _network(directory, tf.BertForSequenceClassification, config, _mean, tf.BertModel)
 
 
-def sentence_layout(
-    directory: Path, modules: dict[str, str], pooling: dict, settings: dict | None = None
-) -> None:
+def sentence_layout(directory: Path, modules: dict[str, str], pooling: dict, settings: dict | None = None) -> None:
     """The files that sentence-transformers writes beside a network."""
     listed = [
         {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}

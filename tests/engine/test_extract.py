@@ -69,7 +69,8 @@ def test_other_errors_are_not_taken_for_memory():
 
 
 @pytest.mark.parametrize(
-    "message", ["CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "DefaultCPUAllocator: can't allocate memory"]
+    "message",
+    ["CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "DefaultCPUAllocator: can't allocate memory"],
 )
 def test_memory_errors_of_every_backend_are_known(message):
     assert is_out_of_memory(RuntimeError(message))
@@ -82,7 +83,10 @@ class Windowed(ArrayBackbone):
 
     def preprocess(self, samples, options):
         return [
-            [Item({"values": np.asarray(s, dtype=np.float32)}, 3), Item({"values": -np.asarray(s, dtype=np.float32)}, 1)]
+            [
+                Item({"values": np.asarray(s, dtype=np.float32)}, 3),
+                Item({"values": -np.asarray(s, dtype=np.float32)}, 1),
+            ]
             for s in samples
         ]
 
