@@ -22,7 +22,7 @@ class AudioEmbedder(BaseEmbedder):
 
     Parameters
     ----------
-    backbone : str or callable, default="openai/whisper-tiny.en"
+    backbone : str, PathLike or callable, default="openai/whisper-tiny.en"
         Hub id, torchaudio bundle such as "WAV2VEC2_BASE", local directory with a config.json and
         safetensors weights, or a module-level function (itself or as "package.module:function") that returns a
         `skembed.backbones.base.Backbone`. wav2vec 2.0, HuBERT, WavLM, the Whisper encoder, and AST.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable
@@ -37,7 +38,7 @@ class BaseEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
     _chunk_size: ClassVar[int] = 1024
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
-        "backbone": [str, callable],
+        "backbone": [str, os.PathLike, callable],
         "revision": [str, None],
         "layers": [Integral, "array-like", StrOptions({"all"})],
         "pooling": [StrOptions({"auto", "pooled", "cls", "mean", "max", "mean+max", "last", "layer_attention"})],
@@ -51,7 +52,7 @@ class BaseEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
     }
 
     # Parameters that every subclass stores in its own explicit __init__.
-    backbone: str | Callable
+    backbone: str | os.PathLike | Callable
     revision: str | None
     layers: Any
     pooling: str

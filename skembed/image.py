@@ -20,7 +20,7 @@ class ImageEmbedder(BaseEmbedder):
 
     Parameters
     ----------
-    backbone : str or callable, default="tf_efficientnet_lite0.in1k"
+    backbone : str, PathLike or callable, default="tf_efficientnet_lite0.in1k"
         timm name, hub id (of timm or transformers), local directory with a config.json and safetensors weights, or a
         module-level function (itself or as "package.module:function") that returns a
         `skembed.backbones.base.Backbone`. ResNet, EfficientNet, ConvNeXt, ViT, DINOv2, Swin, and the vision

@@ -18,7 +18,7 @@ class TextEmbedder(BaseEmbedder):
 
     Parameters
     ----------
-    backbone : str or callable, default="sentence-transformers/all-MiniLM-L6-v2"
+    backbone : str, PathLike or callable, default="sentence-transformers/all-MiniLM-L6-v2"
         Hub id, local directory with a config.json and safetensors weights, or a module-level function (itself or as
         "package.module:function") that returns a `skembed.backbones.base.Backbone`. Encoders (BERT, RoBERTa,
         DeBERTa, sentence-transformers, XLM-R, T5's, CLIP's text tower) and decoders (GPT-2, Llama, Qwen).

@@ -71,6 +71,21 @@ def test_grid_search_loads_each_backbone_once():
     assert loaded.n_loads == before + 1
 
 
+def test_the_html_repr_never_loads_weights():
+    embedder = ArrayEmbedder().fit(np.eye(4))
+    loaded.clear()
+    before = loaded.n_loads
+    for estimator in (ArrayEmbedder(), embedder):
+        assert "ArrayEmbedder" in estimator._repr_html_()
+        repr(estimator)
+    assert loaded.n_loads == before
+
+
+def test_batch_sizes_from_numpy_count():
+    embedder = ArrayEmbedder(batch_size=np.int64(1)).fit(np.eye(4))
+    assert embedder.transform(np.eye(4)).shape == (4, 8)
+
+
 def other_backbone(n_features=4):
     return array_backbone(n_features, depth=3)
 

@@ -101,7 +101,7 @@ def test_grid_search_over_the_embedder_s_parameters():
 def test_search_over_backbones_of_a_local_directory(tmp_path):
     from skembed.backbones.bundled import bundled_directory
 
-    local = str(bundled_directory("sentence-transformers/all-MiniLM-L6-v2"))
+    local = bundled_directory("sentence-transformers/all-MiniLM-L6-v2")
     X, y = TEXTS * 3, [0, 1, 0, 1, 1, 0] * 3
     search = GridSearchCV(
         make_pipeline(TextEmbedder(), LogisticRegression()),

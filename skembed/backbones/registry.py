@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -106,7 +107,7 @@ def list_backbones(modality: str | None = None) -> list[str]:
 
 
 def resolve(
-    backbone: str | Callable,
+    backbone: str | os.PathLike | Callable,
     modality: str,
     *,
     revision: str | None = None,
@@ -116,7 +117,7 @@ def resolve(
 
     Parameters
     ----------
-    backbone : str or callable
+    backbone : str, PathLike or callable
         Hub id, timm name, torchaudio bundle, local directory, "package.module:function", or such a function.
     modality : {"image", "text", "audio"} or str
         What the embedder reads.
