@@ -114,6 +114,13 @@ def test_any_text_is_a_text():
     assert type(read_text(np.str_("a"))) is str
 
 
+@pytest.mark.parametrize("missing", [None, float("nan"), np.nan, pd.NA, pd.NaT], ids=str)
+def test_missing_values_are_called_so(missing):
+    for read in (read_text, read_image, lambda sample: read_audio(sample, rate=16000)):
+        with pytest.raises(DecodeError, match="missing"):
+            read(missing)
+
+
 # -- images -----------------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ import soundfile
 import soxr
 
 from skembed.exceptions import DecodeError
-from skembed.inputs.decode import check_file
+from skembed.inputs.decode import check_file, is_missing
 
 __all__ = ["read_audio"]
 
@@ -99,7 +99,7 @@ def _decode(sample, sampling_rate, max_duration) -> tuple[np.ndarray, float, boo
         return _scaled(np.asarray(sample)), _check_rate(sampling_rate), False, None
     raise DecodeError(
         f"expected a path, bytes, an array or an (array, rate) pair, got {type(sample).__name__}"
-        + (" (a missing value)." if sample is None or sample != sample else ".")
+        + (" (a missing value)." if is_missing(sample) else ".")
     )
 
 

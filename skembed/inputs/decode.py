@@ -10,7 +10,7 @@ from typing import Any
 
 from skembed.exceptions import DecodeError, DecodeWarning
 
-__all__ = ["check_file", "decode_all", "warn_unreadable"]
+__all__ = ["check_file", "decode_all", "is_missing", "warn_unreadable"]
 
 
 def decode_all(
@@ -59,6 +59,19 @@ def warn_unreadable(errors: Sequence[DecodeError], total: int, *, stacklevel: in
         DecodeWarning,
         stacklevel=stacklevel + 1,
     )
+
+
+def is_missing(sample: Any) -> bool:
+    """Whether a sample is None, NaN, or what pandas has for a missing value.
+
+    Examples
+    --------
+    >>> is_missing(None), is_missing(float("nan")), is_missing("")
+    (True, True, False)
+    """
+    if isinstance(sample, float):
+        return sample != sample
+    return sample is None or type(sample).__name__ in ("NAType", "NaTType")
 
 
 def check_file(path: str | os.PathLike) -> str:

@@ -21,7 +21,7 @@ from PIL import (
 )
 
 from skembed.exceptions import DecodeError
-from skembed.inputs.decode import check_file
+from skembed.inputs.decode import check_file, is_missing
 
 __all__ = ["FORMATS", "read_image"]
 
@@ -83,7 +83,7 @@ def read_image(
         return _from_file(sample, background, max_pixels, None)
     raise DecodeError(
         f"expected a path, bytes, a PIL image or an array, got {type(sample).__name__}"
-        + (" (a missing value)." if sample is None or sample != sample else ".")
+        + (" (a missing value)." if is_missing(sample) else ".")
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from skembed.exceptions import DecodeError
+from skembed.inputs.decode import is_missing
 
 __all__ = ["read_text"]
 
@@ -41,7 +42,6 @@ def read_text(sample: Any) -> str:
 def _what_to_do(sample: Any) -> str:
     if isinstance(sample, (bytes, bytearray)):
         return 'expected a str, got bytes. Decode them first: sample.decode("utf-8").'
-    missing = sample is None or type(sample).__name__ in ("NAType", "NaTType") or sample != sample
-    if missing:
+    if is_missing(sample):
         return 'the text is missing. Fill it in, for instance with "", or leave it out.'
     return f"expected a str, got {type(sample).__name__} ({str(sample)[:40]!r}). Convert it with str()."
