@@ -84,7 +84,7 @@ def main() -> None:
     curve = learning_curve(texts, libraries)
 
     digits = load_digits()
-    chosen = np.random.default_rng(0).permutation(len(digits.images))[:300]
+    chosen = np.random.default_rng(0).permutation(len(digits.images))[:500]
     images, numbers = (digits.images[chosen] * 15).astype(np.uint8), digits.target[chosen]
     image_results = [
         score("raw pixels", classifier(), images.reshape(len(images), -1), numbers),

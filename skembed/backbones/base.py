@@ -182,9 +182,9 @@ class Backbone(ABC):
     class_token: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
 
-    #: Largest number of positions (items times longest item) in a batch that "auto" plans.
+    #: Largest number of positions (items times longest item) in a batch that "auto" plans on a CPU.
     token_budget: ClassVar[int] = 4096
-    #: Most items in a batch that "auto" plans.
+    #: Most items in a batch that "auto" plans on a CPU.
     batch_limit: ClassVar[int] = 32
 
     @abstractmethod

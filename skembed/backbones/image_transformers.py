@@ -52,7 +52,7 @@ _FAMILIES = {
 class TransformersImageBackbone(Backbone):
     """A vision model of transformers."""
 
-    batch_limit: ClassVar[int] = 16
+    batch_limit: ClassVar[int] = 4
 
     def preprocess(self, samples: Sequence[Any], options: Any) -> list[list[Item]]:
         prepare = self.extra["prepare"]

@@ -20,6 +20,10 @@ from skembed.inputs import decode_all
 
 __all__ = ["Extraction", "Reading", "extract"]
 
+#: So many times larger are the batches that "auto" plans for an accelerator: a CPU's caches like them small.
+#: Halving on out-of-memory is the safety net.
+_ACCELERATOR_ROOM = 8
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -130,11 +134,12 @@ def _embed_items(backbone, items: list[list[Item]], reading: Reading, batch_size
     weights /= np.bincount(owner, weights=weights)[owner]
     rows: np.ndarray | None = None
     done = np.zeros(len(items), dtype=np.int64)
+    room = 1 if _device(backbone).type == "cpu" else _ACCELERATOR_ROOM
     pending = plan_batches(
         [item.length for item in flat],
         batch_size=batch_size,
-        token_budget=backbone.token_budget,
-        batch_limit=backbone.batch_limit,
+        token_budget=room * backbone.token_budget,
+        batch_limit=room * backbone.batch_limit,
         pads=backbone.pads,
     )
     while pending:
@@ -152,6 +157,10 @@ def _embed_items(backbone, items: list[list[Item]], reading: Reading, batch_size
         bar.update(sum(int(done[i] == len(items[i])) for i in np.unique(owner[batch])))
     assert rows is not None
     return rows.astype(np.float32)
+
+
+def _device(backbone: Backbone) -> torch.device:
+    return next(backbone.module.parameters()).device
 
 
 def _at_most(batch: list[int], size: int) -> list[list[int]]:
