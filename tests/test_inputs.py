@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
+import pickle
 import struct
+import warnings
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pytest
 import soundfile
 from hypothesis import given, settings
@@ -19,6 +24,25 @@ from scipy import sparse
 
 from skembed.exceptions import DecodeError, DecodeWarning
 from skembed.inputs import as_samples, decode_all, read_audio, read_image, read_text, warn_unreadable
+
+
+def _encoded(image: Image.Image, kind: str = "PNG", **parameters) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **parameters)
+    return file.getvalue()
+
+
+NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, size=(24, 32, 3), dtype=np.uint8))
+
+
+TONE = (0.5 * np.sin(2 * np.pi * 440 * np.arange(8000) / 8000)).astype(np.float32)
+
+
+def _wav(samples=TONE, rate=8000, **parameters) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, format="WAV", **parameters)
+    return file.getvalue()
+
 
 # -- containers -------------------------------------------------------------------------------------------
 
@@ -40,6 +64,8 @@ WORDS = ["a", "b", "c"]
         pl.Series(WORDS),
         pl.DataFrame({"w": WORDS}),
         pl.LazyFrame({"w": WORDS}),
+        pd.DataFrame({("w", "x"): WORDS}),
+        pa.table({"w": WORDS}),
     ],
     ids=lambda X: f"{type(X).__module__.split('.')[0]}-{type(X).__name__}",
 )
@@ -55,6 +81,28 @@ def test_datasets_columns():
     audio = datasets.Dataset.from_dict({"clip": [{"array": [0.0] * 800, "sampling_rate": 16000}]})
     waveform, _ = read_audio(as_samples(audio["clip"])[0], rate=16000)
     assert len(waveform) == 800
+
+
+def test_datasets_decode_nothing_until_a_sample_is_read():
+    """Their own decoding would hold every image at once, and end at the broken one without its index."""
+    import datasets
+
+    files = [{"bytes": _encoded(NOISE), "path": None}, {"bytes": b"broken", "path": "b.png"}, None]
+    column = datasets.Dataset.from_dict({"i": files}, features=datasets.Features({"i": datasets.Image()}))["i"]
+    decoded, errors = decode_all(as_samples(column), read_image, on_error="nan")
+    np.testing.assert_array_equal(np.asarray(decoded[0]), np.asarray(NOISE))
+    assert [(error.index, error.path) for error in errors] == [(1, "b.png"), (2, None)]
+
+
+def test_datasets_transforms_are_obeyed():
+    import datasets
+
+    features = datasets.Features({"i": datasets.Image()})
+    table = datasets.Dataset.from_dict({"i": [{"bytes": _encoded(NOISE), "path": None}]}, features=features)
+    flipped = table.with_transform(lambda batch: {"i": [np.asarray(image)[::-1] for image in batch["i"]]})
+    np.testing.assert_array_equal(as_samples(flipped["i"])[0], np.asarray(NOISE)[::-1])
+    grey = table.cast_column("i", datasets.Image(mode="L"))
+    assert as_samples(grey["i"])[0].mode == "L"
 
 
 def test_elements_are_not_touched():
@@ -79,7 +127,11 @@ def test_elements_are_not_touched():
         ([], ValueError, "0 sample"),
         (pd.Series([], dtype=object), ValueError, "0 sample"),
         (pd.DataFrame({"a": WORDS, "b": WORDS}), ValueError, "ColumnTransformer"),
+        (pd.DataFrame([WORDS], columns=["a", "a", "b"]), ValueError, "ColumnTransformer"),
+        (pa.table({"a": WORDS, "b": WORDS}), ValueError, r"2 columns \(a, b\)"),
         (np.array([WORDS, WORDS], dtype=object), ValueError, "3 columns"),
+        (np.zeros((24, 32, 3), dtype=np.uint8), ValueError, "single image"),
+        (Image.new("RGB", (2, 2)), TypeError, "goes into a list"),
     ],
 )
 def test_what_is_no_collection_of_samples(X, kind, words):
@@ -114,7 +166,7 @@ def test_any_text_is_a_text():
     assert type(read_text(np.str_("a"))) is str
 
 
-@pytest.mark.parametrize("missing", [None, float("nan"), np.nan, pd.NA, pd.NaT], ids=str)
+@pytest.mark.parametrize("missing", [None, float("nan"), np.float32("nan"), pd.NA, pd.NaT], ids=repr)
 def test_missing_values_are_called_so(missing):
     for read in (read_text, read_image, lambda sample: read_audio(sample, rate=16000)):
         with pytest.raises(DecodeError, match="missing"):
@@ -122,15 +174,6 @@ def test_missing_values_are_called_so(missing):
 
 
 # -- images -----------------------------------------------------------------------------------------------
-
-
-def _encoded(image: Image.Image, kind: str = "PNG", **parameters) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **parameters)
-    return file.getvalue()
-
-
-NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, size=(24, 32, 3), dtype=np.uint8))
 
 
 def test_every_form_of_one_image(tmp_path):
@@ -156,24 +199,46 @@ def test_exotic_formats_are_not_opened(kind):
         read_image(_encoded(NOISE, kind))
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
 def test_truncated_files(tmp_path, kind):
     path = tmp_path / "cut.img"
     content = _encoded(NOISE, kind)
     path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(DecodeError) as caught:
+    with pytest.raises(DecodeError, match="is broken") as caught:
         read_image(path)
     assert caught.value.path == str(path)
+    assert isinstance(caught.value.__cause__, Exception)
+
+
+def test_errors_name_the_file_wherever_it_is_known(tmp_path):
+    path = tmp_path / "cut.png"
+    path.write_bytes(_encoded(NOISE)[:1000])
+    with Image.open(path) as lazy:  # nothing but its header is read yet
+        for sample in (lazy, {"bytes": path.read_bytes(), "path": str(path)}):
+            with pytest.raises(DecodeError, match="is broken") as caught:
+                read_image(sample)
+            assert caught.value.path == str(path)
+    with pytest.raises(DecodeError, match=r"^\(a\.mp3\): the recording cannot be decoded: [^.]+\.$"):
+        read_audio({"bytes": b"no sound", "path": "a.mp3"}, rate=16000)
+
+
+def test_no_file_stays_open(tmp_path):
+    """Not even until it is garbage, which is late where nothing counts references."""
+    content = {"a.png": _encoded(NOISE), "cut.png": _encoded(NOISE)[:1000], "a.wav": _wav(), "cut.wav": _wav()[:-9]}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ResourceWarning)
+        for name, written in content.items():
+            (tmp_path / name).write_bytes(written)
+            with contextlib.suppress(DecodeError):
+                read_image(tmp_path / name) if name.endswith("png") else read_audio(tmp_path / name, rate=8000)
+    assert [str(warning.message) for warning in caught if str(tmp_path) in str(warning.message)] == []
 
 
 def test_bombs_are_refused_on_the_header():
-    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
-    import zlib
-
-    chunk = b"IHDR" + header
-    bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
-    with pytest.raises(DecodeError):
-        read_image(bomb + b"\0" * 64)
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    header = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    with pytest.raises(DecodeError, match="60000 x 60000 pixels, more than max_pixels=178956970"):
+        read_image(header + struct.pack(">I", 64) + b"IDAT" + b"\0" * 64)
     with pytest.raises(DecodeError, match=r"32 x 24 pixels, more than max_pixels=100"):
         read_image(_encoded(NOISE), max_pixels=100)
     with pytest.raises(DecodeError, match="max_pixels=100"):
@@ -192,6 +257,28 @@ def test_sixteen_bit_grey_is_scaled_by_its_range():
         np.testing.assert_allclose(np.asarray(read_image(form))[..., 0], expected, atol=1)
 
 
+def test_wider_grey_is_scaled_by_sixteen_bits_where_eight_are_too_few():
+    for values, expected in (([0.0, 1.0], [0, 255]), ([0.0, 255.0], [0, 255]), ([0.0, 65535.0], [0, 255])):
+        grey = Image.fromarray(np.array([values], dtype=np.float32))
+        assert np.asarray(read_image(_encoded(grey, "TIFF")))[0, :, 0].tolist() == expected
+    deep = Image.fromarray(np.array([[0, 128, 65535]], dtype=np.int32))
+    assert np.asarray(read_image(deep))[0, :, 0].tolist() == [0, 0, 255]
+    with pytest.raises(DecodeError, match="1 NaN or infinite"):
+        read_image(Image.fromarray(np.array([[0.0, np.nan]], dtype=np.float32)))
+
+
+MODES = ("1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV",
+         "I", "F", "LA", "PA", "RGBX", "RGBa", "La", "I;16", "I;16B")  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_becomes_rgb_of_its_own(mode):
+    sample = Image.new(mode, (3, 2))
+    image = read_image(sample)
+    assert (image.mode, image.size) == ("RGB", (3, 2))
+    assert image is not sample
+
+
 @pytest.mark.parametrize("background", [(255, 255, 255), (10, 20, 30)])
 def test_transparency_shows_the_background_and_not_hidden_pixels(background):
     hidden = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
@@ -203,6 +290,7 @@ def test_transparency_shows_the_background_and_not_hidden_pixels(background):
         _encoded(palette, transparency=0),
         _encoded(grey),
         _encoded(palette, "GIF", transparency=0),
+        _encoded(Image.new("I;16", (4, 4), 700), transparency=700),
     ):
         assert read_image(content, background=background).getpixel((1, 1)) == background
     assert read_image(np.asarray(hidden), background=background).getpixel((1, 1)) == background
@@ -256,6 +344,31 @@ def test_missing_files_and_directories(tmp_path, read):
         read(tmp_path / "absent.x")
     with pytest.raises(DecodeError, match="directory"):
         read(tmp_path)
+    with pytest.raises(DecodeError, match=r"of 5000 characters\): this path leads nowhere") as caught:
+        read("x" * 5000)  # a text given for a path
+    assert len(str(caught.value)) < 300
+    with pytest.raises(DecodeError, match="null byte"):
+        read("a\0b")
+
+
+def test_files_that_may_not_be_read(tmp_path, monkeypatch):
+    """Root may read everything, so the refusal is made."""
+    path = tmp_path / "a.png"
+    path.write_bytes(_encoded(NOISE))
+
+    def refuse(*_args):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(DecodeError, match=r"a\.png\): the file cannot be opened: Permission denied\.$"):
+        read_image(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_pipes_are_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DecodeError, match="pipe or a device"):
+        read_image(tmp_path / "pipe")
 
 
 def test_images_are_read_by_many_threads(tmp_path):
@@ -269,14 +382,6 @@ def test_images_are_read_by_many_threads(tmp_path):
 
 
 # -- recordings -------------------------------------------------------------------------------------------
-
-TONE = (0.5 * np.sin(2 * np.pi * 440 * np.arange(8000) / 8000)).astype(np.float32)
-
-
-def _wav(samples=TONE, rate=8000, **parameters) -> bytes:
-    file = io.BytesIO()
-    soundfile.write(file, samples, rate, format="WAV", **parameters)
-    return file.getvalue()
 
 
 def test_every_form_of_one_recording(tmp_path):
@@ -308,6 +413,8 @@ def test_resampling_keeps_the_tone():
     waveform, _ = read_audio(TONE, rate=16000, sampling_rate=8000)
     spectrum = np.abs(np.fft.rfft(waveform))
     assert spectrum.argmax() == 440  # one second: one bin a hertz
+    swelling, _ = read_audio(TONE * np.linspace(0, 1, 8000), rate=16000, sampling_rate=8000)
+    assert np.abs(swelling[:2000]).max() < 0.1 < np.abs(swelling[-2000:]).max()  # from its start to its end
 
 
 def test_integers_are_scaled():
@@ -334,6 +441,14 @@ def test_channels_are_averaged(axis):
         ((TONE, -1), "rate -1"),
         ((TONE, float("nan")), "rate nan"),
         ((TONE, "8k"), "rate '8k'"),
+        ((TONE, 1e-300), "rate 1e-300"),
+        ((TONE, True), "rate True"),
+        (_wav(rate=1), "rate 1 is no number .* 100 to 10000000 Hz"),
+        (([[1.0], [1.0, 2.0]], 8000), "unequal lengths"),
+        ((np.zeros((0, 2)), 8000), "empty"),
+        ((np.full(8000, 1e300), 8000), "8000 of its samples"),
+        ((np.full(8000, 3.4e38) * (-1) ** np.arange(8000), 8000), "NaN or infinite"),
+        ((8000, TONE), "pair"),
         ((np.where(np.arange(8000) == 5, np.nan, TONE), 8000), "1 of its samples are NaN"),
         ((np.where(np.arange(8000) < 2, np.inf, TONE), 8000), "2 of its samples are NaN or infinite"),
         ((np.zeros(0), 8000), "empty"),
@@ -345,6 +460,7 @@ def test_channels_are_averaged(axis):
         (b"no sound at all", "cannot be decoded"),
     ],
 )
+@pytest.mark.filterwarnings("error")
 def test_recordings_that_are_none(sample, words):
     with pytest.raises(DecodeError, match=words):
         read_audio(sample, rate=16000)
@@ -359,18 +475,30 @@ def test_a_truncated_wav_is_refused(tmp_path):
     assert caught.value.path == str(path)
 
 
-@pytest.mark.parametrize("length", [0, 0xFFFFFFFF])
+@pytest.mark.parametrize("length", [0, 0x7FFFF000, 0x80000000, 0xFFFFFFFF])
 def test_a_streamed_wav_with_no_length_is_read(length):
     content = bytearray(_wav())
-    at = content.index(b"data") + 4
-    content[at : at + 4] = length.to_bytes(4, "little")
-    try:
-        waveform, _ = read_audio(bytes(content), rate=8000)
-    except DecodeError as error:
-        # Without a length libsndfile may see no samples; that must be said, and not as a truncated file.
-        assert "truncated" not in str(error)  # noqa: PT017
-    else:
-        assert len(waveform) == 8000
+    for at in (4, content.index(b"data") + 4):
+        content[at : at + 4] = length.to_bytes(4, "little")
+    expected, _ = read_audio(_wav(), rate=8000)
+    np.testing.assert_array_equal(read_audio(bytes(content), rate=8000)[0], expected)
+
+
+def test_a_wav_with_no_samples_is_empty_whatever_follows_them():
+    content = _wav(TONE[:0])
+    notes = b"LIST" + struct.pack("<I", 1000) + b"\0" * 1000
+    content = content[:4] + struct.pack("<I", len(content) + len(notes) - 8) + content[8:] + notes
+    with pytest.raises(DecodeError, match="empty"):
+        read_audio(content, rate=8000)
+
+
+def test_a_decoder_that_fails_is_a_sample_that_cannot_be_read():
+    class Decoder:
+        def get_all_samples(self):
+            raise RuntimeError("no stream found")
+
+    with pytest.raises(DecodeError, match=r"cannot be decoded: no stream found\."):
+        read_audio(Decoder(), rate=8000)
 
 
 def test_max_duration_reads_no_more_and_says_so():
@@ -404,8 +532,6 @@ def test_the_warning_counts_and_names_five():
 
 
 def test_errors_survive_pickling():
-    import pickle
-
     error = pickle.loads(pickle.dumps(DecodeError("broken", index=3, path="a.png")))
     assert (error.index, error.path, str(error)) == (3, "a.png", "sample 3 (a.png): broken")
 
@@ -422,6 +548,7 @@ def _mutated(content: bytes, changes) -> bytes:
     return bytes(mutated)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @settings(max_examples=150, deadline=None)
 @given(mutations, st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"]), st.integers(0, 400))
 def test_broken_images_give_an_image_or_a_decode_error(changes, kind, cut):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import stat
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from numbers import Real
+from typing import Any, BinaryIO
 
 from skembed.exceptions import DecodeError, DecodeWarning
 
-__all__ = ["check_file", "decode_all", "is_missing", "warn_unreadable"]
+__all__ = ["decode_all", "is_missing", "open_file", "reason", "warn_unreadable"]
 
 
 def decode_all(
@@ -69,24 +70,47 @@ def is_missing(sample: Any) -> bool:
     >>> is_missing(None), is_missing(float("nan")), is_missing("")
     (True, True, False)
     """
-    if isinstance(sample, float):
-        return sample != sample
+    if isinstance(sample, Real):
+        return bool(sample != sample)
     return sample is None or type(sample).__name__ in ("NAType", "NaTType")
 
 
-def check_file(path: str | os.PathLike) -> str:
-    """The path as a str, if there is a file.
+def open_file(path: str | os.PathLike) -> BinaryIO:
+    """A file opened for reading.
 
     Raises
     ------
     DecodeError
-        If there is none, or it is a directory.
+        If there is none, it is a directory or a device, or it may not be read.
     """
-    name = os.fspath(path)
-    if isinstance(name, bytes):
-        name = os.fsdecode(name)
-    if Path(name).is_dir():
+    name = os.fsdecode(path)
+    try:
+        kind = os.stat(name).st_mode
+    except FileNotFoundError as error:
+        raise DecodeError(f"there is no such file (looked from {os.getcwd()}).", path=name) from error
+    except (OSError, ValueError) as error:
+        shown = name if len(name) <= 200 else f"{name[:60]}... of {len(name)} characters"
+        raise DecodeError(
+            f"this path leads nowhere: {reason(error)}. Give the path of a file, or its bytes.", path=shown
+        ) from error
+    if stat.S_ISDIR(kind):
         raise DecodeError("this is a directory, not a file. List its files.", path=name)
-    if not Path(name).is_file():
-        raise DecodeError(f"there is no such file (looked from {os.getcwd()}).", path=name)
-    return name
+    # Opening a pipe would wait for its writer.
+    if not stat.S_ISREG(kind):
+        raise DecodeError("this is a pipe or a device, not a file. Read it, and give its bytes.", path=name)
+    try:
+        return open(name, "rb")
+    except OSError as error:
+        raise DecodeError(f"the file cannot be opened: {reason(error)}.", path=name) from error
+
+
+def reason(error: BaseException) -> str:
+    """What an exception says, to be put into a sentence.
+
+    Examples
+    --------
+    >>> reason(OSError("file is malformed.")), reason(MemoryError())
+    ('file is malformed', 'MemoryError')
+    """
+    said = getattr(error, "strerror", None) or getattr(error, "error_string", None) or str(error)
+    return said.strip().rstrip(".") or type(error).__name__

@@ -21,7 +21,7 @@ from PIL import (
 )
 
 from skembed.exceptions import DecodeError
-from skembed.inputs.decode import check_file, is_missing
+from skembed.inputs.decode import is_missing, open_file, reason
 
 __all__ = ["FORMATS", "read_image"]
 
@@ -67,18 +67,19 @@ def read_image(
     DecodeError
         If it cannot be read; knows the path where there is one.
     """
+    path = None
     if isinstance(sample, dict):
-        sample = sample.get("bytes") or sample.get("path")
+        path = sample.get("path")
+        sample = sample.get("bytes") or path
     if isinstance(sample, Image.Image):
-        return _to_rgb(sample, background, max_pixels, None)
+        return _to_rgb(sample, background, max_pixels, getattr(sample, "filename", None) or None)
     if isinstance(sample, np.ndarray):
         return _to_rgb(_from_array(sample), background, max_pixels, None)
     if isinstance(sample, (str, os.PathLike)):
-        path = check_file(sample)
-        with open(path, "rb") as file:
-            return _from_file(file, background, max_pixels, path)
+        with open_file(sample) as file:
+            return _from_file(file, background, max_pixels, file.name)
     if isinstance(sample, (bytes, bytearray, memoryview)):
-        return _from_file(io.BytesIO(sample), background, max_pixels, None)
+        return _from_file(io.BytesIO(sample), background, max_pixels, path)
     if hasattr(sample, "read"):
         return _from_file(sample, background, max_pixels, None)
     raise DecodeError(
@@ -98,7 +99,7 @@ def _from_file(file, background, max_pixels, path) -> Image.Image:
         raise DecodeError(f"this is no image in one of the formats {', '.join(FORMATS)}.", path=path) from error
     # Pillow's plugins raise nearly anything on broken files.
     except Exception as error:
-        raise DecodeError(f"the image is broken: {error}. Save it again, or leave it out.", path=path) from error
+        raise _broken(error, path) from error
 
 
 def _open_header(file) -> Image.Image:
@@ -132,26 +133,41 @@ def _to_rgb(image: Image.Image, background, max_pixels, path) -> Image.Image:
         )
     try:
         image.load()
-        image = ImageOps.exif_transpose(image)
+        return _flatten(ImageOps.exif_transpose(image), background)
+    except DecodeError as error:
+        raise DecodeError(error.message, path=path) from error
     except Exception as error:
-        raise DecodeError(f"the image is broken: {error}. Save it again, or leave it out.", path=path) from error
+        raise _broken(error, path) from error
+
+
+def _broken(error: Exception, path) -> DecodeError:
+    return DecodeError(f"the image is broken: {reason(error)}. Save it again, or leave it out.", path=path)
+
+
+def _flatten(image: Image.Image, background) -> Image.Image:
+    """RGB, with nothing to see through."""
     if image.mode.startswith("I") or image.mode == "F":
-        image = _grey_to_8_bits(image, path)
+        image = _grey_to_8_bits(image)
+    elif image.mode == "La":  # premultiplied, which converts to nothing but LA
+        image = image.convert("LA")
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         canvas = Image.new("RGBA", layer.size, (*background, 255))
         return Image.alpha_composite(canvas, layer).convert("RGB")
-    return image.convert("RGB") if image.mode != "RGB" else image.copy()
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _grey_to_8_bits(image: Image.Image, path) -> Image.Image:
+def _grey_to_8_bits(image: Image.Image) -> Image.Image:
     values = np.asarray(image).astype(np.float64)
     if not np.isfinite(values).all():
-        raise DecodeError("the image has NaN or infinite pixels.", path=path)
+        raise DecodeError(f"the image has {int((~np.isfinite(values)).sum())} NaN or infinite pixels.")
     highest = 65535.0 if image.mode.startswith("I;16") or values.max(initial=0) > 255 else 255.0
     if image.mode == "F" and values.max(initial=0) <= 1:
         highest = 1.0
-    return Image.fromarray((values / highest * 255).round().clip(0, 255).astype(np.uint8))
+    grey = Image.fromarray((values / highest * 255).round().clip(0, 255).astype(np.uint8))
+    if isinstance(hidden := image.info.get("transparency"), int):
+        grey.putalpha(Image.fromarray(np.where(values == hidden, 0, 255).astype(np.uint8)))
+    return grey
 
 
 def _from_array(array: np.ndarray) -> Image.Image:

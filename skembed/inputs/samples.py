@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -32,7 +33,7 @@ def as_samples(X: Any, *, name: str = "X") -> list[Any]:
     TypeError
         If it is a single sample, or no container of samples.
     ValueError
-        If it is empty or has several columns.
+        If it is empty, has several columns, or is an array of the shape of one colour image.
     """
     if X is None or isinstance(X, (str, bytes, bytearray, os.PathLike, dict)):
         raise TypeError(
@@ -49,27 +50,48 @@ def _unpack(X: Any, name: str) -> list[Any]:
         return list(X)
     if isinstance(X, np.ndarray):
         return _from_array(X, name)
-    column = nw.from_native(X, allow_series=True, pass_through=True)
+    try:
+        column = nw.from_native(X, allow_series=True, pass_through=True)
+    except ValueError as error:  # two columns of one name
+        raise ValueError(f"{name}: {error}. Pass one column, or name it in a ColumnTransformer.") from error
     if isinstance(column, nw.LazyFrame):
         column = column.collect()
     if isinstance(column, nw.DataFrame):
-        if len(column.columns) != 1:
+        # By position: a pandas MultiIndex has names that narwhals does not look up.
+        if column.shape[1] != 1:
             raise ValueError(
-                f"{name} has {len(column.columns)} columns ({', '.join(map(str, column.columns[:5]))}) where one was "
+                f"{name} has {column.shape[1]} columns ({', '.join(map(str, column.columns[:5]))}) where one was "
                 "expected. Pass one column, or name it in a ColumnTransformer."
             )
-        column = column[column.columns[0]]
+        column = column[:, 0]
     if isinstance(column, nw.Series):
         return column.to_list()
     if hasattr(X, "toarray"):
         raise TypeError(f"{name} is a sparse matrix. Pass a list, an array or a column of raw samples.")
-    # datasets.Column and other sequences that are no list.
     if isinstance(X, Sequence) or (hasattr(X, "__len__") and hasattr(X, "__getitem__")):
-        return [X[i] for i in range(len(X))]
+        return list(_undecoded(X))
     raise TypeError(
         f"{name} is a {type(X).__name__}, not a collection of samples. Pass a list, an array, a Series or a "
-        "one-column dataframe."
+        f"one-column dataframe. A single sample goes into a list: [{name}]."
     )
+
+
+def _undecoded(X: Any) -> Any:
+    """A column of `datasets` with its files as they are; any other sequence itself.
+
+    Such a column decodes an element when it is touched: all of them would be held at once, and the first broken
+    one would be an error that names no sample. Read one at a time later, they are neither.
+    """
+    source: Any = getattr(X, "source", None)
+    feature: Any = getattr(X, "features", None)
+    if not getattr(feature, "decode", False) or not hasattr(source, "cast_column"):
+        return X
+    # A transform of the user's, or a colour mode other than ours, means what comes out and not what lies there.
+    if source.format["type"] == "custom" or getattr(feature, "mode", None) not in (None, "RGB"):
+        return X
+    column = X.column_name
+    files = source.with_format(None).select_columns([column])
+    return files.cast_column(column, dataclasses.replace(feature, decode=False))[column]
 
 
 def _from_array(X: np.ndarray, name: str) -> list[Any]:
@@ -79,4 +101,9 @@ def _from_array(X: np.ndarray, name: str) -> list[Any]:
         if X.shape[1] != 1:
             raise ValueError(f"{name} has shape {X.shape}: {X.shape[1]} columns where one was expected.")
         X = X[:, 0]
+    if X.ndim == 3 and X.shape[2] in (3, 4):
+        raise ValueError(
+            f"{name} of shape {X.shape} looks like a single image. Wrap it in a list: [{name}]; or give list({name}) "
+            "if its first axis is samples."
+        )
     return list(X)
