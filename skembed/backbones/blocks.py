@@ -11,7 +11,7 @@ from skembed.backbones.base import Block
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["blocks_from_layers", "first_tensor", "record_blocks"]
+__all__ = ["blocks_from_layers", "dry_run", "first_tensor", "record_blocks", "with_buffers"]
 
 
 def blocks_from_layers(
@@ -47,6 +47,58 @@ def blocks_from_layers(
             before.append(name)
     last = inner[-1]
     return (Block("stem", tuple(before)), *inner[:-1], Block(last.name, (*last.prefixes, *after)))
+
+
+def with_buffers(module: nn.Module, blocks: Sequence[Block]) -> tuple[Block, ...]:
+    """The same blocks, named by whole modules, so that they own the buffers beside their parameters too.
+
+    A frozen batch normalisation must keep its running statistics as well as its weights. Buffers of modules
+    without parameters (a table of rotary angles) go to the first block: nothing trains them.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The network.
+    blocks : sequence of Block
+        Every parameter in exactly one of them.
+    """
+    owner = {name: i for i, block in enumerate(blocks) for name, _ in module.named_parameters() if block.owns(name)}
+    held: dict[str, set[int]] = {}
+    for name, index in owner.items():
+        for prefix in _prefixes(name):
+            held.setdefault(prefix, set()).add(index)
+    found: list[dict[str, None]] = [{} for _ in blocks]
+    for name, index in owner.items():
+        found[index][next(prefix for prefix in _prefixes(name) if len(held[prefix]) == 1)] = None
+    whole = [Block(block.name, tuple(prefixes)) for block, prefixes in zip(blocks, found, strict=True)]
+    left = tuple(name for name, _ in module.named_buffers() if not any(block.owns(name) for block in whole))
+    return (Block(whole[0].name, (*whole[0].prefixes, *left)), *whole[1:])
+
+
+def _prefixes(name: str) -> list[str]:
+    """Dotted prefixes, shortest first, the name itself last."""
+    parts = name.split(".")
+    return [".".join(parts[:n]) for n in range(1, len(parts) + 1)]
+
+
+def dry_run(module: nn.Module, *args: Tensor, **kwargs):
+    """What the network returns, in shapes alone: on torch's meta device, in milliseconds and without memory.
+
+    Raises
+    ------
+    ValueError
+        If the network cannot run on such input, as its own error says.
+    """
+    import torch
+    from torch.func import functional_call
+
+    tensors = (*module.named_parameters(), *module.named_buffers())
+    with torch.no_grad():
+        state = {name: torch.empty_like(value, device="meta") for name, value in tensors}
+        try:
+            return functional_call(module, state, tuple(value.to("meta") for value in args), kwargs)
+        except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError) as error:
+            raise ValueError(str(error)) from error
 
 
 def first_tensor(output) -> Tensor:

@@ -1,25 +1,23 @@
-"""From an RGB image to the square that a network sees: resize, crop, scale. Pillow and NumPy only."""
+"""From an RGB image to the rectangle that a network sees: resize, crop, scale. Pillow and NumPy only.
+
+Libraries agree on the steps and differ in the roundings, so the rounding is part of a preparation.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
 
+from skembed.exceptions import BackboneNotFoundError
+
 __all__ = ["ImagePreparation"]
 
-_RESAMPLING = {
-    "nearest": Image.Resampling.NEAREST,
-    "lanczos": Image.Resampling.LANCZOS,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "box": Image.Resampling.BOX,
-    "hamming": Image.Resampling.HAMMING,
-}
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -28,14 +26,23 @@ class ImagePreparation:
 
     Parameters
     ----------
-    resize : int or (int, int)
-        Length of the shorter side, the other keeping the proportions; or (height, width) exactly.
-    crop : (int, int)
-        Height and width of the centre that is kept; the image is padded with black where it is smaller.
+    resize : int or (int, int), optional
+        Length in pixels of the shorter side, the other keeping the proportions; or a height and width, met as
+        `fit` says. None leaves images at their size.
+    crop : (int, int), optional
+        Height and width in pixels of the centre that is kept; smaller images are padded with `fill`.
+    fit : {"exact", "cover", "contain"}
+        How a (height, width) is met: by squeezing, or keeping the proportions so that the image is at least, or
+        at most, of that size.
     resampling : Image.Resampling
         Pillow's filter.
     mean, std : tuple of 3 float
         By channel, of pixels scaled to [0, 1].
+    fill : tuple of 3 int
+        Colour of the padding, 0 to 255.
+    rounding : {"timm", "transformers"}
+        To which side the odd pixel of a margin falls: timm rounds half to even when it cuts and down when it
+        pads, transformers down when it cuts and up when it pads.
 
     Examples
     --------
@@ -46,11 +53,27 @@ class ImagePreparation:
 
     resize: int | tuple[int, int] | None
     crop: tuple[int, int] | None
+    fit: Literal["exact", "cover", "contain"] = "exact"
     resampling: Image.Resampling = Image.Resampling.BICUBIC
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
-    #: Which of its rows an odd margin falls to differs between timm and transformers.
-    round_crop: bool = True
+    fill: tuple[int, int, int] = (0, 0, 0)
+    rounding: Literal["timm", "transformers"] = "timm"
+
+    def __post_init__(self):
+        if self.crop is None and not (isinstance(self.resize, tuple) and self.fit == "exact"):
+            raise BackboneNotFoundError(
+                f"resize={self.resize!r} without a crop gives images of unequal size, which cannot share a batch. "
+                "Set do_center_crop and crop_size, or an exact size, in the backbone's preprocessor_config.json."
+            )
+
+    @property
+    def output_size(self) -> tuple[int, int]:
+        """Height and width in pixels of what comes out."""
+        if self.crop is not None:
+            return self.crop
+        assert isinstance(self.resize, tuple)
+        return self.resize
 
     def __call__(self, image: Image.Image) -> np.ndarray:
         """Prepare one RGB image.
@@ -60,76 +83,122 @@ class ImagePreparation:
         ndarray of shape (3, height, width), float32
         """
         if self.resize is not None:
-            image = image.resize(self._size(image), self.resampling)
+            image = image.resize(self._resized(*image.size), self.resampling)
         if self.crop is not None:
-            image = self._centre(image)
+            image = self._centre(image, *self.crop)
         scaled = np.asarray(image, dtype=np.float32) / np.float32(255)
         pixels = (scaled - np.asarray(self.mean, dtype=np.float32)) / np.asarray(self.std, dtype=np.float32)
         return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
-    def _size(self, image: Image.Image) -> tuple[int, int]:
+    def _resized(self, width: int, height: int) -> tuple[int, int]:
         """Width and height after resizing."""
-        if isinstance(self.resize, tuple):
-            return self.resize[1], self.resize[0]
+        if isinstance(self.resize, int):
+            other = int(self.resize * max(width, height) / min(width, height))
+            return (self.resize, other) if width <= height else (other, self.resize)
         assert self.resize is not None
-        width, height = image.size
-        short, long = min(width, height), max(width, height)
-        other = int(self.resize * long / short)
-        return (self.resize, other) if width <= height else (other, self.resize)
+        to_height, to_width = self.resize
+        if self.fit == "exact":
+            return to_width, to_height
+        ratios = (height / to_height, width / to_width)
+        ratio = min(ratios) if self.fit == "cover" else max(ratios)
+        return max(1, round(width / ratio)), max(1, round(height / ratio))
 
-    def _centre(self, image: Image.Image) -> Image.Image:
-        assert self.crop is not None
-        height, width = self.crop
+    def _centre(self, image: Image.Image, height: int, width: int) -> Image.Image:
         if width > image.width or height > image.height:
-            canvas = Image.new("RGB", (max(width, image.width), max(height, image.height)))
-            canvas.paste(image, ((canvas.width - image.width) // 2, (canvas.height - image.height) // 2))
-            image = canvas
+            image = self._pad(image, max(width, image.width), max(height, image.height))
         left, top = (image.width - width) / 2, (image.height - height) / 2
-        left, top = (round(left), round(top)) if self.round_crop else (int(left), int(top))
+        left, top = (round(left), round(top)) if self.rounding == "timm" else (int(left), int(top))
         return image.crop((left, top, left + width, top + height))
+
+    def _pad(self, image: Image.Image, width: int, height: int) -> Image.Image:
+        up = 0 if self.rounding == "timm" else 1
+        canvas = Image.new("RGB", (width, height), self.fill)
+        canvas.paste(image, ((width - image.width + up) // 2, (height - image.height + up) // 2))
+        return canvas
 
     @classmethod
     def from_timm(cls, config: Mapping[str, Any], image_size: int | None = None) -> ImagePreparation:
-        """What timm's evaluation transform does for a `pretrained_cfg`."""
-        height, width = config["input_size"][1:] if image_size is None else (image_size, image_size)
-        ratio = config.get("crop_pct") or 0.875
-        exact = config.get("crop_mode") == "squash" or height != width
-        size = (math.floor(height / ratio), math.floor(width / ratio))
+        """What timm's evaluation transform does.
+
+        Parameters
+        ----------
+        config : mapping
+            A `pretrained_cfg`: "input_size", "crop_pct", "crop_mode", "interpolation", "mean", "std".
+        image_size : int, optional
+            Side in pixels, instead of "input_size".
+
+        Raises
+        ------
+        BackboneNotFoundError
+            If the network does not read red, green and blue.
+        """
+        channels, height, width = config.get("input_size") or (3, 224, 224)
+        if channels != 3:
+            raise BackboneNotFoundError(f"A network that reads {channels} channels cannot read RGB images.")
+        if image_size is not None:
+            height = width = image_size
+        share = config.get("crop_pct") or 0.875
+        size = (math.floor(height / share), math.floor(width / share))
+        mode = config.get("crop_mode") or "center"
+        mean = tuple(config.get("mean") or _IMAGENET_MEAN)
+        if mode == "center" and size[0] == size[1]:
+            resize: int | tuple[int, int] = size[0]
+        else:
+            resize = size
         return cls(
-            resize=size if exact else size[0],
+            resize=resize,
             crop=(height, width),
-            resampling=_RESAMPLING[config.get("interpolation") or "bicubic"],
-            mean=tuple(config["mean"]),
-            std=tuple(config["std"]),
+            fit={"squash": "exact", "border": "contain"}.get(mode, "cover"),  # type: ignore[arg-type]
+            resampling=Image.Resampling[(config.get("interpolation") or "bicubic").upper()],
+            mean=mean,
+            std=tuple(config.get("std") or _IMAGENET_STD),
+            fill=tuple(round(255 * value) for value in mean) if mode == "border" else (0, 0, 0),  # type: ignore[arg-type]
         )
 
     @classmethod
     def from_transformers(cls, config: Mapping[str, Any], image_size: int | None = None) -> ImagePreparation:
-        """What the image processor of a preprocessor_config.json does."""
-        size, crop = _size_of(config.get("size") or 224), None
+        """What the image processor of a complete preprocessor_config.json does.
+
+        Parameters
+        ----------
+        config : mapping
+            With the processor's defaults filled in. A bare number as "size" means a square.
+        image_size : int, optional
+            Side in pixels of what comes out. Where a centre is cropped, images are resized in proportion.
+
+        Raises
+        ------
+        BackboneNotFoundError
+            If the configuration asks for sizes that are not known here, or for images of unequal size.
+        """
+        size, crop = _size_of(config.get("size")), None
         if config.get("do_center_crop"):
-            side = _size_of(config.get("crop_size") or config.get("size") or 224)
-            crop = side if isinstance(side, tuple) else (side, side)
-        if ratio := config.get("crop_pct"):
+            crop = _pair(_size_of(config.get("crop_size") or config.get("size")))
+        resized = config.get("do_resize", True)
+        if resized and (share := config.get("crop_pct")):
             # ConvNeXt: below 384 pixels, resized a little larger and cropped; above, squeezed.
-            side = size if isinstance(size, int) else size[0]
-            size, crop = (int(side / ratio), (side, side)) if side < 384 else ((side, side), None)
-        if image_size is not None:
-            old = crop[0] if crop else size if isinstance(size, int) else size[0]
-            if crop:
-                crop = (image_size, image_size)
-            size = round(size * image_size / old) if isinstance(size, int) else (image_size, image_size)
+            side = image_size or _pair(size)[0]
+            size, crop = (int(side / share), (side, side)) if side < 384 else ((side, side), None)
+        elif image_size is not None:
+            # The rest of the image that the crop leaves out stays the same share of it.
+            larger = image_size / crop[0] if crop else 1.0
+            crop = (image_size, image_size) if crop else None
+            if isinstance(size, int):
+                size = round(size * larger) if crop else image_size
+            else:
+                size = (round(size[0] * larger), round(size[1] * larger)) if crop else (image_size, image_size)
         scale = config.get("rescale_factor", 1 / 255) * 255 if config.get("do_rescale", True) else 255.0
         normalise = config.get("do_normalize", True)
-        mean = tuple(config.get("image_mean") or (0.0,) * 3) if normalise else (0.0,) * 3
-        std = tuple(config.get("image_std") or (1.0,) * 3) if normalise else (1.0,) * 3
+        mean = _channels(config.get("image_mean") if normalise else 0.0, _IMAGENET_MEAN)
+        std = _channels(config.get("image_std") if normalise else 1.0, _IMAGENET_STD)
+        resample = config.get("resample")
         return cls(
-            resize=size if config.get("do_resize", True) else None,
+            resize=size if resized else None,
             crop=crop,
-            resampling=Image.Resampling(config.get("resample", Image.Resampling.BILINEAR)),
-            mean=tuple(m / scale for m in mean),
-            std=tuple(s / scale for s in std),
-            round_crop=False,
+            resampling=Image.Resampling.BILINEAR if resample is None else Image.Resampling(resample),
+            mean=tuple(value / scale for value in mean),
+            std=tuple(value / scale for value in std),
+            rounding="transformers",
         )
 
 
@@ -137,6 +206,24 @@ def _size_of(size: Any) -> int | tuple[int, int]:
     """An int for the shorter side, (height, width) for an exact size."""
     if isinstance(size, int):
         return (size, size)
-    if "shortest_edge" in size:
-        return size["shortest_edge"]
-    return (size["height"], size["width"])
+    if isinstance(size, (tuple, list)):
+        return (size[0], size[1])
+    known = {key: value for key, value in (size or {}).items() if value}
+    if known.keys() == {"shortest_edge"}:
+        return known["shortest_edge"]
+    if known.keys() == {"height", "width"}:
+        return (known["height"], known["width"])
+    raise BackboneNotFoundError(
+        f"size={size!r} of the image processor is not supported. Use {{'shortest_edge': n}} or "
+        "{'height': n, 'width': n} in preprocessor_config.json."
+    )
+
+
+def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    return size if isinstance(size, tuple) else (size, size)
+
+
+def _channels(value: Any, default: tuple[float, ...]) -> tuple[float, ...]:
+    if value is None:
+        return default
+    return (float(value),) * 3 if isinstance(value, (int, float)) else tuple(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -12,9 +13,10 @@ import torch
 import transformers
 from torch import Tensor, nn
 from transformers import AutoConfig
+from transformers.image_processing_backends import PilBackend
 
 from skembed.backbones.base import Backbone, BackboneSpec, Block, Item, Tokens
-from skembed.backbones.blocks import blocks_from_layers, first_tensor, record_blocks
+from skembed.backbones.blocks import blocks_from_layers, dry_run, record_blocks, with_buffers
 from skembed.backbones.image_prepare import ImagePreparation
 from skembed.backbones.transformers_loading import layer_names, load_pretrained, quiet
 from skembed.backbones.weights import read_json
@@ -27,25 +29,27 @@ class _Family(NamedTuple):
     """What cannot be read from a network itself."""
 
     cls: str
+    processor: str  # where preprocessor_config.json does not say
     pooled: bool  # its pooler_output is trained, or a plain mean
-    n_prefix: int  # class and register tokens, without those of the configuration
+    n_prefix: int  # class and distillation tokens, without the registers of the configuration
     load: Mapping[str, Any]
 
 
+# The tanh pooler of these is trained on nothing in most checkpoints, and absent from many.
 _NO_POOLER = {"add_pooling_layer": False}
 _FAMILIES = {
-    "resnet": _Family("ResNetModel", True, 0, {}),
-    "convnext": _Family("ConvNextModel", True, 0, {}),
-    "convnextv2": _Family("ConvNextV2Model", True, 0, {}),
-    "vit": _Family("ViTModel", False, 1, _NO_POOLER),
-    "deit": _Family("DeiTModel", False, 2, _NO_POOLER),
-    "dinov2": _Family("Dinov2Model", True, 1, {}),
-    "dinov2_with_registers": _Family("Dinov2WithRegistersModel", True, 1, {}),
-    "swin": _Family("SwinModel", True, 0, {}),
-    "clip": _Family("CLIPVisionModel", True, 1, {}),
-    "clip_vision_model": _Family("CLIPVisionModel", True, 1, {}),
-    "siglip": _Family("SiglipVisionModel", True, 0, {}),
-    "siglip_vision_model": _Family("SiglipVisionModel", True, 0, {}),
+    "resnet": _Family("ResNetModel", "ConvNext", True, 0, {}),
+    "convnext": _Family("ConvNextModel", "ConvNext", True, 0, {}),
+    "convnextv2": _Family("ConvNextV2Model", "ConvNext", True, 0, {}),
+    "vit": _Family("ViTModel", "ViT", False, 1, _NO_POOLER),
+    "deit": _Family("DeiTModel", "DeiT", False, 2, _NO_POOLER),
+    "dinov2": _Family("Dinov2Model", "Bit", True, 1, {}),
+    "dinov2_with_registers": _Family("Dinov2WithRegistersModel", "Bit", True, 1, {}),
+    "swin": _Family("SwinModel", "ViT", True, 0, {}),
+    "clip": _Family("CLIPVisionModel", "CLIP", True, 1, {}),
+    "clip_vision_model": _Family("CLIPVisionModel", "CLIP", True, 1, {}),
+    "siglip": _Family("SiglipVisionModel", "Siglip", True, 0, {}),
+    "siglip_vision_model": _Family("SiglipVisionModel", "Siglip", True, 0, {}),
 }
 
 
@@ -68,11 +72,10 @@ class TransformersImageBackbone(Backbone):
         with record_blocks(stack, layers) as found:
             output = self.module(**batch, **self.extra["forward"])
         found[top] = output.last_hidden_state
-        pooled = output.pooler_output.flatten(1) if self.default_pooling == "pooled" else None
+        pooled = output.pooler_output.flatten(1) if self.extra["pooled"] else None
         return [self._tokens(found[i], pooled if i == top else None) for i in layers]
 
     def _tokens(self, values: Tensor, pooled: Tensor | None) -> Tokens:
-        values = first_tensor(values)
         if values.ndim == 4:
             values = values.flatten(2).transpose(1, 2)
         mask = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
@@ -94,7 +97,7 @@ def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> Tran
     Raises
     ------
     BackboneNotFoundError
-        If the family is none of ours, or weights are missing.
+        If the family is none of ours, weights are missing, or it is not said how images are prepared.
     """
     with quiet():
         kind = AutoConfig.from_pretrained(directory, local_files_only=True).model_type
@@ -103,24 +106,33 @@ def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> Tran
         raise BackboneNotFoundError(
             f"{directory} is a {kind!r}; supported are {', '.join(sorted(_FAMILIES))}, and timm."
         )
+    image_size = dict(spec.options).get("image_size")
+    prepare = ImagePreparation.from_transformers(_preprocessor(directory, family), image_size)
     module = load_pretrained(getattr(transformers, family.cls), directory, **family.load)
     blocks, layers = _depth(module)
     config: Any = getattr(module.config, "vision_config", module.config)
-    image_size = dict(spec.options).get("image_size")
-    n_prefix = family.n_prefix + (getattr(config, "num_register_tokens", 0) or 0)
+    forward = _resolution_arguments(module, config, prepare.output_size)
+    try:
+        dry_run(module, torch.empty(1, 3, *prepare.output_size), **forward)
+    except ValueError as error:
+        raise BackboneNotFoundError(
+            f"{spec.name} cannot read images of {prepare.output_size[0]} x {prepare.output_size[1]} pixels: "
+            f"{str(error)[:300]}. Use another image_size, such as {getattr(config, 'image_size', 224)}."
+        ) from error
     return TransformersImageBackbone(
         spec=spec,
         module=module,
         width=getattr(config, "hidden_size", None) or config.hidden_sizes[-1],
-        blocks=blocks,
+        blocks=with_buffers(module, blocks),
         fingerprint=fingerprint,
         default_pooling="pooled" if family.pooled else "cls",
         class_token=family.n_prefix > 0,
         extra={
-            "prepare": ImagePreparation.from_transformers(_preprocessor(directory, config), image_size),
+            "prepare": prepare,
             "layers": layers,
-            "n_prefix": n_prefix,
-            "forward": _resolution_arguments(module, image_size),
+            "pooled": family.pooled,
+            "n_prefix": family.n_prefix + (getattr(config, "num_register_tokens", 0) or 0),
+            "forward": forward,
         },
     )
 
@@ -133,7 +145,11 @@ def _depth(module: nn.Module) -> tuple[tuple[Block, ...], list[str]]:
     return blocks_from_layers(module, names), names
 
 
-def _preprocessor(directory: Path, config: Any) -> dict[str, Any]:
+def _preprocessor(directory: Path, family: _Family) -> dict[str, Any]:
+    """The image processor's configuration, with the defaults of its class where the file is silent.
+
+    What a bare "size": 224 means, for one, only the class knows: a square for ViT, the shorter side for CLIP.
+    """
     found = read_json(directory / "preprocessor_config.json") or read_json(directory / "processor_config.json")
     found = found.get("image_processor", found)
     if not found:
@@ -141,12 +157,24 @@ def _preprocessor(directory: Path, config: Any) -> dict[str, Any]:
             f"{directory} has no preprocessor_config.json, so how its images are scaled cannot be told. "
             "Save the image processor beside the model."
         )
-    return found
+    named = found.get("image_processor_type") or found.get("feature_extractor_type")
+    name = re.sub(r"(FeatureExtractor|ImageProcessor)(Fast|Pil)?$", "", named or family.processor)
+    cls: Any = getattr(transformers, f"{name}ImageProcessorPil", None)
+    # Only ConvNeXt's own steps are known to ImagePreparation, and those that all others share.
+    plain = cls is not None and cls._preprocess is PilBackend._preprocess and cls.resize is PilBackend.resize
+    if not plain and name != "ConvNext":
+        raise BackboneNotFoundError(
+            f"{directory} prepares its images with {named}, which is not supported. "
+            f"Save the model with a {family.processor}ImageProcessor."
+        )
+    with quiet():
+        return cls.from_dict(found).to_dict()
 
 
-def _resolution_arguments(module: nn.Module, image_size: int | None) -> dict[str, Any]:
-    """What lets a network with learned positions read another size than it was trained on."""
-    takes = inspect.signature(module.forward).parameters
-    if image_size is None or "interpolate_pos_encoding" not in takes:
+def _resolution_arguments(module: nn.Module, config: Any, size: tuple[int, int]) -> dict[str, Any]:
+    """What lets a network with learned positions read images of another size than it was trained on."""
+    trained = getattr(config, "image_size", None)
+    trained = (trained, trained) if isinstance(trained, int) else tuple(trained or size)
+    if trained == size or "interpolate_pos_encoding" not in inspect.signature(module.forward).parameters:
         return {}
     return {"interpolate_pos_encoding": True}
