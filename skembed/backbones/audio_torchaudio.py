@@ -120,6 +120,8 @@ def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> Torc
         raise BackboneNotFoundError(f"The weights in {directory} are not those of its config.json: {error}") from error
     module.eval().requires_grad_(False)
     transformer: Any = module.get_submodule("encoder.transformer")
+    # No dropped layers, even in training mode: a recorded layer is one that ran.
+    transformer.layer_drop = 0.0
     names = [f"encoder.transformer.layers.{i}" for i in range(len(transformer.layers))]
     convolutions = [(kernel, stride) for _, kernel, stride in arguments["extractor_conv_layer_config"]]
     return TorchaudioBackbone(
@@ -131,8 +133,9 @@ def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> Torc
             module, names, top=() if transformer.layer_norm_first else ("encoder.transformer.layer_norm",)
         ),
         fingerprint=fingerprint,
-        # A group norm over time sees padding: only clips of equal length may share a batch.
-        pads=arguments["extractor_mode"] != "group_norm",
+        # A group norm over time sees padding, and torchaudio's WavLM takes no mask: then only clips of equal length
+        # may share a batch.
+        pads=arguments["extractor_mode"] != "group_norm" and config["builder"] != "wavlm_model",
         sampling_rate=config["sampling_rate"],
         extra={
             "layers": names,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import ASTFeatureExtractor, ASTModel, AutoConfig, AutoModel
 
 from skembed.backbones.audio_whisper import open_whisper
@@ -54,6 +55,11 @@ class WaveformBackbone(Backbone):
 
     def collate(self, items: Sequence[Item]) -> dict[str, Tensor]:
         longest = max(item.length for item in items)
+        if not self.pads and any(item.length != longest for item in items):
+            raise RuntimeError(
+                f"Internal error: clips of {min(item.length for item in items)} to {longest} samples in one batch of "
+                f"{self.spec.name}, whose normalisation would see the padding. Batch only equal lengths together."
+            )
         waveforms = np.zeros((len(items), longest), dtype=np.float32)
         for row, item in enumerate(items):
             waveforms[row, : item.length] = item.data["waveform"]
@@ -104,6 +110,8 @@ class SpectrogramBackbone(Backbone):
     Shorter clips are padded as in its training, and it has no mask: all patches count.
     """
 
+    #: Seconds of one analysis window of the filter bank, which reads nothing shorter.
+    shortest: ClassVar[float] = 0.025
     batch_limit: ClassVar[int] = 8
 
     def preprocess(self, samples: Sequence[np.ndarray], options: AudioOptions) -> list[list[Item]]:
@@ -116,8 +124,12 @@ class SpectrogramBackbone(Backbone):
 
     def _item(self, waveform: np.ndarray) -> Item:
         assert self.sampling_rate is not None
+        length = -(-len(waveform) * 100 // self.sampling_rate)
+        missing = math.ceil(self.shortest * self.sampling_rate) - len(waveform)
+        if missing > 0:
+            waveform = np.pad(waveform, (0, missing))
         features = self.extra["extractor"](waveform, sampling_rate=self.sampling_rate, return_tensors="np")
-        return Item({"spectrogram": features["input_values"][0]}, length=-(-len(waveform) * 100 // self.sampling_rate))
+        return Item({"spectrogram": features["input_values"][0]}, length=length)
 
     def collate(self, items: Sequence[Item]) -> dict[str, Tensor]:
         return {"input_values": torch.from_numpy(np.stack([item.data["spectrogram"] for item in items]))}
@@ -157,16 +169,15 @@ def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> Back
     if config.model_type == "audio-spectrogram-transformer":
         return _open_ast(spec, directory, fingerprint)
     if config.model_type in ("wav2vec2", "hubert", "wavlm"):
-        return _open_waveform(spec, directory, fingerprint)
+        return _open_waveform(spec, directory, fingerprint, _bare(config))
     raise BackboneNotFoundError(
         f"{directory} is a {config.model_type!r}; supported are wav2vec2, hubert, wavlm, whisper and "
         "audio-spectrogram-transformer."
     )
 
 
-def _open_waveform(spec: BackboneSpec, directory: Path, fingerprint: str) -> WaveformBackbone:
-    module = _without_noise(load_pretrained(AutoModel, directory))
-    config: Any = module.config
+def _open_waveform(spec: BackboneSpec, directory: Path, fingerprint: str, config: Any) -> WaveformBackbone:
+    module = load_pretrained(AutoModel, directory, config=config)
     names = [f"encoder.layers.{i}" for i in range(config.num_hidden_layers)]
     preprocessor = read_json(directory / "preprocessor_config.json")
     convolutions = list(zip(config.conv_kernel, config.conv_stride, strict=True))
@@ -177,8 +188,9 @@ def _open_waveform(spec: BackboneSpec, directory: Path, fingerprint: str) -> Wav
         # The last norm is registered before the layers; networks that normalise first apply it after them.
         blocks=blocks_from_layers(module, names, top=("encoder.layer_norm",) if config.do_stable_layer_norm else ()),
         fingerprint=fingerprint,
-        # A group norm over time sees padding: only clips of equal length may share a batch.
-        pads=config.feat_extract_norm != "group",
+        # A group norm over time sees padding, and a batch norm before the positions' convolution turns its zeros
+        # into something else: then only clips of equal length may share a batch.
+        pads=config.feat_extract_norm != "group" and not getattr(config, "conv_pos_batch_norm", False),
         sampling_rate=preprocessor.get("sampling_rate", 16_000),
         extra={
             "layers": names,
@@ -189,12 +201,15 @@ def _open_waveform(spec: BackboneSpec, directory: Path, fingerprint: str) -> Wav
     )
 
 
-def _without_noise(module: nn.Module) -> nn.Module:
-    """No masking of time and no dropped layers, even in training mode: what is stored must be what is computed."""
-    config: Any = module.config
+def _bare(config: Any) -> Any:
+    """The configuration of the encoder alone, which masks no time and drops no layers, even in training mode."""
     config.apply_spec_augment = False
     config.layerdrop = 0.0
-    return module
+    # Without masking there is no mask vector, which many fine-tuned checkpoints lack.
+    config.mask_time_prob = config.mask_feature_prob = 0.0
+    # An adapter shortens time for the decoder of a translator.
+    config.add_adapter = False
+    return config
 
 
 def _open_ast(spec: BackboneSpec, directory: Path, fingerprint: str) -> SpectrogramBackbone:

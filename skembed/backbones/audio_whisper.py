@@ -25,7 +25,7 @@ from skembed.backbones.base import (
 from skembed.backbones.blocks import blocks_from_layers, first_tensor, record_blocks
 from skembed.backbones.transformers_loading import load_pretrained, quiet
 
-__all__ = ["WhisperBackbone", "open_whisper"]
+__all__ = ["WhisperBackbone", "open_whisper", "whole_frames"]
 
 #: Samples behind one position of the encoder: a hop of 160, halved by the second convolution.
 _SAMPLES_PER_FRAME = 320
@@ -48,28 +48,32 @@ class WhisperBackbone(Backbone):
         ]
 
     def _item(self, waveform: np.ndarray, pad_to_window: bool) -> Item:
-        real = -(-len(waveform) // _SAMPLES_PER_FRAME)
-        if not pad_to_window:
-            # Whole frames, so that the second convolution never looks past a clip's end.
-            waveform = np.pad(waveform, (0, real * _SAMPLES_PER_FRAME - len(waveform)))
-        features = self.extra["extractor"](
-            waveform,
-            sampling_rate=self.sampling_rate,
-            padding="max_length" if pad_to_window else "do_not_pad",
-            return_tensors="np",
+        extractor, n_positions = self.extra["extractor"], self.extra["n_positions"]
+        real = frames = whole_frames(len(waveform))
+        if pad_to_window:
+            # The clip and as much silence as one analysis window sees: the last column is then that of silence,
+            # which `collate` repeats. Computed and held in full, 30 s would cost short clips most of their memory.
+            frames = min(whole_frames(len(waveform) + extractor.n_fft), n_positions)
+        # Whole frames, so that the second convolution never looks past a clip's end.
+        waveform = np.pad(waveform, (0, frames * _SAMPLES_PER_FRAME - len(waveform)))
+        features = extractor(
+            waveform, sampling_rate=self.sampling_rate, padding="do_not_pad", truncation=False, return_tensors="np"
         )["input_features"][0]
-        return Item({"mel": features.astype(np.float32)}, length=real)
+        mel = features.astype(np.float32)
+        return Item({"mel": mel, "attended": n_positions if pad_to_window else frames}, length=real)
 
     def collate(self, items: Sequence[Item]) -> dict[str, Tensor]:
-        lengths = [item.data["mel"].shape[1] for item in items]
-        mel = np.zeros((len(items), items[0].data["mel"].shape[0], max(lengths)), dtype=np.float32)
+        attended = [item.data["attended"] for item in items]
+        mel = np.zeros((len(items), items[0].data["mel"].shape[0], 2 * max(attended)), dtype=np.float32)
         for row, item in enumerate(items):
-            mel[row, :, : lengths[row]] = item.data["mel"]
+            own = item.data["mel"]
+            mel[row, :, : own.shape[1]] = own
+            mel[row, :, own.shape[1] : 2 * attended[row]] = own[:, -1:]
         return {
             "mel": torch.from_numpy(mel),
             "real": torch.tensor([item.length for item in items]),
             # Of a clip padded to 30 s the silence is attended to, as in training, but never pooled.
-            "attended": torch.tensor([length // 2 for length in lengths]),
+            "attended": torch.tensor(attended),
         }
 
     def forward_blocks(self, batch: Mapping[str, Tensor], layers: Iterable[int]) -> list[Tokens]:
@@ -95,6 +99,17 @@ class WhisperBackbone(Backbone):
         for layer in encoder.layers:
             hidden = first_tensor(layer(hidden, mask))
         return encoder.layer_norm(hidden)
+
+
+def whole_frames(n_samples: int) -> int:
+    """Encoder frames that hold so many samples.
+
+    Examples
+    --------
+    >>> [whole_frames(n) for n in (1, 320, 321)]
+    [1, 1, 2]
+    """
+    return -(-n_samples // _SAMPLES_PER_FRAME)
 
 
 def open_whisper(spec: BackboneSpec, directory: Path, fingerprint: str) -> WhisperBackbone:

@@ -1,4 +1,4 @@
-"""What is particular to recordings: windows, padding, Whisper's own length, torchaudio's bundles."""
+"""What is particular to recordings: hidden states, padding, checkpoints as the hub has them, torchaudio's bundles."""
 
 from __future__ import annotations
 
@@ -9,22 +9,26 @@ import pytest
 import torch
 import torchaudio
 import transformers as tf
+from safetensors.torch import load_file, save_file
 from torchaudio.pipelines import Wav2Vec2Bundle
 
-from skembed import AudioEmbedder
 from skembed.backbones.audio_torchaudio import prepare_bundle, torchaudio_bundles
-from skembed.backbones.base import AudioOptions, BackboneSpec
-from skembed.backbones.loading import open_spec
+from skembed.backbones.base import AudioOptions
 from skembed.exceptions import BackboneNotFoundError
-from tests.backbones.tiny import _torchaudio, samples, torchaudio_arguments, wav2vec2, whisper
-
-NOISE = (0.1 * np.random.default_rng(1).normal(size=40_000)).astype(np.float32)
-
-
-@pytest.fixture(scope="module")
-def whisper_directory(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("whisper")
-    return directory, whisper(directory)
+from tests.backbones.tiny import (
+    AUDIO,
+    FRONT_END,
+    SIZES,
+    STABLE,
+    _build,
+    _torchaudio,
+    _waveform,
+    ast,
+    samples,
+    torchaudio_arguments,
+    wav2vec2,
+)
+from tests.backbones.tiny_audio import NOISE, embed, opened, run
 
 
 @pytest.fixture(scope="module")
@@ -33,77 +37,191 @@ def wav2vec2_directory(tmp_path_factory):
     return directory, wav2vec2(directory)
 
 
-def _rows(directory, clips, **parameters):
-    return AudioEmbedder(str(directory), sampling_rate=16000, device="cpu", **parameters).fit_transform(clips)
-
-
-def test_whisper_on_a_clip_s_own_length_is_the_network_of_that_length(whisper_directory, tmp_path):
-    """transformers' encoder refuses other lengths; one configured for the clip's length is independent of us."""
-    directory, _ = whisper_directory
-    clip = NOISE[:16_000]
-    features = tf.WhisperFeatureExtractor(feature_size=80)(
-        clip, sampling_rate=16000, padding="do_not_pad", return_tensors="pt"
-    )["input_features"]
-    config = tf.WhisperConfig.from_pretrained(directory)
-    long = tf.WhisperForConditionalGeneration.from_pretrained(directory).model.encoder
-    config.max_source_positions = features.shape[2] // 2
-    short = tf.models.whisper.modeling_whisper.WhisperEncoder(config).eval()
-    state = long.state_dict()
-    state["embed_positions.weight"] = state["embed_positions.weight"][: config.max_source_positions]
-    short.load_state_dict(state)
+@pytest.mark.parametrize("family", AUDIO)
+def test_layers_are_the_library_s_own_hidden_states(family, tmp_path):
+    """Not only the last: hidden states as transformers and torchaudio themselves report them."""
+    AUDIO[family](tmp_path)
+    backbone = opened(tmp_path)
+    clip = NOISE[:12_000]
+    batch = backbone.collate(backbone.preprocess([clip], AudioOptions())[0])
+    layers = range(len(backbone.blocks))
     with torch.no_grad():
-        expected = short(features).last_hidden_state[0].mean(0).numpy()
-    np.testing.assert_allclose(_rows(directory, [clip], pad_to_window=False)[0], expected, atol=1e-5)
+        found = [tokens.values for tokens in backbone.forward_blocks(batch, layers)]
+        if family.startswith("torchaudio"):
+            # torchaudio reports what leaves each layer, without the last norm of those that normalise first.
+            expected = [None, *backbone.module.extract_features(batch["waveforms"])[0]]
+            if family == "torchaudio_wav2vec2_large":
+                expected[-1] = backbone.module(batch["waveforms"])[0]
+        else:
+            network_input = batch.get("waveforms", batch.get("mel", batch.get("input_values")))
+            output = backbone.module(network_input, output_hidden_states=True)
+            expected = [*output.hidden_states[:-1], output.last_hidden_state]
+    assert len(expected) == len(found) == 4
+    for ours, theirs in zip(found, expected, strict=True):
+        if theirs is not None:
+            np.testing.assert_allclose(ours.numpy(), theirs.numpy(), atol=1e-5)
 
 
-def test_whisper_never_pools_its_padding(whisper_directory):
-    directory, plain = whisper_directory
-    clips = [NOISE[:n] for n in (3201, 16_000, 40_000)]
-    rows = _rows(directory, clips)
-    np.testing.assert_allclose(rows, np.stack([plain(clip) for clip in clips]), atol=1e-4)
-    encoder = tf.WhisperForConditionalGeneration.from_pretrained(directory).model.encoder
-    features = tf.WhisperFeatureExtractor(feature_size=80)(clips[0], sampling_rate=16000, return_tensors="pt")
+@pytest.mark.parametrize("family", AUDIO)
+def test_parameters_outside_the_layers_first_show_in_the_layer_of_their_block(family, tmp_path):
+    """One at a time: a final norm counted to the stem would pass where whole blocks are disturbed."""
+    AUDIO[family](tmp_path)
+    backbone = opened(tmp_path)
+    options, layers = AudioOptions(pad_to_window=False), range(len(backbone.blocks))
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        over_padding = encoder(features["input_features"]).last_hidden_state[0].mean(0).numpy()
-    assert np.abs(rows[0] - over_padding).max() > 0.01
+        before = [tokens.values.clone() for tokens in run(backbone, [NOISE[:6000]], layers, options)]
+        for name, parameter in backbone.module.named_parameters():
+            if "layers." in name and not name.startswith("feature_extractor"):
+                continue
+            own = [block.owns(name) for block in backbone.blocks].index(True)
+            saved = parameter.clone()
+            parameter += 0.5 * torch.randn(parameter.shape, generator=generator)
+            after = [tokens.values for tokens in run(backbone, [NOISE[:6000]], layers, options)]
+            parameter.copy_(saved)
+            changed = [not torch.equal(a, b) for a, b in zip(before, after, strict=True)]
+            assert changed == [layer >= own for layer in layers], name
 
 
-@pytest.mark.parametrize("pad_to_window", [True, False])
-def test_long_recordings_are_read_in_windows_weighted_by_length(whisper_directory, pad_to_window):
-    directory, _ = whisper_directory
-    whole = _rows(directory, [NOISE], window=1.0, pad_to_window=pad_to_window)[0]
-    # 2.5 s in windows of at most 1 s: three of nearly equal length.
-    parts = [NOISE[a:b] for a, b in ((0, 13_333), (13_333, 26_667), (26_667, 40_000))]
-    rows = _rows(directory, parts, pad_to_window=pad_to_window)
-    lengths = [-(-len(part) // 320) for part in parts]
-    np.testing.assert_allclose(whole, np.average(rows, axis=0, weights=lengths), atol=1e-5)
+@pytest.mark.parametrize("family", AUDIO)
+def test_training_mode_masks_and_drops_nothing(family, tmp_path):
+    """With dropout at zero, SpecAugment and dropped layers would be all that is left of chance."""
+    AUDIO[family](tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config |= {"layerdrop": 0.9, "encoder_layerdrop": 0.9, "mask_time_prob": 0.9, "apply_spec_augment": True}
+    if "args" in config:
+        config["args"]["encoder_layer_drop"] = 0.9
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    backbone = opened(tmp_path)
+    for module in backbone.module.modules():
+        for name in ("p", "dropout", "activation_dropout", "dropout_prob"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+    with torch.no_grad():
+        calm = run(backbone, [NOISE[:12_000]], [1, 3])
+        backbone.module.train()
+        torch.manual_seed(0)
+        busy = run(backbone, [NOISE[:12_000]], [1, 3])
+    for before, after in zip(calm, busy, strict=True):
+        np.testing.assert_allclose(after.values.numpy(), before.values.numpy(), atol=1e-5)
 
 
-def test_windows_beyond_what_the_network_reads_are_refused(whisper_directory):
-    with pytest.raises(ValueError, match=r"window=31 is longer than the 30 s"):
-        _rows(whisper_directory[0], [NOISE], window=31)
-    with pytest.raises(ValueError, match=r"window=0\.01"):
-        _rows(whisper_directory[0], [NOISE], window=0.01)
+@pytest.mark.parametrize("family", ["wav2vec2_stable", "hubert_stable", "wavlm_stable", "whisper"])
+def test_padding_is_never_part_of_a_gradient(family, tmp_path):
+    """A batch of unequal clips gives the gradients of its clips one by one."""
+    AUDIO[family](tmp_path)
+    backbone = opened(tmp_path)
+    backbone.module.requires_grad_(True)
+    options = AudioOptions(pad_to_window=False)
+    clips = [NOISE[:12_000], NOISE[12_000:17_000]]
+
+    def gradients(*batches):
+        backbone.module.zero_grad()
+        for batch in batches:
+            tokens = run(backbone, batch, [3], options)[0]
+            tokens.values[tokens.mask].square().sum().backward()
+        return {n: p.grad.clone() for n, p in backbone.module.named_parameters() if p.grad is not None}
+
+    together, alone = gradients(clips), gradients(clips[:1], clips[1:])
+    assert len(together) == len(alone) > 20
+    for name, gradient in together.items():
+        scale = max(1.0, float(alone[name].abs().max()))
+        np.testing.assert_allclose(gradient.numpy() / scale, alone[name].numpy() / scale, atol=1e-4, err_msg=name)
+
+
+# -- wav2vec 2.0, HuBERT, WavLM, AST ----------------------------------------------------------------------
 
 
 def test_a_padded_batch_would_be_wrong_for_a_group_norm(wav2vec2_directory):
     """Why clips of unequal length do not share a batch: the mutant that lets them is far off."""
     directory, plain = wav2vec2_directory
-    backbone = open_spec(BackboneSpec("audio", str(directory)))
+    backbone = opened(directory)
     assert not backbone.pads
     clips = samples("audio")[:2]
-    items = [windows[0] for windows in backbone.preprocess(clips, AudioOptions())]
+    with pytest.raises(RuntimeError, match="4000 to 8000 samples in one batch"):
+        run(backbone, clips, [3])
+    backbone.pads = True
     with torch.no_grad():
-        padded = backbone.forward_blocks(backbone.collate(items), [len(backbone.blocks) - 1])[0]
+        padded = run(backbone, clips, [3])[0]
     frames = int(padded.mask[0].sum())
     mutant = padded.values[0, :frames].mean(0).numpy()
     assert np.abs(mutant - plain(clips[0])).max() > 1e-3
-    np.testing.assert_allclose(_rows(directory, clips)[0], plain(clips[0]), atol=1e-4)
+    np.testing.assert_allclose(embed(directory, clips)[0], plain(clips[0]), atol=1e-4)
 
 
 def test_silence_and_the_shortest_clip_give_numbers(wav2vec2_directory):
-    rows = _rows(wav2vec2_directory[0], [np.zeros(8000, dtype=np.float32), NOISE[:400]])
+    rows = embed(wav2vec2_directory[0], [np.zeros(8000, dtype=np.float32), NOISE[:400]])
     assert np.isfinite(rows).all()
+
+
+@pytest.mark.parametrize("name", ["Wav2Vec2", "Hubert", "WavLM"])
+def test_fine_tuned_checkpoints_as_the_hub_has_them(name, tmp_path):
+    """A head that is left out, no vector for masked time, and the older names of weight normalisation."""
+    config = getattr(tf, f"{name}Config")(**SIZES, **FRONT_END, vocab_size=10)
+    module = _build(getattr(tf, f"{name}ForCTC"), config, tmp_path)
+    extractor = tf.Wav2Vec2FeatureExtractor()
+    extractor.save_pretrained(tmp_path)
+    state = {
+        key.replace("parametrizations.weight.original0", "weight_g").replace(
+            "parametrizations.weight.original1", "weight_v"
+        ): value
+        for key, value in load_file(tmp_path / "model.safetensors").items()
+        if not key.endswith("masked_spec_embed")
+    }
+    save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    values = extractor(NOISE, sampling_rate=16000, return_tensors="pt")["input_values"]
+    with torch.no_grad():
+        expected = module.base_model(values).last_hidden_state
+        found = run(opened(tmp_path), [NOISE], [3])[0].values
+    np.testing.assert_allclose(found.numpy(), expected.numpy(), atol=1e-5)
+
+
+def test_a_batch_norm_before_the_positions_sees_padding(tmp_path):
+    """As mHuBERT has one: it turns the zeros of padding into its bias."""
+    plain = _waveform(tmp_path, tf.HubertModel, tf.HubertConfig, **STABLE, conv_pos_batch_norm=True)
+    expected = np.stack([plain(clip) for clip in samples("audio")])
+    np.testing.assert_allclose(embed(tmp_path, samples("audio")), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["Wav2Vec2", "WavLM"])
+def test_the_adapter_of_a_translator_is_left_out(name, tmp_path):
+    """It shortens time, and the encoder's layers would no longer be as long as their mask."""
+    cls, config = getattr(tf, f"{name}Model"), getattr(tf, f"{name}Config")
+    _waveform(tmp_path, cls, config, **STABLE, add_adapter=True)
+    module = cls.from_pretrained(tmp_path).eval()
+    module.adapter = None
+    values = tf.Wav2Vec2FeatureExtractor()(NOISE, sampling_rate=16000, return_tensors="pt")["input_values"]
+    with torch.no_grad():
+        expected = module(values).last_hidden_state
+        tokens = run(opened(tmp_path), [NOISE], [3])[0]
+    assert tokens.mask.all()
+    np.testing.assert_allclose(tokens.values.numpy(), expected.numpy(), atol=1e-5)
+
+
+def test_ast_reads_clips_shorter_than_one_analysis_window(tmp_path):
+    ast(tmp_path)
+    backbone = opened(tmp_path)
+    clips = [NOISE[:1], NOISE[:399], np.pad(NOISE[:399], (0, 1)), NOISE[:3000]]
+    with torch.no_grad():
+        pooled = run(backbone, clips, [3])[0].pooled
+    assert pooled.isfinite().all()
+    assert torch.equal(pooled[1], pooled[2])
+
+
+def test_ast_of_a_classifier_without_its_head(tmp_path):
+    module = _build(tf.ASTForAudioClassification, tf.ASTConfig(max_length=128, num_mel_bins=32, **SIZES), tmp_path)
+    extractor = tf.ASTFeatureExtractor(max_length=128, num_mel_bins=32)
+    extractor.save_pretrained(tmp_path)
+    values = extractor(NOISE[:9000], sampling_rate=16000, return_tensors="pt")["input_values"]
+    with torch.no_grad():
+        expected = module.base_model(values).pooler_output[0].numpy()
+    np.testing.assert_allclose(embed(tmp_path, [NOISE[:9000]])[0], expected, atol=1e-5)
+
+
+def test_other_networks_are_refused_by_name(tmp_path):
+    tf.BertConfig(**SIZES).save_pretrained(tmp_path)
+    with pytest.raises(BackboneNotFoundError, match="is a 'bert'; supported are wav2vec2"):
+        opened(tmp_path)
 
 
 # -- torchaudio's bundles ---------------------------------------------------------------------------------
@@ -111,6 +229,13 @@ def test_silence_and_the_shortest_clip_give_numbers(wav2vec2_directory):
 
 def test_bundles_of_the_three_families_are_known():
     assert {"WAV2VEC2_BASE", "HUBERT_BASE", "WAVLM_BASE", "WAV2VEC2_XLSR_300M"} <= set(torchaudio_bundles())
+
+
+def test_torchaudio_s_large_wavlm_batches_equal_lengths(tmp_path):
+    """Its attention takes no mask, and says so with an assertion."""
+    plain = _torchaudio(tmp_path, "wavlm_model", "layer_norm")
+    expected = np.stack([plain(clip) for clip in samples("audio")])
+    np.testing.assert_allclose(embed(tmp_path, samples("audio")), expected, atol=1e-4)
 
 
 @pytest.fixture
@@ -138,7 +263,7 @@ def test_a_bundle_is_downloaded_once_without_running_code(tiny_bundle, tmp_path)
     assert len(calls) == 1
     assert calls[0][1]["weights_only"] is True
     assert json.loads((directory / "config.json").read_text())["sampling_rate"] == 16000
-    backbone = open_spec(BackboneSpec("audio", str(directory)))
+    backbone = opened(directory)
     items = backbone.preprocess([NOISE], AudioOptions())[0]
     with torch.no_grad():
         values = backbone.forward_blocks(backbone.collate(items), [2])[0].values
@@ -148,7 +273,7 @@ def test_a_bundle_is_downloaded_once_without_running_code(tiny_bundle, tmp_path)
 
 def test_a_bundle_by_name(tiny_bundle, tmp_path, monkeypatch):
     monkeypatch.setenv("SKEMBED_HOME", str(tmp_path))
-    assert _rows("TINY", [NOISE]).shape == (1, 16)
+    assert embed("TINY", [NOISE]).shape == (1, 16)
 
 
 def test_a_bundle_that_cannot_be_downloaded(monkeypatch, tmp_path):
@@ -165,4 +290,4 @@ def test_torchaudio_directories_of_another_builder_are_refused(tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "builder": "conformer"}))
     with pytest.raises(BackboneNotFoundError, match="builder='conformer'"):
-        open_spec(BackboneSpec("audio", str(tmp_path)))
+        opened(tmp_path)

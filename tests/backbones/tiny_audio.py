@@ -1,0 +1,33 @@
+"""What the tests of audio backbones share: a recording, and the ways through one adapter or the whole embedder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from skembed import AudioEmbedder
+from skembed.backbones.base import AudioOptions, Backbone, BackboneSpec, Tokens
+from skembed.backbones.loading import open_spec
+
+#: 2.5 s of noise at 16 kHz.
+NOISE = (0.1 * np.random.default_rng(1).normal(size=40_000)).astype(np.float32)
+
+
+def embed(directory: Path | str, clips: Sequence[np.ndarray], **parameters) -> np.ndarray:
+    """Rows of the embedder for clips at 16 kHz."""
+    return AudioEmbedder(str(directory), sampling_rate=16000, device="cpu", **parameters).fit_transform(clips)
+
+
+def opened(directory: Path) -> Backbone:
+    """The backbone of a directory, loaded anew."""
+    return open_spec(BackboneSpec("audio", str(directory)))
+
+
+def run(
+    backbone: Backbone, clips: Sequence[np.ndarray], layers: Iterable[int], options: AudioOptions | None = None
+) -> list[Tokens]:
+    """Tokens of the asked layers for one batch of clips, without windows."""
+    items = [windows[0] for windows in backbone.preprocess(clips, options or AudioOptions())]
+    return backbone.forward_blocks(backbone.collate(items), layers)
