@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -127,16 +128,21 @@ def record_blocks(layers: Sequence[nn.Module], wanted: Iterable[int]):
     """
     found: dict[int, Tensor] = {}
     handles = []
+    # A module is shared by all threads of the process, and so are its hooks: each takes only its own pass.
+    thread = threading.get_ident()
 
     def keep_input(index):
-        def hook(_module, args, kwargs):
-            found[index] = args[0] if args else kwargs["hidden_states"]
+        # Removed while another thread is about to call it, a hook is called without the keywords.
+        def hook(_module, args, kwargs=None):
+            if threading.get_ident() == thread:
+                found[index] = args[0] if args else kwargs["hidden_states"]
 
         return hook
 
     def keep_output(index):
         def hook(_module, _args, output):
-            found[index] = first_tensor(output)
+            if threading.get_ident() == thread:
+                found[index] = first_tensor(output)
 
         return hook
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from skembed.backbones.base import Backbone, BackboneSpec, Block, Item, TextOptions, Tokens, split_windows
 from skembed.backbones.blocks import blocks_from_layers, record_blocks
+from skembed.backbones.packing import allow_packing, pack_inputs, plan_packing
 from skembed.backbones.sentence_layout import read_sentence_layout
 from skembed.backbones.transformers_loading import layer_names, load_pretrained, quiet
 from skembed.exceptions import BackboneNotFoundError
@@ -59,6 +60,12 @@ class TextBackbone(Backbone):
     Special tokens are put around a text here and not by the tokenizer, which is only ever asked for plain
     tokens: asking it to cut or pad would leave its state changed, for all threads that share it.
     """
+
+    # Measured with MiniLM on a CPU: packed, anything from 1024 to 4096 tokens is equally fast, in either precision;
+    # padded, 2048 lose a little against 4096 on texts of like length and gain more on mixed ones. Short texts fill
+    # the budget only if their number has next to no limit.
+    token_budget: ClassVar[int] = 2048
+    batch_limit: ClassVar[int] = 1024
 
     def preprocess(self, samples: Sequence[str], options: TextOptions) -> list[list[Item]]:
         """Tokenise texts.
@@ -136,25 +143,33 @@ class TextBackbone(Backbone):
 
     def collate(self, items: Sequence[Item]) -> dict[str, Tensor]:
         """Pad to the longest item, always on the right, where positions and decoders do not notice it."""
-        width = self.extra["padded_length"] or max(item.length for item in items)
-        ids = torch.full((len(items), width), self.extra["padding"], dtype=torch.int64)
-        mask = torch.zeros(len(items), width, dtype=torch.int64)
-        for row, item in enumerate(items):
-            ids[row, : item.length] = torch.from_numpy(item.data["ids"])
-            mask[row, : item.length] = 1
-        return {"input_ids": ids, "attention_mask": mask}
+        lengths = np.array([item.length for item in items])
+        width = self.extra["padded_length"] or lengths.max()
+        mask = np.arange(width) < lengths[:, None]
+        ids = np.full(mask.shape, self.extra["padding"], dtype=np.int64)
+        ids[mask] = np.concatenate([item.data["ids"] for item in items])
+        return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
 
     def forward_blocks(self, batch: Mapping[str, Tensor], layers: Iterable[int]) -> list[Tokens]:
-        """Run the network and read blocks; the last has `pooled` where the network has a summary."""
+        """Run the network and read blocks; the last has `pooled` where the network has a summary.
+
+        Batches are padded here and in what is returned. Between the two, where the network can be packed, there
+        is no padding.
+        """
         layers, top = list(layers), len(self.blocks) - 1
         stack = [self.module.get_submodule(name) for name in self.extra["layers"]]
-        inputs = {name: batch[name] for name in self.extra["inputs"]}
+        mask = batch["attention_mask"].bool()
+        packing = plan_packing(self.module, mask)
+        if packing is None:
+            inputs: dict[str, Any] = {name: batch[name] for name in self.extra["inputs"]}
+        else:
+            inputs = pack_inputs(self.module, batch["input_ids"], packing)
         with record_blocks(stack, layers) as found:
             output = self.module(**inputs, **self.extra["forward"])
         found[top] = output.last_hidden_state
-        mask = batch["attention_mask"].bool()
+        values = {i: found[i] if packing is None else packing.unpack(found[i]) for i in set(layers)}
         pooled = output.pooler_output if self.extra["summarised"] else None
-        return [Tokens(found[i], mask, pooled=pooled if i == top else None) for i in layers]
+        return [Tokens(values[i], mask, pooled=pooled if i == top else None) for i in layers]
 
 
 def _leading(text: str, characters: int) -> str:
@@ -191,6 +206,7 @@ def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> Text
     config = _read(AutoConfig, directory, "configuration")
     tokenizer = _read(AutoTokenizer, directory, "tokenizer")
     module: Any = _load_module(config, directory)
+    allow_packing(module)
     # What was loaded knows its own part: config.json of a whole CLIP describes two towers.
     kind, config = config.model_type, module.config.get_text_config()
     layout = read_sentence_layout(directory)

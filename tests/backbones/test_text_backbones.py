@@ -11,6 +11,7 @@ import transformers as tf
 
 from skembed.backbones.base import BackboneSpec, TextOptions
 from skembed.backbones.text_transformers import open_backbone
+from skembed.engine.batching import plan_batches
 from skembed.engine.pooling import pool
 from tests.backbones import tiny_texts
 from tests.backbones.tiny_texts import FURTHER
@@ -280,6 +281,41 @@ def test_the_limit_is_the_networks_own(tiny, name, limit, positions):
     if positions is not None:
         # The last position exists, and the network can be run on it.
         assert _run(backbone, [LONG])[0].values.shape[1] == positions
+
+
+@pytest.mark.parametrize("name", ["bert", "qwen2", "siglip"])
+def test_a_batch_holds_each_text_once_padded_behind(tiny, name):
+    """SigLIP's width is fixed, the others' that of the longest text."""
+    backbone = tiny(name)[2]
+    items = [windows[0] for windows in _items(backbone, [*TEXTS, ""])]
+    batch = backbone.collate(items)
+    width = backbone.extra["padded_length"] or max(item.length for item in items)
+    for row, item in enumerate(items):
+        n_padding = width - item.length
+        assert batch["input_ids"][row].tolist() == _ids(item) + [backbone.extra["padding"]] * n_padding
+        assert batch["attention_mask"][row].tolist() == [1] * item.length + [0] * n_padding
+    assert {tensor.dtype for tensor in batch.values()} == {torch.int64}
+
+
+@KINDS
+def test_all_texts_are_tokenised_in_one_call(tiny, monkeypatch, name):
+    backbone = tiny(name)[2]
+    tokenizer, calls = backbone.extra["tokenizer"], []
+
+    def counting(texts, **arguments):
+        calls.append(len(texts))
+        return tokenizer(texts, **arguments)
+
+    monkeypatch.setitem(backbone.extra, "tokenizer", counting)
+    _items(backbone, TEXTS * 20)
+    assert calls == [100]
+
+
+def test_short_texts_fill_a_batch(tiny):
+    """The planner's general limit of 32 items is for images; that many titles leave a CPU idle."""
+    backbone = tiny("bert")[2]
+    plan = plan_batches([16] * 256, token_budget=backbone.token_budget, batch_limit=backbone.batch_limit)
+    assert [len(batch) for batch in plan] == [128, 128]
 
 
 @pytest.mark.bundled

@@ -1,0 +1,170 @@
+"""Texts of unequal length end to end in one row, so that a batch has no padding to compute.
+
+All of an encoder but its attention looks at one position at a time. A batch is therefore run as a single row of
+shape (1, total), and only the attention is told, through transformers' own interface for it, where each text
+begins and ends.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+__all__ = ["Packing", "allow_packing", "pack_inputs", "plan_packing"]
+
+#: The attention's name in transformers' registry.
+_NAME = "skembed_packed"
+#: Families that can be packed, and whether their positions count from behind the padding index on. Each of them
+#: goes through transformers' attention interface, hands unknown keywords down to it, takes `position_ids`, and has
+#: absolute positions that are added before the first layer; the tests hold each against a plain loop.
+#: Not so the rest, which is run padded: the relative positions of MPNet, DeBERTa and T5 are a bias over whole rows,
+#: ModernBERT's window would have to be cut to each text, decoders and CLIP are causal.
+_FAMILIES = {
+    "bert": False,
+    "camembert": True,
+    "distilbert": False,
+    "electra": False,
+    "roberta": True,
+    "xlm-roberta": True,
+}
+
+
+@dataclass(eq=False)
+class Packing:
+    """Where the tokens of one padded batch lie once they are put end to end, longest text first.
+
+    Parameters
+    ----------
+    shape : tuple of (batch, time)
+        The padded batch.
+    index : Tensor of shape (total,), int64
+        Positions of the real tokens in the flattened padded batch.
+    groups : tuple of (start, count, length)
+        Texts of equal length are neighbours: `count` of `length` tokens each, from position `start` on.
+    """
+
+    shape: tuple[int, int]
+    index: Tensor
+    groups: tuple[tuple[int, int, int], ...]
+    _heeded: bool = field(default=False, init=False)
+
+    def pack(self, values: Tensor) -> Tensor:
+        """From (batch, time) to (1, total)."""
+        return values.flatten()[self.index].unsqueeze(0)
+
+    def unpack(self, values: Tensor) -> Tensor:
+        """From (1, total, width) to (batch, time, width), with zeros where there is padding."""
+        if not self._heeded:
+            # The network dropped the keyword on its way down, and all texts have looked at each other.
+            raise RuntimeError(
+                f"transformers {transformers.__version__} does not hand keywords on to the attention of this network. "
+                "Please report it; until then use an older transformers."
+            )
+        batch, time = self.shape
+        padded = values.new_zeros(batch * time, values.shape[-1])
+        return padded.index_copy_(0, self.index, values[0]).view(batch, time, -1)
+
+
+def allow_packing(module: nn.Module) -> None:
+    """Let a network be packed, where its family is one that can be.
+
+    It remains usable as before: called without a packing it does what "sdpa" does, masks and gradients included.
+    Copies are as the original, and the configuration that it saves does not mention it.
+    """
+    config: Any = module.config
+    plain = config._attn_implementation == "sdpa" and not getattr(config, "is_decoder", False)
+    if config.model_type in _FAMILIES and plain:
+        module.set_attn_implementation(_NAME)  # type: ignore[operator]
+
+
+def plan_packing(module: nn.Module, mask: Tensor) -> Packing | None:
+    """How to pack a batch; None where it is better, or only possible, to run it padded.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The network.
+    mask : Tensor of shape (batch, time), bool
+        True where a position is real.
+    """
+    # Whoever changed the attention since would have all texts look at each other. On accelerators nothing was
+    # measured, and a kernel for each length is the last thing that they like.
+    if getattr(getattr(module, "config", None), "_attn_implementation", None) != _NAME or mask.device.type != "cpu":
+        return None
+    batch, time = mask.shape
+    lengths = mask.sum(1)
+    # Without padding the batch is packed as it is. Padding on the left or inside, and texts of nothing, are none of
+    # collate's; they keep the meaning that transformers gives them.
+    shortest = int(lengths.min())
+    if shortest in (0, time) or not torch.equal(mask, torch.arange(time) < lengths.unsqueeze(1)):
+        return None
+    order = lengths.argsort(descending=True, stable=True)
+    rows, columns = mask[order].nonzero(as_tuple=True)
+    values, counts = (found.tolist() for found in lengths[order].unique_consecutive(return_counts=True))
+    groups, start = [], 0
+    for length, count in zip(values, counts, strict=True):
+        groups.append((start, count, length))
+        start += count * length
+    return Packing((batch, time), order[rows] * time + columns, tuple(groups))
+
+
+def pack_inputs(module: nn.Module, ids: Tensor, packing: Packing) -> dict[str, Any]:
+    """What the network is called with, in place of padded ids and their mask.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The network.
+    ids : Tensor of shape (batch, time), int64
+        Padded tokens.
+    packing : Packing
+        Of this batch.
+    """
+    config: Any = module.config
+    if _FAMILIES[config.model_type]:
+        # As these networks count for themselves: a padding token that was written in a text has no number.
+        counted = ids != config.pad_token_id
+        positions = counted.cumsum(1) * counted + config.pad_token_id
+    else:
+        positions = torch.arange(ids.shape[1]).expand_as(ids)
+    return {"input_ids": packing.pack(ids), "position_ids": packing.pack(positions), "packing": packing}
+
+
+def _attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    packing: Packing | None = None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention of each text to itself, over queries, keys and values of shape (1, heads, total, head width)."""
+    if packing is None:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+    packing._heeded = True
+    rows = [states[0].transpose(0, 1) for states in (query, key, value)]
+    parts = []
+    for start, count, length in packing.groups:
+        # Views: nothing is copied before the results are joined.
+        q, k, v = (row[start : start + count * length].unflatten(0, (count, length)).transpose(1, 2) for row in rows)
+        part = scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scaling)
+        parts.append(part.transpose(1, 2).flatten(0, 1))
+    return torch.cat(parts).unsqueeze(0), None
+
+
+AttentionInterface.register(_NAME, _attend)
+# Without a mask function of that name, transformers would drop the mask of padded calls.
+AttentionMaskInterface.register(_NAME, sdpa_mask)

@@ -1,0 +1,327 @@
+"""Packed batches against the library underneath, called on one text at a time."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+import transformers as tf
+
+from skembed.backbones import packing, text_transformers
+from skembed.backbones.base import BackboneSpec, TextOptions, Tokens
+from skembed.backbones.text_transformers import open_backbone
+from skembed.engine.pooling import POOLINGS, pool
+from tests.backbones import tiny, tiny_texts
+
+POOLED = [name for name in POOLINGS if name != "layer_attention"]
+#: Neither sorted nor of one length; two of them share one.
+TEXTS = [
+    "a cat",
+    "the moon rose, and again the lazy dog looked at it for a while",
+    "",
+    "a dog",
+    "on the mat by a river",
+    "cat {pad} sat on {pad}",
+    "the cat sat on the mat and looked at the moon",
+]
+
+
+def camembert(directory):
+    size = tiny_texts.words(directory)
+    config = tf.CamembertConfig(
+        vocab_size=size, max_position_embeddings=66, pad_token_id=0, type_vocab_size=1, **tiny_texts.SIZES
+    )
+    return tiny_texts._network(directory, tf.CamembertModel, config, tiny_texts._mean)
+
+
+BUILDERS = {
+    "bert": tiny_texts.bert,
+    "camembert": camembert,
+    "distilbert": tiny_texts.distilbert,
+    "electra": tiny_texts.electra,
+    "roberta": tiny.roberta,
+    "xlm_roberta": tiny.xlm_roberta,
+}
+PACKED = pytest.mark.parametrize("name", BUILDERS)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def directories(tmp_path_factory):
+    built = {}
+
+    def get(name):
+        if name not in built:
+            built[name] = tmp_path_factory.mktemp(name)
+            {**BUILDERS, **tiny_texts.FURTHER}[name](built[name])
+        return built[name]
+
+    return get
+
+
+def _open(directory):
+    return open_backbone(BackboneSpec("text", str(directory)), directory, "0")
+
+
+def _texts(backbone):
+    # A padding token that somebody wrote has no position of its own in RoBERTa and its kin.
+    return [text.format(pad=backbone.extra["tokenizer"].pad_token) for text in TEXTS]
+
+
+def _batch(backbone, texts):
+    return backbone.collate([windows[0] for windows in backbone.preprocess(texts, TextOptions())])
+
+
+def _run(backbone, texts, layers=None):
+    with torch.inference_mode():
+        return backbone.forward_blocks(_batch(backbone, texts), layers or range(len(backbone.blocks)))
+
+
+def _alone(directory, texts):
+    """The layers of each text, from the library's own tokenizer, network, attention and hidden states."""
+    tokenizer = tf.AutoTokenizer.from_pretrained(directory)
+    module = tf.AutoModel.from_pretrained(directory, attn_implementation="eager").eval()
+    with torch.inference_mode():
+        return [
+            module(tokenizer(text, return_tensors="pt")["input_ids"], output_hidden_states=True).hidden_states
+            for text in texts
+        ]
+
+
+def _assert_equal(found, alone, atol=1e-5):
+    """Every position of every layer, and every pooling, of every text."""
+    for layer, tokens in enumerate(found):
+        rows = {pooling: pool(tokens, pooling) for pooling in POOLED}
+        for i, states in enumerate(alone):
+            single = Tokens(states[layer], torch.ones(states[layer].shape[:2], dtype=torch.bool))
+            torch.testing.assert_close(tokens.values[i][tokens.mask[i]], single.values[0], atol=atol, rtol=0)
+            for pooling, row in rows.items():
+                torch.testing.assert_close(row[i], pool(single, pooling)[0], atol=atol, rtol=0)
+
+
+@pytest.fixture
+def shapes(monkeypatch):
+    """What the networks were run on: the shapes of their input ids."""
+    seen = []
+    forward = torch.nn.Embedding.forward
+
+    def spying(self, ids):
+        seen.append(tuple(ids.shape))
+        return forward(self, ids)
+
+    monkeypatch.setattr(torch.nn.Embedding, "forward", spying)
+    return seen
+
+
+@PACKED
+def test_a_packed_batch_equals_one_text_at_a_time(directories, shapes, name):
+    backbone = _open(directories(name))
+    texts = _texts(backbone)
+    found = _run(backbone, texts)
+    assert shapes[0] == (1, int(found[0].mask.sum()))
+    assert len(found) == 4
+    for tokens in found:
+        assert tokens.values.shape == (*tokens.mask.shape, 16)
+        assert not tokens.mask.all()
+        assert not tokens.values[~tokens.mask].any()
+    _assert_equal(found, _alone(directories(name), texts))
+
+
+@PACKED
+def test_only_the_asked_layers_are_returned_in_the_order_asked(directories, name):
+    backbone = _open(directories(name))
+    every = _run(backbone, TEXTS)
+    for layers in ([2], [3, 0], [1, 1]):
+        for layer, tokens in zip(layers, _run(backbone, TEXTS, layers), strict=True):
+            assert torch.equal(tokens.values, every[layer].values)
+
+
+@PACKED
+def test_texts_that_see_each_other_are_noticed(directories, monkeypatch, name):
+    """The mutant: one group of all tokens. The comparison above must not be too coarse for it."""
+    plan = text_transformers.plan_packing
+
+    def blind(module, mask):
+        packed = plan(module, mask)
+        packed.groups = ((0, 1, len(packed.index)),)
+        return packed
+
+    monkeypatch.setattr(text_transformers, "plan_packing", blind)
+    backbone = _open(directories(name))
+    with pytest.raises(AssertionError):
+        _assert_equal(_run(backbone, TEXTS), _alone(directories(name), TEXTS), atol=1e-3)
+
+
+@PACKED
+@pytest.mark.parametrize("texts", [["the moon rose, and again"], [""], ["a cat", "a cat", "a cat"]])
+def test_without_padding_a_batch_is_run_as_it_is(directories, shapes, name, texts):
+    backbone = _open(directories(name))
+    found = _run(backbone, texts)
+    assert shapes[0] == tuple(found[0].mask.shape)
+    _assert_equal(found, _alone(directories(name), texts))
+
+
+def test_a_group_for_each_length_longest_first(directories):
+    module = _open(directories("bert")).module
+    mask = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0], [1, 1, 0, 0]]).bool()
+    packed = packing.plan_packing(module, mask)
+    assert packed.groups == ((0, 1, 4), (4, 2, 2), (8, 1, 1))
+    assert packed.index.tolist() == [4, 5, 6, 7, 0, 1, 12, 13, 8]
+    assert packed.pack(torch.arange(16).view(4, 4)).tolist() == [packed.index.tolist()]
+
+
+@pytest.mark.parametrize("rows", [[[0, 1, 1], [1, 1, 1]], [[1, 0, 1], [1, 1, 1]], [[0, 0, 0], [1, 1, 1]]])
+def test_what_collate_never_makes_is_not_packed(directories, rows):
+    """Padding on the left or inside would be packed in the wrong place; nothing has no group."""
+    module = _open(directories("bert")).module
+    assert packing.plan_packing(module, torch.tensor(rows).bool()) is None
+
+
+def test_accelerators_get_padded_batches(directories):
+    module = _open(directories("bert")).module
+    mask = torch.tensor([[1, 0], [1, 1]]).bool()
+    assert packing.plan_packing(module, mask) is not None
+    assert packing.plan_packing(module, mask.to("meta")) is None
+
+
+@pytest.mark.parametrize("name", ["mpnet", "modernbert", "deberta_v2_with_convolution", "mt5", "qwen2", "opt", "clip"])
+def test_other_families_are_run_padded(directories, shapes, name):
+    found = _run(_open(directories(name)), TEXTS[:2])
+    assert shapes[0] == tuple(found[0].mask.shape)
+
+
+def test_a_causal_bert_is_run_padded(directories, tmp_path):
+    tiny_texts.bert(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "is_decoder": True}))
+    backbone = _open(tmp_path)
+    assert backbone.module.config._attn_implementation == "sdpa"
+    _assert_equal(_run(backbone, TEXTS), _alone(tmp_path, TEXTS))
+
+
+@PACKED
+def test_an_attention_that_somebody_chose_is_kept(directories, name):
+    """It knows nothing of a packing: all texts would look at each other."""
+    backbone = _open(directories(name))
+    backbone.module.set_attn_implementation("eager")
+    texts = _texts(backbone)
+    _assert_equal(_run(backbone, texts), _alone(directories(name), texts))
+
+
+def test_a_packing_that_goes_unheeded_is_an_error(directories, monkeypatch):
+    def forgetful(*args):
+        return {k: v for k, v in packing.pack_inputs(*args).items() if k != "packing"}
+
+    monkeypatch.setattr(text_transformers, "pack_inputs", forgetful)
+    with pytest.raises(RuntimeError, match="does not hand keywords on"):
+        _run(_open(directories("bert")), TEXTS)
+
+
+@PACKED
+def test_bfloat16(directories, name):
+    backbone = _open(directories(name))
+    backbone.module.to(torch.bfloat16)
+    (tokens,) = _run(backbone, TEXTS, [3])
+    assert tokens.values.dtype == torch.bfloat16
+    rows = pool(tokens, "mean")
+    expected = torch.stack([states[3][0].mean(0) for states in _alone(directories(name), TEXTS)])
+    assert torch.nn.functional.cosine_similarity(rows, expected).min() > 0.999
+
+
+@PACKED
+def test_threads_share_a_network(directories, name):
+    """Neither packings nor recorded layers of one thread reach another."""
+    backbone = _open(directories(name))
+    sets = [TEXTS, TEXTS[:3], TEXTS[::-1][:4], ["a cat", "a dog"]]
+    alone = [_run(backbone, texts) for texts in sets]
+
+    def work(which):
+        for _ in range(40):
+            for a, b in zip(_run(backbone, sets[which]), alone[which], strict=True):
+                torch.testing.assert_close(a.values, b.values, atol=1e-6, rtol=0)
+
+    with ThreadPoolExecutor(len(sets)) as pool_:
+        for done in [pool_.submit(work, which) for which in range(len(sets))]:
+            done.result()
+    assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in backbone.module.modules())
+
+
+# -- what fine-tuning does with the network ---------------------------------------------------------------
+
+
+def _gradients(module, states, mask):
+    (states * mask.unsqueeze(-1)).pow(3).sum().backward()
+    return {k: p.grad.clone() for k, p in module.named_parameters() if p.grad is not None}
+
+
+@PACKED
+def test_copies_train_on_padded_batches(directories, name):
+    backbone = _open(directories(name))
+    _run(backbone, TEXTS)
+    module = copy.deepcopy(backbone.module).requires_grad_(True)
+    batch = _batch(backbone, TEXTS)
+    mask = batch["attention_mask"].bool()
+    output = module(**batch).last_hidden_state
+    for i, states in enumerate(_alone(directories(name), TEXTS)):
+        torch.testing.assert_close(output[i][mask[i]], states[-1][0], atol=1e-5, rtol=0)
+    plain = tf.AutoModel.from_pretrained(directories(name), attn_implementation="eager").eval()
+    expected = _gradients(plain, plain(**batch).last_hidden_state, mask)
+    found = _gradients(module, output, mask)
+    # The reference may have a pooler, which no block owns and nothing here reads.
+    assert found.keys() == expected.keys()
+    for key, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[key], atol=1e-4, rtol=1e-4)
+    assert not any(p.requires_grad for p in backbone.module.parameters())
+    # With dropout on, as in training.
+    module.train()(**batch).last_hidden_state[mask].sum().backward()
+    assert all(p.grad.isfinite().all() for p in module.parameters() if p.grad is not None)
+
+
+@PACKED
+@pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable. is deprecated")
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_gradients_flow_through_a_packed_batch(directories, name, checkpointing):
+    backbone = _open(directories(name))
+    backbone.module.requires_grad_(True)
+    batch = _batch(backbone, TEXTS)
+    mask = batch["attention_mask"].bool()
+    expected = _gradients(backbone.module, backbone.module(**batch).last_hidden_state, mask)
+    backbone.module.zero_grad()
+    if checkpointing:
+        # Layers are run a second time on the way back, when the forward pass is long over.
+        backbone.module.gradient_checkpointing_enable()
+        for layer in backbone.module.modules():
+            if isinstance(layer, torch.nn.Dropout):
+                layer.p = 0.0
+        backbone.module.train()
+    (tokens,) = backbone.forward_blocks(batch, [3])
+    found = _gradients(backbone.module, tokens.values, mask)
+    assert found.keys() == expected.keys()
+    for key, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[key], atol=1e-4, rtol=1e-4)
+
+
+def test_what_is_saved_does_not_know(directories, tmp_path):
+    backbone = _open(directories("bert"))
+    backbone.module.save_pretrained(tmp_path)
+    assert "skembed" not in (tmp_path / "config.json").read_text()
+    assert tf.AutoModel.from_pretrained(tmp_path).config._attn_implementation == "sdpa"
+
+
+def test_pickled_networks_are_packed_as_before(directories):
+    backbone = _open(directories("bert"))
+    expected = _run(backbone, TEXTS)
+    backbone.module = pickle.loads(pickle.dumps(backbone.module))
+    for a, b in zip(_run(backbone, TEXTS), expected, strict=True):
+        assert torch.equal(a.values, b.values)
