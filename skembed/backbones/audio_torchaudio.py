@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchaudio.pipelines import Wav2Vec2Bundle
 
-from skembed.backbones.audio_transformers import WaveformBackbone, shortest_input
+from skembed.backbones.audio_waveform import WaveformBackbone, shortest_input
 from skembed.backbones.base import BackboneSpec
 from skembed.backbones.blocks import blocks_from_layers
 from skembed.backbones.bundled import publish_directory
@@ -30,10 +30,9 @@ _BUILDERS = {"Wav2Vec2": "wav2vec2_model", "WavLM": "wavlm_model"}
 class TorchaudioBackbone(WaveformBackbone):
     """A `torchaudio.models.Wav2Vec2Model` without its output layer."""
 
-    def _run(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
+    def _convolve(self, waveforms: Tensor) -> Tensor:
         module: Any = self.module
-        features, frames = module.feature_extractor(waveforms, lengths if self.pads else None)
-        return module.encoder(features, frames)
+        return module.feature_extractor(waveforms, None)[0]
 
 
 def torchaudio_bundles() -> list[str]:
@@ -133,12 +132,13 @@ def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> Torc
             module, names, top=() if transformer.layer_norm_first else ("encoder.transformer.layer_norm",)
         ),
         fingerprint=fingerprint,
-        # A group norm over time sees padding, and torchaudio's WavLM takes no mask: then only clips of equal length
-        # may share a batch.
-        pads=arguments["extractor_mode"] != "group_norm" and config["builder"] != "wavlm_model",
         sampling_rate=config["sampling_rate"],
         extra={
-            "layers": names,
+            "transformer": "encoder.transformer",
+            "projection": "encoder.feature_projection",
+            "norm_first": not transformer.layer_norm_first,
+            # A group norm runs over time.
+            "sees_padding": arguments["extractor_mode"] == "group_norm",
             "convolutions": convolutions,
             "shortest": shortest_input(convolutions),
             "normalize_input": config["normalize"],

@@ -1,4 +1,4 @@
-"""Speech and sound models of transformers: wav2vec 2.0, HuBERT, WavLM, AST; Whisper has a module of its own."""
+"""Speech and sound models of transformers: AST, and how to open wav2vec 2.0, HuBERT and WavLM."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import ASTFeatureExtractor, ASTModel, AutoConfig, AutoModel
 
+from skembed.backbones.audio_waveform import WaveformBackbone, shortest_input
 from skembed.backbones.audio_whisper import open_whisper
 from skembed.backbones.base import (
     AudioOptions,
@@ -27,81 +28,7 @@ from skembed.backbones.transformers_loading import layer_names, load_pretrained,
 from skembed.backbones.weights import read_json
 from skembed.exceptions import BackboneNotFoundError
 
-__all__ = ["SpectrogramBackbone", "WaveformBackbone", "open_backbone"]
-
-#: Seconds that are read at once where the network sets no limit: attention grows with their square.
-DEFAULT_WINDOW = 30.0
-
-
-class WaveformBackbone(Backbone):
-    """A network on raw waveforms: a convolutional front end and a transformer. Lengths are in samples."""
-
-    # About 80 s of sound in a batch.
-    token_budget: ClassVar[int] = 4096 * 320
-
-    def preprocess(self, samples: Sequence[np.ndarray], options: AudioOptions) -> list[list[Item]]:
-        seconds = check_waveform_options(options or AudioOptions(), DEFAULT_WINDOW if not options.window else None)
-        assert seconds is not None
-        assert self.sampling_rate is not None
-        size = int(seconds * self.sampling_rate)
-        return [[self._item(window) for window in split_windows(sample, size)] for sample in samples]
-
-    def _item(self, waveform: np.ndarray) -> Item:
-        if self.extra["normalize_input"]:
-            waveform = (waveform - waveform.mean()) / np.sqrt(waveform.var() + self.extra.get("epsilon", 1e-7))
-        if len(waveform) < self.extra["shortest"]:
-            waveform = np.pad(waveform, (0, self.extra["shortest"] - len(waveform)))
-        return Item({"waveform": waveform.astype(np.float32)}, length=len(waveform))
-
-    def collate(self, items: Sequence[Item]) -> dict[str, Tensor]:
-        longest = max(item.length for item in items)
-        if not self.pads and any(item.length != longest for item in items):
-            raise RuntimeError(
-                f"Internal error: clips of {min(item.length for item in items)} to {longest} samples in one batch of "
-                f"{self.spec.name}, whose normalisation would see the padding. Batch only equal lengths together."
-            )
-        waveforms = np.zeros((len(items), longest), dtype=np.float32)
-        for row, item in enumerate(items):
-            waveforms[row, : item.length] = item.data["waveform"]
-        lengths = torch.tensor([item.length for item in items])
-        return {"waveforms": torch.from_numpy(waveforms), "lengths": lengths}
-
-    def forward_blocks(self, batch: Mapping[str, Tensor], layers: Iterable[int]) -> list[Tokens]:
-        layers = list(layers)
-        top = len(self.blocks) - 1
-        stack = [self.module.get_submodule(name) for name in self.extra["layers"]]
-        with record_blocks(stack, layers) as found:
-            found[top] = self._run(batch["waveforms"], batch["lengths"])
-        frames = self._frames(batch["lengths"])
-        mask = torch.arange(found[top].shape[1], device=frames.device) < frames.unsqueeze(1)
-        return [Tokens(found[i], mask) for i in layers]
-
-    def _run(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
-        """The network's own output; padding is masked where a batch has any."""
-        mask = None
-        if self.pads:
-            mask = (torch.arange(waveforms.shape[1], device=lengths.device) < lengths.unsqueeze(1)).long()
-        return self.module(waveforms, attention_mask=mask).last_hidden_state
-
-    def _frames(self, lengths: Tensor) -> Tensor:
-        """Frames that the convolutions make of so many samples."""
-        for kernel, stride in self.extra["convolutions"]:
-            lengths = torch.div(lengths - kernel, stride, rounding_mode="floor") + 1
-        return lengths
-
-
-def shortest_input(convolutions: Sequence[tuple[int, int]]) -> int:
-    """Fewest samples that give one frame.
-
-    Examples
-    --------
-    >>> shortest_input([(10, 5), (3, 2), (3, 2), (3, 2), (3, 2), (2, 2), (2, 2)])
-    400
-    """
-    samples = 1
-    for kernel, stride in reversed(convolutions):
-        samples = (samples - 1) * stride + kernel
-    return samples
+__all__ = ["SpectrogramBackbone", "open_backbone"]
 
 
 class SpectrogramBackbone(Backbone):
@@ -188,12 +115,13 @@ def _open_waveform(spec: BackboneSpec, directory: Path, fingerprint: str, config
         # The last norm is registered before the layers; networks that normalise first apply it after them.
         blocks=blocks_from_layers(module, names, top=("encoder.layer_norm",) if config.do_stable_layer_norm else ()),
         fingerprint=fingerprint,
-        # A group norm over time sees padding, and a batch norm before the positions' convolution turns its zeros
-        # into something else: then only clips of equal length may share a batch.
-        pads=config.feat_extract_norm != "group" and not getattr(config, "conv_pos_batch_norm", False),
         sampling_rate=preprocessor.get("sampling_rate", 16_000),
         extra={
-            "layers": names,
+            "transformer": "encoder",
+            "projection": "feature_projection",
+            "norm_first": config.do_stable_layer_norm,
+            # A group norm runs over time.
+            "sees_padding": config.feat_extract_norm == "group",
             "convolutions": convolutions,
             "shortest": shortest_input(convolutions),
             "normalize_input": preprocessor.get("do_normalize", True),

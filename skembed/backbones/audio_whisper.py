@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import gelu
+from torch.nn.functional import dropout, gelu
 from transformers import AutoConfig, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
+from skembed.backbones.audio_packed import Packing, attend, pad_rows
 from skembed.backbones.base import (
     AudioOptions,
     Backbone,
@@ -22,20 +24,27 @@ from skembed.backbones.base import (
     check_waveform_options,
     split_windows,
 )
-from skembed.backbones.blocks import blocks_from_layers, first_tensor, record_blocks
+from skembed.backbones.blocks import blocks_from_layers
 from skembed.backbones.transformers_loading import load_pretrained, quiet
 
-__all__ = ["WhisperBackbone", "open_whisper", "whole_frames"]
+__all__ = ["LogMel", "WhisperBackbone", "open_whisper", "whole_frames"]
 
 #: Samples behind one position of the encoder: a hop of 160, halved by the second convolution.
 _SAMPLES_PER_FRAME = 320
+#: Frames of silence behind what a clip reaches: one that sees the clip, one in silence, one at the end of the 30 s.
+_SILENT_FRAMES = 3
+
+
+#: Rows that go through the network together on a CPU: more fall out of its caches.
+_CPU_ROWS = 2048
 
 
 class WhisperBackbone(Backbone):
-    """Whisper's encoder and its log-mel front end. Lengths are in encoder frames of 20 ms."""
+    """Whisper's encoder and its log-mel front end. Lengths are in encoder frames of 20 ms.
 
-    # Measured on two cores: no gain beyond, and 30 s of activations a clip.
-    batch_limit: ClassVar[int] = 4
+    `forward_blocks` returns what is real of each clip. Of a clip padded to 30 s the silence is computed and attended
+    to, as in training, up to the last block that is read, in which nobody attends to its positions any more.
+    """
 
     def preprocess(self, samples: Sequence[np.ndarray], options: AudioOptions) -> list[list[Item]]:
         options = options or AudioOptions()
@@ -48,57 +57,131 @@ class WhisperBackbone(Backbone):
         ]
 
     def _item(self, waveform: np.ndarray, pad_to_window: bool) -> Item:
-        extractor, n_positions = self.extra["extractor"], self.extra["n_positions"]
+        front_end, n_positions = self.extra["front_end"], self.extra["n_positions"]
         real = frames = whole_frames(len(waveform))
         if pad_to_window:
-            # The clip and as much silence as one analysis window sees: the last column is then that of silence,
-            # which `collate` repeats. Computed and held in full, 30 s would cost short clips most of their memory.
-            frames = min(whole_frames(len(waveform) + extractor.n_fft), n_positions)
+            # The clip, as much silence as one analysis window sees, and as much as the convolutions do: all that is
+            # left of 30 s repeats it.
+            frames = min(whole_frames(len(waveform) + front_end.n_fft) + _SILENT_FRAMES, n_positions)
         # Whole frames, so that the second convolution never looks past a clip's end.
-        waveform = np.pad(waveform, (0, frames * _SAMPLES_PER_FRAME - len(waveform)))
-        features = extractor(
-            waveform, sampling_rate=self.sampling_rate, padding="do_not_pad", truncation=False, return_tensors="np"
-        )["input_features"][0]
-        mel = features.astype(np.float32)
+        mel = front_end(np.pad(waveform, (0, frames * _SAMPLES_PER_FRAME - len(waveform))))
         return Item({"mel": mel, "attended": n_positions if pad_to_window else frames}, length=real)
 
     def collate(self, items: Sequence[Item]) -> dict[str, Tensor]:
+        """Pad with nothing, or with silence where each clip stands for one of 30 s."""
+        mels = [item.data["mel"] for item in items]
         attended = [item.data["attended"] for item in items]
-        mel = np.zeros((len(items), items[0].data["mel"].shape[0], 2 * max(attended)), dtype=np.float32)
-        for row, item in enumerate(items):
-            own = item.data["mel"]
+        mel = np.zeros((len(items), mels[0].shape[0], max(own.shape[1] for own in mels)), dtype=np.float32)
+        for row, own in enumerate(mels):
             mel[row, :, : own.shape[1]] = own
             mel[row, :, own.shape[1] : 2 * attended[row]] = own[:, -1:]
         return {
             "mel": torch.from_numpy(mel),
             "real": torch.tensor([item.length for item in items]),
-            # Of a clip padded to 30 s the silence is attended to, as in training, but never pooled.
             "attended": torch.tensor(attended),
         }
 
     def forward_blocks(self, batch: Mapping[str, Tensor], layers: Iterable[int]) -> list[Tokens]:
         layers = list(layers)
-        encoder: Any = self.module
-        with record_blocks(list(encoder.layers), layers) as found:
-            found[len(self.blocks) - 1] = self._encode(encoder, batch["mel"], batch["attended"])
-        positions = torch.arange(batch["mel"].shape[2] // 2, device=batch["mel"].device)
-        mask = positions < batch["real"].unsqueeze(1)
-        return [Tokens(found[i], mask) for i in layers]
+        mel, real, attended = batch["mel"], batch["real"].tolist(), batch["attended"].tolist()
+        room = _CPU_ROWS if mel.device.type == "cpu" else sum(attended)
+        parts = [
+            self._encode(mel[part, :, : 2 * max(attended[part])], real[part], attended[part], layers)
+            for part in _consecutive(attended, room)
+        ]
+        padded = {i: pad_rows(torch.cat([part[i] for part in parts]), real) for i in set(layers)}
+        return [Tokens(*padded[i]) for i in layers]
 
-    @staticmethod
-    def _encode(encoder: Any, mel: Tensor, attended: Tensor) -> Tensor:
-        """The encoder's own steps; its `forward` takes 30 s and no mask."""
+    def _encode(self, mel: Tensor, real: list[int], attended: list[int], layers: list[int]) -> dict[int, Tensor]:
+        """The real rows of the asked blocks, packed."""
+        encoder: Any = self.module
+        top, deepest = len(self.blocks) - 1, max(layers)
+        packing = Packing(attended, mel.device, beside=real)
+        heard = Packing(real, mel.device, beside=attended)
+        hidden = self._stem(mel, attended)
+        found = {0: packing.leading(hidden, real)} if 0 in layers else {}
+        for i in range(1, deepest + 1):
+            hidden = _layer(encoder.layers[i - 1], hidden, packing, heard if i == deepest else packing)
+            if i in layers:
+                found[i] = hidden if i == deepest else packing.leading(hidden, real)
+        if top in found:
+            found[top] = encoder.layer_norm(found[top])
+        return found
+
+    def _stem(self, mel: Tensor, attended: list[int]) -> Tensor:
+        """The convolutions, and positions, of every attended frame; packed."""
+        encoder: Any = self.module
         hidden = gelu(encoder.conv2(gelu(encoder.conv1(mel)))).transpose(1, 2)
-        time = hidden.shape[1]
-        hidden = hidden + encoder.embed_positions.weight[:time]
-        mask = None
-        if bool((attended < time).any()):
-            beyond = torch.arange(time, device=mel.device) >= attended.unsqueeze(1)
-            mask = torch.zeros(beyond.shape, dtype=hidden.dtype, device=mel.device)
-            mask = mask.masked_fill(beyond, torch.finfo(hidden.dtype).min)[:, None, None, :].expand(-1, 1, time, -1)
-        for layer in encoder.layers:
-            hidden = first_tensor(layer(hidden, mask))
-        return encoder.layer_norm(hidden)
+        longest = max(attended)
+        missing = longest - hidden.shape[1]
+        if missing > 0:
+            # Silence repeats: only the last frame, beside the end of the 30 s, differs.
+            hidden = torch.cat([hidden[:, :-1], hidden[:, -2:-1].expand(-1, missing, -1), hidden[:, -1:]], dim=1)
+        hidden = hidden + encoder.embed_positions.weight[:longest]
+        if min(attended) == longest:
+            return hidden.flatten(0, 1)
+        return torch.cat([hidden[row, :length] for row, length in enumerate(attended)])
+
+
+def _layer(layer: Any, hidden: Tensor, packing: Packing, heard: Packing) -> Tensor:
+    """A layer on packed rows: its own modules, with attention inside each clip, and only the rows that are heard."""
+    attention = layer.self_attn
+    rows = layer.self_attn_layer_norm(hidden)
+    key, value = attention.k_proj(rows), attention.v_proj(rows)
+    hidden, rows = (packing.leading(x, heard.lengths) for x in (hidden, rows))
+    query, share = attention.q_proj(rows), attention.dropout if layer.training else 0.0
+    mixed = attend(query, key, value, attention.num_heads, packing, queries=heard, dropout=share)
+    hidden = hidden + dropout(attention.out_proj(mixed), layer.dropout, layer.training)
+    rows = layer.activation_fn(layer.fc1(layer.final_layer_norm(hidden)))
+    rows = layer.fc2(dropout(rows, layer.activation_dropout, layer.training))
+    hidden = hidden + dropout(rows, layer.dropout, layer.training)
+    if hidden.dtype == torch.float16:
+        limit = torch.finfo(hidden.dtype).max - 1000
+        hidden = hidden.clamp(-limit, limit)
+    return hidden
+
+
+def _consecutive(sizes: Sequence[int], room: int) -> list[slice]:
+    """Slices of neighbours that fit into the room together; a larger one goes alone.
+
+    Examples
+    --------
+    >>> _consecutive([5, 4, 3, 9], 8)
+    [slice(0, 1, None), slice(1, 3, None), slice(3, 4, None)]
+    """
+    starts, filled = [0], 0
+    for i, size in enumerate(sizes):
+        if i > starts[-1] and filled + size > room:
+            starts.append(i)
+            filled = 0
+        filled += size
+    return [slice(a, b) for a, b in itertools.pairwise([*starts, len(sizes)])]
+
+
+class LogMel:
+    """The log-mel spectrogram of `WhisperFeatureExtractor`, of one clip and at its own length.
+
+    Holds nothing that a call changes, so threads may share it.
+
+    Parameters
+    ----------
+    extractor : WhisperFeatureExtractor
+        Whose settings are taken.
+    """
+
+    def __init__(self, extractor: WhisperFeatureExtractor):
+        self.n_fft = extractor.n_fft
+        self.hop_length = extractor.hop_length
+        self.window = torch.hann_window(self.n_fft)
+        self.filters = torch.from_numpy(extractor.mel_filters).float().T.contiguous()
+
+    def __call__(self, waveform: np.ndarray) -> np.ndarray:
+        """Float32 array of shape (mels, samples // hop)."""
+        samples = torch.from_numpy(waveform).float()
+        spectrum = torch.stft(samples, self.n_fft, self.hop_length, window=self.window, return_complex=True)
+        power = torch.view_as_real(spectrum[..., :-1]).square().sum(-1)
+        decades = (self.filters @ power).clamp_(min=1e-10).log10_()
+        return ((torch.maximum(decades, decades.max() - 8.0) + 4.0) / 4.0).numpy()
 
 
 def whole_frames(n_samples: int) -> int:
@@ -141,7 +224,7 @@ def open_whisper(spec: BackboneSpec, directory: Path, fingerprint: str) -> Whisp
         blocks=blocks_from_layers(module, names),
         fingerprint=fingerprint,
         sampling_rate=extractor.sampling_rate,
-        extra={"extractor": extractor, "n_positions": config.max_source_positions},
+        extra={"front_end": LogMel(extractor), "n_positions": config.max_source_positions},
     )
 
 
