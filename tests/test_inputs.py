@@ -514,7 +514,7 @@ def test_max_duration_reads_no_more_and_says_so():
 def test_one_bad_item_in_a_thousand():
     texts = ["a"] * 500 + [None] + ["b"] * 499
     with pytest.raises(DecodeError, match="sample 10500: the text is missing"):
-        decode_all(texts, read_text, start=10_000)
+        decode_all(texts, read_text, positions=range(10_000, 10_000 + len(texts)))
     decoded, errors = decode_all(texts, read_text, on_error="nan")
     assert len(decoded) == 1000
     assert decoded[500] is None
@@ -575,3 +575,84 @@ def test_random_bytes_are_neither(content):
     for read in (read_image, lambda sample: read_audio(sample, rate=16000)):
         with pytest.raises(DecodeError):
             read(content)
+
+
+# -- files decoded at a part of their size ----------------------------------------------------------------
+
+SMOOTH = NOISE.resize((640, 320), Image.Resampling.BICUBIC)
+
+
+def _turned(orientation: int, size=(640, 320), **parameters) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return _encoded(SMOOTH.resize(size, Image.Resampling.BICUBIC), "JPEG", exif=exif, quality=95, **parameters)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_part_of_the_size_shows_the_same_image(orientation):
+    """Also of one that is turned: its sides change places before they are compared."""
+    content = _turned(orientation)
+    full = read_image(content)
+    least = (full.width // 4, full.height // 4)
+    part = read_image(content, at_least=least)
+    assert part.size == least
+    difference = np.abs(np.asarray(part, dtype=float) - np.asarray(full.reduce(4), dtype=float))
+    assert difference.mean() < 1.5
+    assert read_image(content, at_least=(least[0] + 1, 1)).size == (full.width // 2, full.height // 2)
+    assert read_image(content, at_least=(1, full.height)).size == full.size
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.tuples(st.integers(1, 200), st.integers(1, 200)),
+    st.sampled_from([1, 2, 4, 8]),
+    st.integers(1, 8),
+    st.tuples(st.integers(1, 300), st.integers(1, 300)),
+)
+def test_a_part_is_never_too_small_nor_of_other_proportions(sides, factor, orientation, least):
+    content = _turned(orientation, (sides[0] * factor, sides[1] * factor))
+    full, part = read_image(content), read_image(content, at_least=least)
+    assert full.width * part.height == part.width * full.height
+    if part.size != full.size:
+        assert part.width >= least[0]
+        assert part.height >= least[1]
+
+
+def test_what_is_decoded_at_its_own_size():
+    """Other formats, images that somebody else opened and may go on using, and what was not asked to be smaller."""
+    jpeg = _turned(1)
+    with Image.open(io.BytesIO(jpeg)) as theirs:
+        assert read_image(theirs, at_least=(10, 10)).size == theirs.size == (640, 320)
+    for sample in (_encoded(SMOOTH), _encoded(SMOOTH, "WEBP"), np.asarray(SMOOTH), SMOOTH):
+        assert read_image(sample, at_least=(10, 10)).size == (640, 320)
+    assert read_image(jpeg).size == (640, 320)
+    with pytest.raises(DecodeError, match="640 x 320"):
+        read_image(jpeg, max_pixels=640 * 320 - 1, at_least=(10, 10))
+
+
+@pytest.mark.parametrize("parameters", [{"progressive": True}, {"subsampling": 0}, {"format": "MPO"}, {"mode": "CMYK"}])
+def test_other_jpeg_files_at_a_part_of_their_size(parameters):
+    image = SMOOTH.convert(parameters.pop("mode", "RGB"))
+    kind = parameters.pop("format", "JPEG")
+    if kind == "MPO":
+        parameters = {"save_all": True, "append_images": [image]}
+    content = _encoded(image, kind, **parameters)
+    part, full = read_image(content, at_least=(100, 80)), read_image(content)
+    assert part.size == (160, 80)
+    assert np.abs(np.asarray(part, dtype=float) - np.asarray(full.reduce(4), dtype=float)).mean() < 2
+
+
+def test_a_truncated_file_is_broken_at_any_size():
+    content = _turned(1)
+    with pytest.raises(DecodeError, match="is broken"):
+        read_image(content[: len(content) // 2], at_least=(10, 10))
+
+
+def test_one_sample_in_many_threads():
+    """An image that is opened but not loaded, and a file object, may both occur twice."""
+    expected = np.asarray(read_image(_turned(6)))
+    for _ in range(5):
+        for sample in (Image.open(io.BytesIO(_turned(6))), io.BytesIO(_turned(6))):
+            with ThreadPoolExecutor(8) as pool:
+                for image in pool.map(read_image, [sample] * 16):
+                    np.testing.assert_array_equal(np.asarray(image), expected)

@@ -6,7 +6,7 @@ Libraries agree on the steps and differ in the roundings, so the rounding is par
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,6 +16,9 @@ from PIL import Image
 from skembed.exceptions import BackboneNotFoundError
 
 __all__ = ["ImagePreparation"]
+
+#: Times the resized sides, for `ImagePreparation.least_size`.
+_ROOM = 2.9
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -75,6 +78,21 @@ class ImagePreparation:
         assert isinstance(self.resize, tuple)
         return self.resize
 
+    @property
+    def least_size(self) -> tuple[int, int] | None:
+        """Width and height in pixels that a file may be decoded at instead of its own; None: no other than its own.
+
+        Both sides are to be at least so long, with their proportions kept exactly. A decoder that is asked for less
+        averages in blocks, so it is given room: with EfficientNet-Lite0 at 224 and at 96 pixels, and JPEG files
+        of 1024 and 2048, the embeddings' cosine to those of the full size was at least 0.9987, 0.9989 and
+        0.9994 with 1.5, 2 and 3 times the resized side. 2.9 lets cameras' 3000 and 3024 pixels
+        be decoded at a fourth for the usual 256.
+        """
+        if self.resize is None:
+            return None
+        height, width = (self.resize, self.resize) if isinstance(self.resize, int) else self.resize
+        return math.ceil(_ROOM * width), math.ceil(_ROOM * height)
+
     def __call__(self, image: Image.Image) -> np.ndarray:
         """Prepare one RGB image.
 
@@ -82,13 +100,44 @@ class ImagePreparation:
         -------
         ndarray of shape (3, height, width), float32
         """
+        return np.ascontiguousarray(self.normalise([self.pixels(image)])[0])
+
+    def pixels(self, image: Image.Image) -> np.ndarray:
+        """Resize and crop one RGB image.
+
+        Returns
+        -------
+        ndarray of shape (height, width, 3), uint8
+        """
+        # Resizing straight into the crop, by Pillow's `box`, is 1.2 to 1.5 times faster, but off by up to 25 levels.
         if self.resize is not None:
             image = image.resize(self._resized(*image.size), self.resampling)
         if self.crop is not None:
             image = self._centre(image, *self.crop)
-        scaled = np.asarray(image, dtype=np.float32) / np.float32(255)
-        pixels = (scaled - np.asarray(self.mean, dtype=np.float32)) / np.asarray(self.std, dtype=np.float32)
-        return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+        return np.asarray(image)
+
+    def normalise(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """Scale the pixels of a batch, in the very operations that timm uses, each of them in one pass.
+
+        Parameters
+        ----------
+        images : sequence of ndarray of shape (height, width, 3), uint8
+            What `pixels` returned.
+
+        Returns
+        -------
+        ndarray of shape (n_images, 3, height, width), float32
+            A view of memory in which channels come last.
+        """
+        height, width = self.output_size
+        batch = np.empty((len(images), height, 3 * width), dtype=np.float32)
+        # Whole rows of red, green and blue in turn: NumPy is slow over a last axis of three.
+        mean, std = (np.tile(np.asarray(values, dtype=np.float32), width) for values in (self.mean, self.std))
+        for out, image in zip(batch, images, strict=True):
+            np.divide(image.reshape(height, 3 * width), np.float32(255), out=out, dtype=np.float32)
+            out -= mean
+            out /= std
+        return batch.reshape(len(images), height, width, 3).transpose(0, 3, 1, 2)
 
     def _resized(self, width: int, height: int) -> tuple[int, int]:
         """Width and height after resizing."""

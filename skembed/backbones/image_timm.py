@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 import timm
 import torch
 from safetensors import SafetensorError
 from timm.models import PretrainedCfg, group_parameters
 from torch import Tensor, nn
 
-from skembed.backbones.base import Backbone, BackboneSpec, Block, Item, Tokens
+from skembed.backbones.base import BackboneSpec, Block, Tokens
 from skembed.backbones.blocks import dry_run, first_tensor, record_blocks, with_buffers
+from skembed.backbones.image_inference import ImageBackbone
 from skembed.backbones.image_prepare import ImagePreparation
 from skembed.backbones.weights import read_json, require_safetensors
 from skembed.exceptions import BackboneNotFoundError
@@ -31,25 +31,21 @@ class _Layout(NamedTuple):
     n_prefix: int
 
 
-class TimmBackbone(Backbone):
+class TimmBackbone(ImageBackbone):
     """A timm model and its evaluation transform."""
 
-    # Measured on two cores, EfficientNet-Lite0: 64, 78, 62 and 40 images/s in batches of 2, 4, 8 and 16.
-    batch_limit: ClassVar[int] = 4
-
-    def preprocess(self, samples: Sequence[Any], options: Any) -> list[list[Item]]:
-        prepare = self.extra["prepare"]
-        return [[Item({"pixels": prepare(sample)}, length=1)] for sample in samples]
-
-    def collate(self, items: Sequence[Item]) -> dict[str, Tensor]:
-        return {"pixels": torch.from_numpy(np.stack([item.data["pixels"] for item in items]))}
-
-    def forward_blocks(self, batch: Mapping[str, Tensor], layers: Iterable[int]) -> list[Tokens]:
+    def _read(self, module: Any, pixels: Tensor, layers: Iterable[int]) -> tuple[dict[int, Tensor], Tensor | None]:
         layers = list(layers)
-        top = len(self.blocks) - 1
-        features, found = _run(self.module, self.extra["layers"], batch["pixels"], layers)
-        pooled = self.module.forward_head(features, pre_logits=True) if top in layers else None  # type: ignore[operator]
-        return [_tokens(found[i], self.extra["layouts"][i], pooled if i == top else None) for i in layers]
+        features, found = _run(module, self.extra["layers"], pixels, layers)
+        pooled = module.forward_head(features, pre_logits=True) if len(self.blocks) - 1 in layers else None
+        return found, pooled
+
+    def _tokens(self, layer: int, values: Tensor, pooled: Tensor | None) -> Tokens:
+        layout = self.extra["layouts"][layer]
+        if values.ndim == 4:
+            values = values.flatten(1, 2) if layout.channels_last else values.flatten(2).transpose(1, 2)
+        mask = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
+        return Tokens(values, mask, layout.n_prefix, pooled)
 
 
 def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> TimmBackbone:
@@ -58,7 +54,8 @@ def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> Timm
     Parameters
     ----------
     spec : BackboneSpec
-        Its identity; the option "image_size" changes the size of the network's input.
+        Its identity; the option "image_size" changes the size of the network's input, "engine" is "torch" or
+        "openvino".
     directory : Path
         With config.json ("architecture", "pretrained_cfg", perhaps "model_args") and model.safetensors.
     fingerprint : str
@@ -66,6 +63,8 @@ def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> Timm
 
     Raises
     ------
+    ImportError, ValueError
+        If the engine is not installed, or there is none of that name.
     BackboneNotFoundError
         If the weights are no safetensors or not those of the architecture, if timm has no such architecture, or
         if the network does not turn an RGB image into one vector.
@@ -75,7 +74,7 @@ def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> Timm
     module.eval().requires_grad_(False)
     prepare = ImagePreparation.from_timm(module.pretrained_cfg, image_size)
     blocks, layers, layouts, width = _depth(module, prepare.output_size)
-    return TimmBackbone(
+    backbone = TimmBackbone(
         spec=spec,
         module=module,
         width=width,
@@ -85,6 +84,8 @@ def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> Timm
         class_token=layouts[-1].n_prefix > 0 and getattr(module, "cls_token", None) is not None,
         extra={"prepare": prepare, "layers": layers, "layouts": layouts},
     )
+    backbone.prepare_inference()
+    return backbone
 
 
 def _build(directory: Path, image_size: int | None) -> nn.Module:
@@ -146,13 +147,6 @@ def _run(module: Any, names: Sequence[str], pixels: Tensor, layers: Iterable[int
         features = module.forward_features(pixels)
     found[top] = first_tensor(features)
     return features, found
-
-
-def _tokens(values: Tensor, layout: _Layout, pooled: Tensor | None) -> Tokens:
-    if values.ndim == 4:
-        values = values.flatten(1, 2) if layout.channels_last else values.flatten(2).transpose(1, 2)
-    mask = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
-    return Tokens(values, mask, layout.n_prefix, pooled)
 
 
 def _depth(module: nn.Module, size: tuple[int, int]) -> tuple[tuple[Block, ...], list[str], list[_Layout], int]:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import transformers
 from torch import Tensor, nn
 from transformers import AutoConfig
 from transformers.image_processing_backends import PilBackend
 
-from skembed.backbones.base import Backbone, BackboneSpec, Block, Item, Tokens
+from skembed.backbones.base import BackboneSpec, Block, Tokens
 from skembed.backbones.blocks import blocks_from_layers, dry_run, record_blocks, with_buffers
+from skembed.backbones.image_inference import ImageBackbone
 from skembed.backbones.image_prepare import ImagePreparation
 from skembed.backbones.transformers_loading import layer_names, load_pretrained, quiet
 from skembed.backbones.weights import read_json
@@ -53,29 +53,17 @@ _FAMILIES = {
 }
 
 
-class TransformersImageBackbone(Backbone):
+class TransformersImageBackbone(ImageBackbone):
     """A vision model of transformers."""
 
-    batch_limit: ClassVar[int] = 4
-
-    def preprocess(self, samples: Sequence[Any], options: Any) -> list[list[Item]]:
-        prepare = self.extra["prepare"]
-        return [[Item({"pixels": prepare(sample)}, length=1)] for sample in samples]
-
-    def collate(self, items: Sequence[Item]) -> dict[str, Tensor]:
-        return {"pixel_values": torch.from_numpy(np.stack([item.data["pixels"] for item in items]))}
-
-    def forward_blocks(self, batch: Mapping[str, Tensor], layers: Iterable[int]) -> list[Tokens]:
-        layers = list(layers)
-        top = len(self.blocks) - 1
-        stack = [self.module.get_submodule(name) for name in self.extra["layers"]]
+    def _read(self, module: Any, pixels: Tensor, layers: Iterable[int]) -> tuple[dict[int, Tensor], Tensor | None]:
+        stack = [module.get_submodule(name) for name in self.extra["layers"]]
         with record_blocks(stack, layers) as found:
-            output = self.module(**batch, **self.extra["forward"])
-        found[top] = output.last_hidden_state
-        pooled = output.pooler_output.flatten(1) if self.extra["pooled"] else None
-        return [self._tokens(found[i], pooled if i == top else None) for i in layers]
+            output = module(pixel_values=pixels, **self.extra["forward"])
+        found[len(self.blocks) - 1] = output.last_hidden_state
+        return found, output.pooler_output.flatten(1) if self.extra["pooled"] else None
 
-    def _tokens(self, values: Tensor, pooled: Tensor | None) -> Tokens:
+    def _tokens(self, layer: int, values: Tensor, pooled: Tensor | None) -> Tokens:
         if values.ndim == 4:
             values = values.flatten(2).transpose(1, 2)
         mask = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
@@ -88,7 +76,8 @@ def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> Tran
     Parameters
     ----------
     spec : BackboneSpec
-        Its identity; the option "image_size" changes the size of the network's input.
+        Its identity; the option "image_size" changes the size of the network's input, "engine" is "torch" or
+        "openvino".
     directory : Path
         With config.json, safetensors, and preprocessor_config.json.
     fingerprint : str
@@ -96,6 +85,8 @@ def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> Tran
 
     Raises
     ------
+    ImportError, ValueError
+        If the engine is not installed, or there is none of that name.
     BackboneNotFoundError
         If the family is none of ours, weights are missing, or it is not said how images are prepared.
     """
@@ -119,7 +110,7 @@ def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> Tran
             f"{spec.name} cannot read images of {prepare.output_size[0]} x {prepare.output_size[1]} pixels: "
             f"{str(error)[:300]}. Use another image_size, such as {getattr(config, 'image_size', 224)}."
         ) from error
-    return TransformersImageBackbone(
+    backbone = TransformersImageBackbone(
         spec=spec,
         module=module,
         width=getattr(config, "hidden_size", None) or config.hidden_sizes[-1],
@@ -135,6 +126,8 @@ def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> Tran
             "forward": forward,
         },
     )
+    backbone.prepare_inference()
+    return backbone
 
 
 def _depth(module: nn.Module) -> tuple[tuple[Block, ...], list[str]]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import os
 import struct
+import threading
 from typing import Any
 
 import numpy as np
 from PIL import (
     BmpImagePlugin,
+    ExifTags,
     GifImagePlugin,
     Image,
     ImageOps,
@@ -39,8 +41,16 @@ FORMATS = tuple(
 )
 
 
+#: Pillow loads an opened file at its first use, and does not expect two threads to be first.
+_LOCKS = tuple(threading.Lock() for _ in range(16))
+
+
 def read_image(
-    sample: Any, *, background: tuple[int, int, int] = (255, 255, 255), max_pixels: int = 178_956_970
+    sample: Any,
+    *,
+    background: tuple[int, int, int] = (255, 255, 255),
+    max_pixels: int = 178_956_970,
+    at_least: tuple[int, int] | None = None,
 ) -> Image.Image:
     """An image as RGB.
 
@@ -56,6 +66,11 @@ def read_image(
         Red, green and blue from 0 to 255.
     max_pixels : int
         More are refused before anything is decoded.
+    at_least : (int, int), optional
+        Width and height in pixels, as the image is seen upright. A JPEG file of which this is the half or less may be
+        decoded at a half, fourth or eighth of its size, never below this and only where its sides can be
+        divided so: what would be rounded away would shift the image. Depends on the file alone. Images that somebody
+        else opened, arrays and other formats are read at their size.
 
     Returns
     -------
@@ -72,27 +87,34 @@ def read_image(
         path = sample.get("path")
         sample = sample.get("bytes") or path
     if isinstance(sample, Image.Image):
-        return _to_rgb(sample, background, max_pixels, getattr(sample, "filename", None) or None)
+        with _lock_of(sample):
+            return _to_rgb(sample, background, max_pixels, None, getattr(sample, "filename", None) or None)
     if isinstance(sample, np.ndarray):
-        return _to_rgb(_from_array(sample), background, max_pixels, None)
+        return _to_rgb(_from_array(sample), background, max_pixels, None, None)
     if isinstance(sample, (str, os.PathLike)):
         with open_file(sample) as file:
-            return _from_file(file, background, max_pixels, file.name)
+            return _from_file(file, background, max_pixels, at_least, file.name)
     if isinstance(sample, (bytes, bytearray, memoryview)):
-        return _from_file(io.BytesIO(sample), background, max_pixels, path)
+        return _from_file(io.BytesIO(sample), background, max_pixels, at_least, path)
     if hasattr(sample, "read"):
-        return _from_file(sample, background, max_pixels, None)
+        with _lock_of(sample):
+            return _from_file(sample, background, max_pixels, at_least, None)
     raise DecodeError(
         f"expected a path, bytes, a PIL image or an array, got {type(sample).__name__}"
         + (" (a missing value)." if is_missing(sample) else ".")
     )
 
 
-def _from_file(file, background, max_pixels, path) -> Image.Image:
+def _lock_of(sample: Any) -> threading.Lock:
+    """The same lock for the same object, so that a sample may occur twice in what several threads read."""
+    return _LOCKS[id(sample) // 16 % len(_LOCKS)]
+
+
+def _from_file(file, background, max_pixels, at_least, path) -> Image.Image:
     try:
         file.seek(0)
         with _open_header(file) as image:
-            return _to_rgb(image, background, max_pixels, path)
+            return _to_rgb(image, background, max_pixels, at_least, path)
     except DecodeError:
         raise
     except UnidentifiedImageError as error:
@@ -121,7 +143,7 @@ def _open_header(file) -> Image.Image:
     raise UnidentifiedImageError
 
 
-def _to_rgb(image: Image.Image, background, max_pixels, path) -> Image.Image:
+def _to_rgb(image: Image.Image, background, max_pixels, at_least, path) -> Image.Image:
     width, height = image.size
     if width == 0 or height == 0:
         raise DecodeError(f"the image has no pixels: {width} x {height}.", path=path)
@@ -132,12 +154,26 @@ def _to_rgb(image: Image.Image, background, max_pixels, path) -> Image.Image:
             path=path,
         )
     try:
+        if at_least is not None and isinstance(image, JpegImagePlugin.JpegImageFile):
+            _shrink_on_load(image, at_least)
         image.load()
         return _flatten(ImageOps.exif_transpose(image), background)
     except DecodeError as error:
         raise DecodeError(error.message, path=path) from error
     except Exception as error:
         raise _broken(error, path) from error
+
+
+def _shrink_on_load(image: JpegImagePlugin.JpegImageFile, at_least: tuple[int, int]) -> None:
+    """Have a JPEG file that is still to be loaded decoded at a part of its size."""
+    width, height = image.size
+    sideways = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    least_width, least_height = at_least[::-1] if sideways else at_least
+    for part in (8, 4, 2):
+        divides = width % part == 0 and height % part == 0
+        if divides and width // part >= least_width and height // part >= least_height:
+            image.draft(None, (width // part, height // part))
+            return
 
 
 def _broken(error: Exception, path) -> DecodeError:

@@ -1,0 +1,75 @@
+"""OpenVINO as an engine: the same layers, and errors that say what is missing."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+
+import pytest
+import torch
+
+from skembed.backbones.base import BackboneSpec
+from skembed.backbones.loading import open_spec
+from tests.backbones.test_image_speedups import _assert_same, _batch, _norms, _run, directory
+
+__all__ = ["directory"]
+
+
+def _compiled(directory):
+    return open_spec(BackboneSpec("image", str(directory), options=(("engine", "openvino"),)))
+
+
+def test_engines_that_are_not_there(directory, monkeypatch):
+    spec = BackboneSpec("image", str(directory("timm_vit")), options=(("engine", "onnx"),))
+    with pytest.raises(ValueError, match="engine='onnx' is not known"):
+        open_spec(spec)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(ImportError, match=r"pip install skembed\[compiled\]"):
+        _compiled(directory("hf_vit"))
+
+
+@pytest.mark.parametrize("family", ["timm_efficientnet", "timm_vit", "timm_swin", "hf_resnet", "hf_dinov2"])
+def test_openvino_has_the_same_layers(directory, family):
+    pytest.importorskip("openvino")
+    backbone = _compiled(directory(family))
+    expected = _run(backbone, torch.no_grad)
+    _assert_same(_run(backbone), expected)
+    batch = _batch(backbone, 3)
+    with torch.inference_mode():
+        (last,) = backbone.forward_blocks(batch, [len(backbone.blocks) - 1])  # another size, other outputs
+        few = backbone.forward_blocks(batch, [1, 0])
+    torch.testing.assert_close(last.values[:2], expected[len(backbone.blocks) - 1], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(few[0].values[:2], expected[1], atol=1e-4, rtol=1e-4)
+    if backbone.default_pooling == "pooled":
+        torch.testing.assert_close(last.pooled[:2], expected[-1], atol=1e-4, rtol=1e-4)
+
+
+def test_openvino_follows_the_weights_and_the_precision(directory):
+    pytest.importorskip("openvino")
+    backbone = _compiled(directory("timm_resnet"))
+    before = _run(backbone)
+    with torch.no_grad():
+        _norms(backbone.module)[0].weight.mul_(2)
+    _assert_same(_run(backbone), expected := _run(backbone, torch.no_grad))
+    assert not torch.equal(before[-1], expected[-1])
+    backbone.module.to(torch.bfloat16)
+    rows = _run(backbone)[-1]
+    assert rows.dtype == torch.float32
+    assert torch.nn.functional.cosine_similarity(rows, expected[-1]).min() > 0.999
+    backbone.module.to(torch.float16)
+    with pytest.raises(ValueError, match=r"has no torch\.float16"):
+        _run(backbone)
+    _assert_same(_run(pickle.loads(pickle.dumps(_compiled(directory("timm_resnet"))))), before)
+
+
+def test_a_network_that_openvino_cannot_run(directory, monkeypatch):
+    pytest.importorskip("openvino")
+    from skembed.backbones import compiled
+
+    def refuse(*_):
+        raise RuntimeError("no such operation")
+
+    backbone = _compiled(directory("timm_vit"))
+    monkeypatch.setattr(compiled, "_from_torch", refuse)
+    with pytest.raises(ValueError, match=r"cannot run this network: no such operation.*engine=.torch"):
+        _run(backbone)
