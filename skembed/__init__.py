@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from skembed.audio import AudioEmbedder
     from skembed.backbones.registry import list_backbones
+    from skembed.cache import EmbeddingCache
+    from skembed.config import config_context, get_config, set_config
     from skembed.image import ImageEmbedder
     from skembed.text import TextEmbedder
 
@@ -18,12 +20,26 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "AudioEmbedder": "skembed.audio",
+    "EmbeddingCache": "skembed.cache",
     "ImageEmbedder": "skembed.image",
     "TextEmbedder": "skembed.text",
+    "config_context": "skembed.config",
+    "get_config": "skembed.config",
     "list_backbones": "skembed.backbones.registry",
+    "set_config": "skembed.config",
 }
 
-__all__ = ["AudioEmbedder", "ImageEmbedder", "TextEmbedder", "__version__", "list_backbones"]
+__all__ = [
+    "AudioEmbedder",
+    "EmbeddingCache",
+    "ImageEmbedder",
+    "TextEmbedder",
+    "__version__",
+    "config_context",
+    "get_config",
+    "list_backbones",
+    "set_config",
+]
 
 
 def __getattr__(name: str):

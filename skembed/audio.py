@@ -10,7 +10,7 @@ import numpy as np
 from skembed._sklearn import Interval
 from skembed.backbones.base import AudioOptions
 from skembed.base import BaseEmbedder
-from skembed.inputs import read_audio
+from skembed.inputs import content_key, read_audio
 
 __all__ = ["AudioEmbedder"]
 
@@ -46,8 +46,12 @@ class AudioEmbedder(BaseEmbedder):
     device : str, default="auto"
         "cpu", "cuda", "cuda:1", "mps", "xpu"; "auto" takes an accelerator if there is one.
     precision : {"auto", "float32", "bfloat16", "float16"}, default="auto"
-        Precision of the network; "auto" is half precision on CUDA devices and float32 elsewhere. Rows are
-        float32 always.
+        Precision of the network; "auto" is half precision on devices that compute faster in it (GPUs, CPUs with
+        AMX or AVX-512's bfloat16 products) and float32 elsewhere. Rows are float32 always.
+    cache : "auto", "memory", str, PathLike, EmbeddingCache or None, default="auto"
+        Where rows are kept, so that no sample is embedded twice: "memory" for this process, bounded; a directory
+        for all processes and runs; an `EmbeddingCache` that several embedders share; None for nowhere. "auto" is
+        what `skembed.set_config` says, "memory" at first.
     on_error : {"raise", "warn", "nan"}, default="raise"
         What happens to a sample that cannot be read: an error that names its index and path, a row of NaN
         and a warning that counts and names them, or a silent row of NaN.
@@ -112,6 +116,7 @@ class AudioEmbedder(BaseEmbedder):
         batch_size="auto",
         device="auto",
         precision="auto",
+        cache="auto",
         on_error="raise",
         verbose=False,
         sampling_rate=None,
@@ -128,6 +133,7 @@ class AudioEmbedder(BaseEmbedder):
         self.batch_size = batch_size
         self.device = device
         self.precision = precision
+        self.cache = cache
         self.on_error = on_error
         self.verbose = verbose
         self.sampling_rate = sampling_rate
@@ -139,7 +145,15 @@ class AudioEmbedder(BaseEmbedder):
         return AudioOptions(window=self.window, pad_to_window=self.pad_to_window)
 
     def _reader(self, backbone):
-        return _Reader(backbone.sampling_rate, self.sampling_rate, self.max_duration)
+        return lambda sample: read_audio(
+            sample, rate=backbone.sampling_rate, sampling_rate=self.sampling_rate, max_duration=self.max_duration
+        )
+
+    def _key(self):
+        return content_key
+
+    def _decoding(self):
+        return (self.sampling_rate, self.max_duration)
 
     def _probe(self) -> np.ndarray:
         # Noise: silence has no variance to normalise by.
@@ -148,20 +162,3 @@ class AudioEmbedder(BaseEmbedder):
     def _truncation_message(self, n_truncated: int, n_samples: int) -> str:
         longer = f"longer than max_duration={self.max_duration} s"
         return f"{n_truncated} of {n_samples} recordings were {longer}, and were cut."
-
-
-class _Reader:
-    """Reads recordings and counts those that were longer than `max_duration`."""
-
-    def __init__(self, rate: int, sampling_rate: float | None, max_duration: float | None):
-        self.rate = rate
-        self.sampling_rate = sampling_rate
-        self.max_duration = max_duration
-        self.n_cut = 0
-
-    def __call__(self, sample) -> np.ndarray:
-        waveform, cut = read_audio(
-            sample, rate=self.rate, sampling_rate=self.sampling_rate, max_duration=self.max_duration
-        )
-        self.n_cut += cut
-        return waveform

@@ -6,6 +6,7 @@ import os
 import warnings
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable
+from hashlib import sha256
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,14 +16,22 @@ from sklearn.utils.validation import check_is_fitted
 
 from skembed._sklearn import Interval, StrOptions, fit_context
 from skembed.backbones.registry import resolve
+from skembed.cache import EmbeddingCache, resolve_cache
+from skembed.config import get_config
+from skembed.engine.reading import Reading
 from skembed.exceptions import TruncationWarning, WeightsMismatchError
 from skembed.inputs import as_samples, warn_unreadable
 
 if TYPE_CHECKING:
     from skembed.backbones.base import Backbone
-    from skembed.engine.extract import Reading
+    from skembed.backbones.locating import Card
 
 __all__ = ["BaseEmbedder"]
+
+#: Raised when what a row means changes without its backbone or parameters: no old row is taken for a new one.
+_SCHEMA = 1
+#: Chunks of decoded samples whose keys are looked up at a time.
+_CHUNKS_A_LOOKUP = 8
 
 
 class BaseEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator, metaclass=ABCMeta):
@@ -47,6 +56,7 @@ class BaseEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "device": [str],
         "precision": [StrOptions({"auto", "float32", "bfloat16", "float16"})],
+        "cache": [str, os.PathLike, EmbeddingCache, None],
         "on_error": [StrOptions({"raise", "warn", "nan"})],
         "verbose": ["verbose"],
     }
@@ -61,17 +71,26 @@ class BaseEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
     batch_size: int | str
     device: str
     precision: str
+    cache: Any
     on_error: str
     verbose: bool | int
 
     # -- what a subclass says ---------------------------------------------------------------------------
 
     @abstractmethod
-    def _reader(self, backbone: Backbone) -> Callable[[Any], Any]:
+    def _reader(self, backbone: Backbone) -> Callable[[Any], tuple[Any, bool]]:
         """A function that turns one raw sample into what the backbone prepares, or raises DecodeError.
 
-        It may count in an attribute `n_cut` the samples that it shortened.
+        It also says whether it cut the sample. Several threads call it.
         """
+
+    @abstractmethod
+    def _key(self) -> Callable[[Any], bytes | None]:
+        """A function that tells one raw sample from another without decoding it."""
+
+    def _decoding(self) -> tuple[Any, ...]:
+        """What of the parameters changes how a sample is decoded; raises ValueError where one of them is bad."""
+        return ()
 
     @abstractmethod
     def _probe(self) -> Any:
@@ -114,28 +133,33 @@ class BaseEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         ValueError
             If `layers`, `truncate_dim` or another parameter is out of the backbone's range.
         """
-        from skembed.engine.extract import Reading
-
         self._samples(X, reset=True)
         self.spec_ = resolve(self.backbone, self._modality, revision=self.revision, options=self._network_options())
-        backbone = self._load()
-        self._reader(backbone)  # refuses bad reading parameters now, not at the first transform
-        self.fingerprint_ = backbone.fingerprint
-        self.n_blocks_ = len(backbone.blocks)
-        reading = Reading(
-            layers=_resolve_layers(self.layers, self.n_blocks_, backbone.spec.name),
-            pooling=_resolve_pooling(self.pooling, backbone),
+        decoding = self._decoding()
+        if self.device not in ("auto", "cpu"):
+            from skembed.engine.device import resolve_device
+
+            resolve_device(self.device)
+        card = self._card()
+        self.fingerprint_ = card.fingerprint
+        self.n_blocks_ = card.n_blocks
+        self._reading = reading = Reading(
+            layers=_resolve_layers(self.layers, card.n_blocks, card.name),
+            pooling=_resolve_pooling(self.pooling, card),
             options=self._options(),
         )
-        self._reading = reading
-        self._normalized = backbone.extra.get("normalize", False) if self.normalize == "auto" else self.normalize
-        self._width = width = self._probe_width(backbone, reading)
+        self._normalized = card.normalize if self.normalize == "auto" else self.normalize
+        self._width = width = self._probe_width(card, reading)
         if self.truncate_dim is not None and self.truncate_dim > width:
             raise ValueError(
                 f"truncate_dim={self.truncate_dim} is more than the {width} features that "
-                f"{backbone.spec.name} gives here. Use a value up to {width}, or None."
+                f"{card.name} gives here. Use a value up to {width}, or None."
             )
         self._n_features_out = width if self.truncate_dim is None else int(self.truncate_dim)
+        # Device and batch size are not part of it: they change a row by no more than rounding. Of the precision
+        # only what was asked for is, since "auto" stays within the same tolerance everywhere.
+        identity = (_SCHEMA, self._modality, self.spec_.options, self.fingerprint_, reading, decoding, self.precision)
+        self._namespace = sha256(repr(identity).encode()).hexdigest()
         return self
 
     def transform(self, X) -> np.ndarray:
@@ -158,34 +182,25 @@ class BaseEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         WeightsMismatchError
             If the weights found now are not those that the embedder was fitted with.
         """
-        from skembed.engine.extract import extract
+        from skembed.engine.recall import embed
 
         check_is_fitted(self)
         samples = self._samples(X, reset=False)
-        backbone = self._load()
-        if backbone.fingerprint != self.fingerprint_:
-            raise WeightsMismatchError(
-                f"The weights of {self.spec_.name!r} found here (fingerprint {backbone.fingerprint[:12]}) are not "
-                f"those that this {type(self).__name__} was fitted with ({self.fingerprint_[:12]}). Its rows would "
-                "mean something else to the estimators after it. Install the weights it was fitted with, or fit again."
-            )
-        reader = self._reader(backbone)
-        result = extract(
-            backbone,
+        self._check_weights()
+        result = embed(
             samples,
-            self._reading,
-            read=reader,
+            self._compute,
+            key=self._key(),
             n_features=self._width,
-            batch_size=None if self.batch_size == "auto" else int(self.batch_size),
-            chunk_size=self._chunk_size,
-            on_error=self.on_error,
+            cache=self._resolve_cache(),
+            namespace=self._namespace,
+            chunk_size=_CHUNKS_A_LOOKUP * self._chunk_size,
             progress=type(self).__name__ if self.verbose else None,
         )
         if result.errors and self.on_error == "warn":
             warn_unreadable(result.errors, len(samples), stacklevel=3)
-        n_truncated = result.n_truncated + getattr(reader, "n_cut", 0)
-        if n_truncated:
-            warnings.warn(self._truncation_message(n_truncated, len(samples)), TruncationWarning, stacklevel=3)
+        if result.n_truncated:
+            warnings.warn(self._truncation_message(result.n_truncated, len(samples)), TruncationWarning, stacklevel=3)
         rows = result.embeddings[:, : self._n_features_out]
         return _unit_length(rows) if self._normalized else np.ascontiguousarray(rows)
 
@@ -203,6 +218,27 @@ class BaseEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
 
     # -- inside -----------------------------------------------------------------------------------------
 
+    def _compute(self, samples, *, positions, report):
+        """Embed samples; the first moment at which weights are needed."""
+        from skembed.engine.extract import extract
+
+        backbone = self._load()
+        return extract(
+            backbone,
+            samples,
+            self._reading,
+            read=self._reader(backbone),
+            n_features=self._width,
+            positions=positions,
+            batch_size=None if self.batch_size == "auto" else int(self.batch_size),
+            chunk_size=self._chunk_size,
+            on_error=self.on_error,
+            report=report,
+        )
+
+    def _resolve_cache(self) -> EmbeddingCache | None:
+        return resolve_cache(get_config()["cache"] if self.cache == "auto" else self.cache)
+
     def _load(self) -> Backbone:
         from skembed.backbones.loading import load
         from skembed.engine.device import resolve_device, resolve_precision
@@ -210,16 +246,42 @@ class BaseEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         device = resolve_device(self.device)
         return load(self.spec_, device, resolve_precision(self.precision, device))
 
-    def _probe_width(self, backbone: Backbone, reading: Reading) -> int:
-        """Features of a row, seen on a probe: convolutional stages differ in width and poolings join."""
-        from skembed.engine.extract import extract
+    def _found_fingerprint(self) -> str:
+        """Digest of the weights that are there now, which are loaded only where nothing else tells."""
+        from skembed.backbones.locating import identify
 
-        known = backbone.extra.setdefault("widths", {})
-        key = (reading.layers, reading.pooling)
-        if key not in known:
-            probed = extract(backbone, [self._probe()], reading, read=lambda sample: sample)
-            known[key] = probed.embeddings.shape[1]
-        return known[key]
+        located = identify(self.spec_)
+        return self._load().fingerprint if located is None else located.fingerprint
+
+    def _check_weights(self) -> None:
+        found = self._found_fingerprint()
+        if found != self.fingerprint_:
+            raise WeightsMismatchError(
+                f"The weights of {self.spec_.name!r} found here (fingerprint {found[:12]}) are not "
+                f"those that this {type(self).__name__} was fitted with ({self.fingerprint_[:12]}). Its rows would "
+                "mean something else to the estimators after it. Install the weights it was fitted with, or fit again."
+            )
+
+    def _card(self) -> Card:
+        """What is known of the backbone; it is loaded where nobody has met it before."""
+        from skembed.backbones.locating import describe, read_card, write_card
+
+        card = read_card(self.spec_, self._found_fingerprint())
+        if card is None:
+            card = describe(self._load())
+            write_card(self.spec_, card)
+        return card
+
+    def _probe_width(self, card: Card, reading: Reading) -> int:
+        """Features of a row, seen on a probe: convolutional stages differ in width and poolings join."""
+        key = sha256(repr(reading).encode()).hexdigest()[:16]
+        if key not in card.widths:
+            from skembed.backbones.locating import write_card
+            from skembed.engine.extract import probe_width
+
+            card.widths[key] = probe_width(self._load(), self._probe(), reading)
+            write_card(self.spec_, card)
+        return card.widths[key]
 
 
 def _resolve_layers(layers, n_blocks: int, name: str) -> tuple[int, ...]:
@@ -235,11 +297,11 @@ def _resolve_layers(layers, n_blocks: int, name: str) -> tuple[int, ...]:
     return tuple(int(layer) % n_blocks for layer in asked)
 
 
-def _resolve_pooling(pooling: str, backbone: Backbone) -> str:
+def _resolve_pooling(pooling: str, card: Card) -> str:
     if pooling == "auto":
-        return backbone.default_pooling
-    if pooling == "cls" and not backbone.class_token:
-        raise ValueError(f"pooling='cls': {backbone.spec.name} has no class token. Use 'auto', 'mean' or 'max'.")
+        return card.default_pooling
+    if pooling == "cls" and not card.class_token:
+        raise ValueError(f"pooling='cls': {card.name} has no class token. Use 'auto', 'mean' or 'max'.")
     return pooling
 
 

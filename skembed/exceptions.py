@@ -97,3 +97,7 @@ class DecodeWarning(SkembedWarning):
 
 class DeviceWarning(SkembedWarning):
     """The computation runs elsewhere, or in smaller batches, than asked."""
+
+
+class CacheWarning(SkembedWarning):
+    """A cache cannot be read or written; results are not affected."""

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image, ImageColor
 
-from skembed._sklearn import Interval
+from skembed._sklearn import Interval, StrOptions
 from skembed.base import BaseEmbedder
-from skembed.inputs import read_image
+from skembed.inputs import content_key, read_image
 
 __all__ = ["ImageEmbedder"]
 
@@ -45,8 +45,12 @@ class ImageEmbedder(BaseEmbedder):
     device : str, default="auto"
         "cpu", "cuda", "cuda:1", "mps", "xpu"; "auto" takes an accelerator if there is one.
     precision : {"auto", "float32", "bfloat16", "float16"}, default="auto"
-        Precision of the network; "auto" is half precision on CUDA devices and float32 elsewhere. Rows are
-        float32 always.
+        Precision of the network; "auto" is half precision on devices that compute faster in it (GPUs, CPUs with
+        AMX or AVX-512's bfloat16 products) and float32 elsewhere. Rows are float32 always.
+    cache : "auto", "memory", str, PathLike, EmbeddingCache or None, default="auto"
+        Where rows are kept, so that no sample is embedded twice: "memory" for this process, bounded; a directory
+        for all processes and runs; an `EmbeddingCache` that several embedders share; None for nowhere. "auto" is
+        what `skembed.set_config` says, "memory" at first.
     on_error : {"raise", "warn", "nan"}, default="raise"
         What happens to a sample that cannot be read: an error that names its index and path, a row of NaN
         and a warning that counts and names them, or a silent row of NaN.
@@ -59,6 +63,9 @@ class ImageEmbedder(BaseEmbedder):
     max_pixels : int, default=178956970
         Larger images are refused before they are decoded (decompression bombs). The default is twice what
         Pillow warns at.
+    engine : {"torch", "openvino"}, default="torch"
+        What computes the network. "openvino" compiles it for this CPU at its first batch, which takes seconds, and is
+        faster from then on; it needs ``pip install "skembed[compiled]"``.
 
     Attributes
     ----------
@@ -90,6 +97,7 @@ class ImageEmbedder(BaseEmbedder):
         "image_size": [Interval(Integral, 1, None, closed="left"), None],
         "background": [str, tuple, list],
         "max_pixels": [Interval(Integral, 1, None, closed="left")],
+        "engine": [StrOptions({"torch", "openvino"})],
     }
 
     def __init__(
@@ -104,11 +112,13 @@ class ImageEmbedder(BaseEmbedder):
         batch_size="auto",
         device="auto",
         precision="auto",
+        cache="auto",
         on_error="raise",
         verbose=False,
         image_size=None,
         background="white",
         max_pixels=178_956_970,
+        engine="torch",
     ):
         self.backbone = backbone
         self.revision = revision
@@ -119,18 +129,33 @@ class ImageEmbedder(BaseEmbedder):
         self.batch_size = batch_size
         self.device = device
         self.precision = precision
+        self.cache = cache
         self.on_error = on_error
         self.verbose = verbose
         self.image_size = image_size
         self.background = background
         self.max_pixels = max_pixels
+        self.engine = engine
 
     def _network_options(self):
-        return () if self.image_size is None else (("image_size", int(self.image_size)),)
+        options = {} if self.image_size is None else {"image_size": int(self.image_size)}
+        if self.engine != "torch":
+            options["engine"] = self.engine
+        return tuple(options.items())
 
     def _reader(self, backbone):
         background = _colour(self.background)
-        return lambda sample: read_image(sample, background=background, max_pixels=self.max_pixels)
+        at_least = backbone.extra["prepare"].least_size
+        return lambda sample: (
+            read_image(sample, background=background, max_pixels=self.max_pixels, at_least=at_least),
+            False,
+        )
+
+    def _key(self):
+        return content_key
+
+    def _decoding(self):
+        return (_colour(self.background), self.max_pixels)
 
     def _probe(self) -> Image.Image:
         return Image.fromarray(np.zeros((32, 32, 3), dtype=np.uint8))

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from skembed._sklearn import Interval, StrOptions
 from skembed.backbones.base import TextOptions
 from skembed.base import BaseEmbedder
-from skembed.inputs import read_text
+from skembed.inputs import read_text, text_key
 
 __all__ = ["TextEmbedder"]
 
@@ -42,8 +42,12 @@ class TextEmbedder(BaseEmbedder):
     device : str, default="auto"
         "cpu", "cuda", "cuda:1", "mps", "xpu"; "auto" takes an accelerator if there is one.
     precision : {"auto", "float32", "bfloat16", "float16"}, default="auto"
-        Precision of the network; "auto" is half precision on CUDA devices and float32 elsewhere. Rows are
-        float32 always.
+        Precision of the network; "auto" is half precision on devices that compute faster in it (GPUs, CPUs with
+        AMX or AVX-512's bfloat16 products) and float32 elsewhere. Rows are float32 always.
+    cache : "auto", "memory", str, PathLike, EmbeddingCache or None, default="auto"
+        Where rows are kept, so that no sample is embedded twice: "memory" for this process, bounded; a directory
+        for all processes and runs; an `EmbeddingCache` that several embedders share; None for nowhere. "auto" is
+        what `skembed.set_config` says, "memory" at first.
     on_error : {"raise", "warn", "nan"}, default="raise"
         What happens to a sample that cannot be read: an error that names its index and path, a row of NaN
         and a warning that counts and names them, or a silent row of NaN.
@@ -103,6 +107,7 @@ class TextEmbedder(BaseEmbedder):
         batch_size="auto",
         device="auto",
         precision="auto",
+        cache="auto",
         on_error="raise",
         verbose=False,
         max_length=None,
@@ -118,6 +123,7 @@ class TextEmbedder(BaseEmbedder):
         self.batch_size = batch_size
         self.device = device
         self.precision = precision
+        self.cache = cache
         self.on_error = on_error
         self.verbose = verbose
         self.max_length = max_length
@@ -128,7 +134,10 @@ class TextEmbedder(BaseEmbedder):
         return TextOptions(max_length=self.max_length, long_text=self.long_text, prompt=self.prompt)
 
     def _reader(self, backbone):
-        return read_text
+        return lambda sample: (read_text(sample), False)
+
+    def _key(self):
+        return text_key
 
     def _probe(self) -> str:
         return "text"

@@ -14,6 +14,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 # Before anything imports scipy: without it scikit-learn skips its array API check.
 os.environ["SCIPY_ARRAY_API"] = "1"
+# What is computed is what is tested; the cache's own tests name theirs.
+os.environ["SKEMBED_CACHE"] = "none"
 _HOME = tempfile.TemporaryDirectory(prefix="skembed-tests-")
 os.environ["SKEMBED_HOME"] = _HOME.name
 

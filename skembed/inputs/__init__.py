@@ -3,7 +3,19 @@
 from skembed.inputs.audio import read_audio
 from skembed.inputs.decode import decode_all, warn_unreadable
 from skembed.inputs.image import read_image
+from skembed.inputs.keys import KEY_SIZE, array_key, content_key, text_key
 from skembed.inputs.samples import as_samples
 from skembed.inputs.text import read_text
 
-__all__ = ["as_samples", "decode_all", "read_audio", "read_image", "read_text", "warn_unreadable"]
+__all__ = [
+    "KEY_SIZE",
+    "array_key",
+    "as_samples",
+    "content_key",
+    "decode_all",
+    "read_audio",
+    "read_image",
+    "read_text",
+    "text_key",
+    "warn_unreadable",
+]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Real
 from typing import Any, BinaryIO
 
@@ -15,7 +15,12 @@ __all__ = ["decode_all", "is_missing", "open_file", "reason", "warn_unreadable"]
 
 
 def decode_all(
-    samples: Sequence[Any], read: Callable[[Any], Any], *, on_error: str = "raise", start: int = 0
+    samples: Sequence[Any],
+    read: Callable[[Any], Any],
+    *,
+    on_error: str = "raise",
+    positions: Sequence[int] | None = None,
+    run: Callable[..., Iterable[Any]] = map,
 ) -> tuple[list[Any], list[DecodeError]]:
     """Read every sample.
 
@@ -27,8 +32,10 @@ def decode_all(
         Reads one, or raises DecodeError.
     on_error : {"raise", "warn", "nan"}
         Raise the first error, or go on.
-    start : int
-        Position in X of the first of `samples`.
+    positions : sequence of int, optional
+        Positions of `samples` in X, for the errors; None counts from 0.
+    run : callable
+        ``map``, or the `map` of an executor.
 
     Returns
     -------
@@ -37,17 +44,22 @@ def decode_all(
     errors : list of DecodeError
         One for each None; each knows its index.
     """
+
+    def attempt(sample):
+        try:
+            return read(sample), None
+        except DecodeError as error:
+            return None, error
+
     decoded: list[Any] = []
     errors: list[DecodeError] = []
-    for index, sample in enumerate(samples, start):
-        try:
-            decoded.append(read(sample))
-        except DecodeError as error:
+    for index, (value, error) in zip(positions or range(len(samples)), run(attempt, samples), strict=True):
+        if error is not None:
             located = error.at(index)
             if on_error == "raise":
                 raise located from error.__cause__
-            decoded.append(None)
             errors.append(located)
+        decoded.append(value)
     return decoded, errors
 
 

@@ -17,6 +17,8 @@ from sklearn.pipeline import make_pipeline, make_union
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import estimator_checks as sklearn_checks
 
+from skembed.cache import EmbeddingCache
+
 __all__ = ["check_embedder", "embedder_checks"]
 
 #: Largest pickle of a frozen embedder, in bytes: a spec and a digest, never weights.
@@ -45,7 +47,8 @@ def check_embedder(
     Parameters
     ----------
     embedder : estimator
-        Unfitted; it is cloned and stays as it is.
+        Unfitted; it is cloned and stays as it is. The clones have no cache and, where that is a parameter,
+        precision="float32".
     samples : sequence of at least 5 raw samples
         Valid and distinct, of different lengths or sizes.
     bad_sample : object
@@ -68,12 +71,15 @@ def check_embedder(
     >>> from skembed import TextEmbedder
     >>> from skembed.testing import check_embedder
     >>> check_embedder(TextEmbedder(device="cpu"), ["a", "b c", "d e f", "g h", "i j k l m"])
-    44
+    45
     """
     checks = embedder_checks()
+    # Rows that come from a cache agree whatever the network does, and half precision hides what the tolerance shows.
+    strict = {"cache": None, "precision": "float32"}
+    plain = clone(embedder).set_params(**{key: strict[key] for key in strict.keys() & embedder.get_params().keys()})
     for name, check in checks.items():
         try:
-            check(clone(embedder), list(samples), bad_sample, atol)
+            check(clone(plain), list(samples), bad_sample, atol)
         except Exception as error:
             raise AssertionError(f"{name} failed for {type(embedder).__name__}: {error}") from error
     return len(checks)
@@ -156,6 +162,16 @@ def _check_batch_size_invariance(embedder, samples, bad, atol):
 def _check_repeated_samples(embedder, samples, bad, atol):
     rows = embedder.fit_transform([samples[0], samples[1], samples[0]])
     _same(rows[0], rows[2], atol)
+
+
+def _check_cold_and_warm_cache_agree(embedder, samples, bad, atol):
+    if "cache" not in embedder.get_params():
+        return
+    rows, cache = embedder.fit_transform(samples), EmbeddingCache()
+    cached = clone(embedder).set_params(cache=cache)
+    _same(cached.fit_transform(samples), rows, atol)
+    np.testing.assert_array_equal(cached.transform(samples[::-1]), cached.transform(samples)[::-1])
+    assert cache.info().entries == len(samples), f"{cache.info().entries} entries for {len(samples)} distinct samples"
 
 
 def _check_fit_does_not_learn_from_data(embedder, samples, bad, atol):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from skembed.backbones.base import Backbone, BackboneSpec, Block, Item, Tokens
 from skembed.backbones.blocks import record_blocks
 from skembed.base import BaseEmbedder
+from skembed.inputs import array_key
 
 __all__ = ["ArrayBackbone", "ArrayEmbedder", "array_backbone"]
 
@@ -118,6 +119,7 @@ class ArrayEmbedder(BaseEmbedder):
         batch_size="auto",
         device="auto",
         precision="auto",
+        cache="auto",
         on_error="raise",
         verbose=False,
     ):
@@ -130,6 +132,7 @@ class ArrayEmbedder(BaseEmbedder):
         self.batch_size = batch_size
         self.device = device
         self.precision = precision
+        self.cache = cache
         self.on_error = on_error
         self.verbose = verbose
 
@@ -140,7 +143,10 @@ class ArrayEmbedder(BaseEmbedder):
         return list(validate_data(self, X, reset=reset, dtype=np.float32))
 
     def _reader(self, backbone):
-        return np.asarray
+        return lambda sample: (np.asarray(sample), False)
+
+    def _key(self):
+        return array_key
 
     def _probe(self) -> np.ndarray:
         return np.zeros(self.n_features_in_, dtype=np.float32)

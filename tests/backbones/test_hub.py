@@ -22,10 +22,10 @@ from huggingface_hub.errors import (
 
 from skembed import TextEmbedder
 from skembed.backbones import hub as hub_module
-from skembed.backbones import loading
+from skembed.backbones import locating
 from skembed.backbones.base import BackboneSpec
 from skembed.backbones.hub import PATTERNS, resolve_directory, resolved_revision
-from skembed.backbones.loading import locate
+from skembed.backbones.locating import locate
 from skembed.exceptions import BackboneNotFoundError
 from tests.backbones.tiny import bert
 
@@ -220,7 +220,7 @@ def test_no_name_at_all():
 
 def test_mirrors_come_before_the_hub_but_not_where_a_revision_is_asked_for(monkeypatch, tmp_path, fetched):
     hub = _Hub(monkeypatch, str(fetched))
-    monkeypatch.setattr(loading, "bundled_directory", {"someone/mirrored": tmp_path / "mirror"}.get)
+    monkeypatch.setattr(locating, "bundled_directory", {"someone/mirrored": tmp_path / "mirror"}.get)
     assert locate(BackboneSpec("text", "someone/mirrored")) == tmp_path / "mirror"
     assert not hub.calls
     assert locate(BackboneSpec("text", "someone/mirrored", revision=COMMIT)) == fetched

@@ -23,6 +23,7 @@ PACKED = [family for family in AUDIO if family != "ast"]
 
 def embed(directory: Path | str, clips: Sequence[np.ndarray], **parameters) -> np.ndarray:
     """Rows of the embedder for clips at 16 kHz."""
+    parameters = {"precision": "float32", **parameters}
     return AudioEmbedder(str(directory), sampling_rate=16000, device="cpu", **parameters).fit_transform(clips)
 
 

