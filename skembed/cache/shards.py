@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b, sha256
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +24,8 @@ __all__ = ["ShardStore"]
 
 #: Rows a shard. Each costs a listing and an open to find, which network filesystems are slow at.
 _ROWS = 1024
-#: Bytes of one read, and bytes between two rows that are rather read, too, than cost another round trip.
-_RUN, _GAP = 4 * 2**20, 16 * 2**10
+#: Bytes of the least read: on a network filesystem they cost less than another round trip.
+_AHEAD = 256 * 2**10
 _DAY = 86_400
 
 _MAGIC, _VERSION = b"SKSHARD\n", 1
@@ -34,8 +35,6 @@ _ENTRY = struct.Struct("<20sQI")  # key, offset from the start of the file, byte
 _N_KEY, _N_CHECKSUM = 20, 16
 _SHARD = re.compile(r"(\d{20})-[0-9a-f]{16}\.shard")  # nanoseconds since 1970, so that names sort by age
 _TEMPORARY = re.compile(r"\.\d+-[0-9a-f]{16}\.tmp")
-
-
 #: Key, offset and bytes of a row.
 _Entry = tuple[bytes, int, int]
 
@@ -360,7 +359,6 @@ def _read_rows(path: Path, entries: Iterable[_Entry]) -> Iterator[tuple[bytes, b
         block, start = b"", 0
         for key, offset, length in sorted(entries, key=itemgetter(1)):
             if offset + length > start + len(block):
-                # From what was read already on, a short step ahead costs less than another round trip.
                 file.seek(offset)
                 block, start = file.read(max(length, _AHEAD)), offset
             yield key, block[offset - start : offset - start + length]
