@@ -242,6 +242,19 @@ _named: dict[str, EmbeddingCache] = {}
 _opening = threading.Lock()
 
 
+def _after_fork() -> None:
+    global _opening
+    _opening = threading.Lock()
+    for cache in list(_instances.values()):
+        cache.turn = threading.RLock()
+        cache._memory.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    # The stores on disk see for themselves that the process is another one.
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 def _reopen(location: str | None, max_bytes: int | None, token: str) -> EmbeddingCache:
     with _opening:
         cache = _instances.get(token)

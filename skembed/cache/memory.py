@@ -29,6 +29,10 @@ class MemoryStore:
         self._rows: OrderedDict[bytes, np.ndarray] = OrderedDict()
         self._lock = threading.Lock()
 
+    def after_fork(self) -> None:
+        """Called in a forked child: a lock that another thread held at the fork would never be released here."""
+        self._lock = threading.Lock()
+
     def get_many(self, keys: Sequence[bytes]) -> list[np.ndarray | None]:
         """The rows of these keys, None where there is none."""
         with self._lock:

@@ -127,6 +127,40 @@ assert check(sys.argv[1], 3) == 3
     )
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_lock_held_at_a_fork_does_not_stop_the_child(tmp_path):
+    _script(
+        """
+import threading
+caches = [EmbeddingCache(), EmbeddingCache(sys.argv[1])]
+held, done = threading.Event(), threading.Event()
+def hold():
+    with caches[0].turn, caches[1].turn, caches[0]._memory._lock:
+        held.set()
+        done.wait()
+thread = threading.Thread(target=hold)
+thread.start()
+held.wait()
+def use():
+    for cache in caches:
+        with cache.turn:
+            cache.put_many("n", [key(0)], [row(0)])
+pid = child(use)
+for _ in range(200):
+    time.sleep(0.05)
+    found, status = os.waitpid(pid, os.WNOHANG)
+    if found:
+        break
+else:
+    os.kill(pid, signal.SIGKILL)
+done.set()
+thread.join()
+assert (found, status) == (pid, 0)
+""",
+        tmp_path / "c",
+    )
+
+
 def _written(directory: Path) -> Path:
     cache = EmbeddingCache(directory)
     cache.put_many("n", KEYS, ROWS)
