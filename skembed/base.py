@@ -241,10 +241,9 @@ class BaseEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
 
     def _load(self) -> Backbone:
         from skembed.backbones.loading import load
-        from skembed.engine.device import resolve_device, resolve_precision
+        from skembed.engine.device import resolve_device
 
-        device = resolve_device(self.device)
-        return load(self.spec_, device, resolve_precision(self.precision, device))
+        return load(self.spec_, resolve_device(self.device), self.precision)
 
     def _found_fingerprint(self) -> str:
         """Digest of the weights that are there now, which are loaded only where nothing else tells."""

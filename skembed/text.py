@@ -43,7 +43,8 @@ class TextEmbedder(BaseEmbedder):
         "cpu", "cuda", "cuda:1", "mps", "xpu"; "auto" takes an accelerator if there is one.
     precision : {"auto", "float32", "bfloat16", "float16"}, default="auto"
         Precision of the network; "auto" is half precision on devices that compute faster in it (GPUs, CPUs with
-        AMX or AVX-512's bfloat16 products) and float32 elsewhere. Rows are float32 always.
+        AMX or AVX-512's bfloat16 products), but on a CPU not for convolutional image networks, which lose too
+        much by it, and float32 elsewhere. Rows are float32 always.
     cache : "auto", "memory", str, PathLike, EmbeddingCache or None, default="auto"
         Where rows are kept, so that no sample is embedded twice: "memory" for this process, bounded; a directory
         for all processes and runs; an `EmbeddingCache` that several embedders share; None for nowhere. "auto" is

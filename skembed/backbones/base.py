@@ -165,6 +165,8 @@ class Backbone(ABC):
         Whether items of unequal length may share a batch without changing each other's result.
     sampling_rate : int, optional
         Samples per second that an audio network expects.
+    keeps_in_half : bool
+        Whether bfloat16 keeps its rows within the cosine to float32 that ``precision="auto"`` promises (0.999).
     class_token : bool
         Whether the first position is a class token, so that ``pooling="cls"`` means something.
     extra : dict
@@ -180,6 +182,7 @@ class Backbone(ABC):
     pads: bool = True
     sampling_rate: int | None = None
     class_token: bool = False
+    keeps_in_half: bool = True
     extra: dict[str, Any] = field(default_factory=dict)
 
     #: Largest number of positions (items times longest item) in a batch that "auto" plans on a CPU.

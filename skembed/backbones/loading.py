@@ -14,6 +14,7 @@ import torch
 from skembed.backbones.base import Backbone, BackboneSpec
 from skembed.backbones.locating import Located, identify
 from skembed.backbones.weights import read_json
+from skembed.engine.device import resolve_precision
 from skembed.exceptions import BackboneNotFoundError
 
 __all__ = ["LoadedBackbones", "load", "loaded", "open_spec"]
@@ -43,16 +44,17 @@ class LoadedBackbones:
         self._lock = threading.RLock()
         self._pid = os.getpid()
 
-    def get(self, spec: BackboneSpec, device: torch.device, dtype: torch.dtype) -> Backbone:
+    def get(self, spec: BackboneSpec, device: torch.device, precision: str) -> Backbone:
         """The backbone on the device in the precision, loaded where it is not held."""
         if self._pid != os.getpid():
             # A lock that the parent held at the fork would never be released here.
             self._lock, self._held, self._pid, self.n_loads = threading.RLock(), OrderedDict(), os.getpid(), 0
         located = identify(spec)
-        key = (spec, located, str(device), dtype)
+        key = (spec, located, str(device), precision)
         with self._lock:
             if key not in self._held:
                 backbone = open_spec(spec, located)
+                dtype = resolve_precision(precision, device, keeps_in_half=backbone.keeps_in_half)
                 backbone.module.to(device=device, dtype=dtype).eval().requires_grad_(False)
                 self.n_loads += 1
                 self._held[key] = backbone
@@ -70,9 +72,9 @@ class LoadedBackbones:
 loaded = LoadedBackbones()
 
 
-def load(spec: BackboneSpec, device: torch.device, dtype: torch.dtype) -> Backbone:
+def load(spec: BackboneSpec, device: torch.device, precision: str) -> Backbone:
     """The backbone of a spec, shared by all estimators of this process; it must not be trained in place."""
-    return loaded.get(spec, device, dtype)
+    return loaded.get(spec, device, precision)
 
 
 def open_spec(spec: BackboneSpec, located: Located | None = None) -> Backbone:

@@ -48,18 +48,18 @@ def resolve_device(device: str) -> torch.device:
     return resolved
 
 
-def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
+def resolve_precision(precision: str, device: torch.device, *, keeps_in_half: bool = True) -> torch.dtype:
     """The dtype of the weights.
 
     "auto" is bfloat16 on GPUs and CPUs that compute faster in it, float16 on older GPUs, and float32 elsewhere.
-    On a CPU that means Intel's matrix units (AMX) or AVX-512 with bfloat16 products; float16 is slow on all of
-    them.
+    On a CPU that means Intel's matrix units (AMX) or AVX-512 with bfloat16 products, and a network that
+    `keeps_in_half`; float16 is slow on all of them.
     """
     if precision != "auto":
         return _PRECISIONS[precision]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    if device.type == "cpu" and _multiplies_bfloat16():
+    if device.type == "cpu" and keeps_in_half and _multiplies_bfloat16():
         return torch.bfloat16
     return torch.float32
 
