@@ -1,133 +1,113 @@
-"""Raw samples to embeddings, against a plain loop on the same library and weights.
+"""Raw samples to embeddings, against what people would write themselves.
 
-    python -m benchmarks.embed [--samples 200] [--repeats 3]
+    python -m benchmarks.embed [--only texts|images|audio] [--samples 800] [--repeats 3] [--memory] [--json FILE]
 
-Both sides run in this process, in turn, with the same threads, inputs, weights and float32. Prints a table, and a
-line of JSON at the end. Texts are docstrings of installed packages, images and clips are seeded noise of realistic
-sizes, so that no data is needed; decoding is not part of it.
+All ways of a work run in turn, with the same threads, inputs and weights, from files or texts to rows; loading and a
+first run are not timed. Images are a quarter and clips a tenth of --samples. With --memory each way has a process of
+its own, still in turn, and the memory that loading it and its first run hold at most is measured as well.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
-import time
-from collections.abc import Callable
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
 
-import numpy as np
-import torch
-from PIL import Image
+from benchmarks import data, images, recordings, texts
+from benchmarks.common import RESULTS, Work, document, machine, matmul_peak, print_table, write
+from benchmarks.measure import Local, Remote, measure, serve
 
-from skembed import AudioEmbedder, ImageEmbedder, TextEmbedder
-from skembed.backbones.bundled import bundled_directory
+__all__ = ["GOALS", "main"]
 
+#: A kind of samples, where its works are, and which part of --samples it gets.
+_KINDS = {"texts": (texts, 1), "images": (images, 4), "audio": (recordings, 10)}
 
-def text_case(n: int) -> tuple[Callable, Callable]:
-    """MiniLM on docstrings, one text at a time as the model card has it, against TextEmbedder."""
-    import sklearn.utils.discovery
-    from transformers import AutoModel, AutoTokenizer
-
-    directory = bundled_directory("sentence-transformers/all-MiniLM-L6-v2")
-    tokenizer, model = AutoTokenizer.from_pretrained(directory), AutoModel.from_pretrained(directory).eval()
-    functions = (function for _, function in sklearn.utils.discovery.all_functions())
-    texts = [" ".join((function.__doc__ or "none").split())[:200] for function in functions][:n]
-
-    def plain():
-        rows = []
-        for text in texts:
-            with torch.inference_mode():
-                batch = tokenizer(text, return_tensors="pt")
-                rows.append(torch.nn.functional.normalize(model(**batch).last_hidden_state[0].mean(0), dim=0))
-        return torch.stack(rows).numpy()
-
-    embedder = TextEmbedder(device="cpu", precision="float32").fit(texts)
-    return plain, lambda: embedder.transform(texts)
+GOALS = (*texts.GOALS, *images.GOALS, *recordings.GOALS)
 
 
-def image_case(n: int) -> tuple[Callable, Callable]:
-    """EfficientNet-Lite0 with timm's own transform, in batches of 8, against ImageEmbedder."""
-    import timm
-
-    directory = bundled_directory("tf_efficientnet_lite0.in1k")
-    model = timm.create_model(f"local-dir:{directory}", pretrained=True, num_classes=0).eval()
-    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
-    rng = np.random.default_rng(0)
-    images = [Image.fromarray(rng.integers(0, 256, (320, 240, 3), dtype=np.uint8)) for _ in range(n)]
-
-    def plain():
-        rows = []
-        for start in range(0, len(images), 8):
-            with torch.inference_mode():
-                rows.append(model(torch.stack([transform(image) for image in images[start : start + 8]])))
-        return torch.cat(rows).numpy()
-
-    embedder = ImageEmbedder(device="cpu", precision="float32").fit(images)
-    return plain, lambda: embedder.transform(images)
+def _works(kind: str, samples: int) -> list[tuple[Work, str]]:
+    module, part = _KINDS[kind]
+    return module.works(max(samples // part, 2))
 
 
-def audio_case(n: int, *, pad_to_window: bool) -> tuple[Callable, Callable]:
-    """Whisper tiny.en, one clip at a time padded to 30 s, against AudioEmbedder."""
-    from transformers import WhisperFeatureExtractor
-    from transformers.models.whisper.modeling_whisper import WhisperEncoder
-
-    directory = bundled_directory("openai/whisper-tiny.en")
-    model = WhisperEncoder.from_pretrained(directory, dtype=torch.float32).eval()
-    extractor = WhisperFeatureExtractor.from_pretrained(directory)
-    rng = np.random.default_rng(0)
-    clips = [0.1 * rng.normal(size=rng.integers(16_000, 96_000)).astype(np.float32) for _ in range(n)]
-
-    def plain():
-        rows = []
-        for clip in clips:
-            features = extractor(clip, sampling_rate=16_000, return_tensors="pt").input_features
-            with torch.inference_mode():
-                rows.append(model(features).last_hidden_state[0, : -(-len(clip) // 320)].mean(0))
-        return torch.stack(rows).numpy()
-
-    embedder = AudioEmbedder(sampling_rate=16_000, pad_to_window=pad_to_window, device="cpu", precision="float32")
-    embedder.fit(clips)
-    return plain, lambda: embedder.transform(clips)
+def _serve(kind: str, samples: int, work_name: str, way_name: str) -> None:
+    work = next(work for work, _ in _works(kind, samples) if work.name == work_name)
+    serve(work, next(way for way in work.ways if way.name == way_name))
 
 
-def measure(name: str, n: int, case: tuple[Callable, Callable], repeats: int) -> dict:
-    """Medians of both sides in turn, their ratio, and how alike their rows are."""
-    plain, ours = case
-    expected, rows = plain(), ours()  # and a warm-up
-    cosine = (expected * rows).sum(1) / np.linalg.norm(expected, axis=1) / np.linalg.norm(rows, axis=1)
-    seconds: dict[str, list[float]] = {"plain": [], "skembed": []}
-    for _ in range(repeats):
-        for side, run in (("plain", plain), ("skembed", ours)):
-            start = time.perf_counter()
-            run()
-            seconds[side].append(time.perf_counter() - start)
-    medians = {side: statistics.median(values) for side, values in seconds.items()}
+def _measure_all(kinds: list[str], samples: int, repeats: int, memory: bool) -> dict[str, Any]:
+    peaks = [matmul_peak()]
+    print(f"{machine()}; {samples=}, {repeats=}")
+    results, skipped, sources = [], [], {}
+    for kind in kinds:
+        command = ["benchmarks.embed", "--only", kind, "--samples", str(samples)]
+        start = partial(Remote, command=command) if memory else Local
+        for work, source in _works(kind, samples):
+            print(f"measuring {work.name} ...", file=sys.stderr)
+            rows, missing = measure(work, repeats, start)
+            results += rows
+            skipped += missing
+            sources[work.name] = source
+            peaks.append(matmul_peak())
+    # The highest of all: a busy neighbour slows some of them down.
+    peak = {name: max(found[name] for found in peaks) for name in peaks[0]}
+    for row in results:
+        row["share_of_peak"] = row["gflops"] / (
+            max(peak.values()) if row["precision"] == "auto" else peak[row["precision"]]
+        )
+    return document(
+        "embed",
+        samples=samples,
+        repeats=repeats,
+        process_each=memory,
+        peak_gflops=peak,
+        data=sources,
+        results=results,
+        skipped=skipped,
+    )
+
+
+def _print(results: dict[str, Any]) -> None:
+    print("matrix multiplication, GFLOP/s:", {name: round(peak) for name, peak in results["peak_gflops"].items()})
+    for work, source in results["data"].items():
+        rows = [row for row in results["results"] if row["work"] == work]
+        print_table(f"{work}: {rows[0]['n']}, {source}", [_shown(row) for row in rows])
+    print()
+    for miss in results["skipped"]:
+        print(f"{miss['work']}: {miss['way']} is skipped: {miss['why']}")
+
+
+def _shown(row: dict[str, Any]) -> dict[str, Any]:
+    cosines = {name: None if row[name] is None else f"{row[name]:.5f}" for name in ("cosine_mean", "cosine_min")}
     return {
-        "work": name,
-        "plain_per_s": round(n / medians["plain"], 1),
-        "skembed_per_s": round(n / medians["skembed"], 1),
-        "ratio": round(medians["plain"] / medians["skembed"], 2),
-        "min_cosine": round(float(cosine.min()), 6),
+        "way": row["way"],
+        "per second": row["per_second"],
+        "x": row["ratio"],
+        "% of peak": 100 * row["share_of_peak"],
+        "cosine mean": cosines["cosine_mean"],
+        "least": cosines["cosine_min"],
+        "peak MB": row["memory_mb"],
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--samples", type=int, default=200)
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.embed", description=__doc__.splitlines()[0])
+    parser.add_argument("--only", choices=_KINDS, help="one kind of samples")
+    parser.add_argument("--samples", type=int, default=800, help="texts; images are a quarter of it, clips a tenth")
     parser.add_argument("--repeats", type=int, default=3)
-    arguments = parser.parse_args()
-    n_images, n_clips = max(arguments.samples // 4, 2), max(arguments.samples // 10, 2)
-    results = [
-        measure("texts, MiniLM", arguments.samples, text_case(arguments.samples), arguments.repeats),
-        measure("images, EfficientNet-Lite0", n_images, image_case(n_images), arguments.repeats),
-        measure("clips of 1-6 s, Whisper, 30 s", n_clips, audio_case(n_clips, pad_to_window=True), arguments.repeats),
-        measure("the same, own length", n_clips, audio_case(n_clips, pad_to_window=False), arguments.repeats),
-    ]
-    print(f"float32, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")
-    print("  ".join(f"{key:>30}" if key == "work" else f"{key:>13}" for key in results[0]))
-    for row in results:
-        print("  ".join(f"{value:>30}" if key == "work" else f"{value:>13}" for key, value in row.items()))
-    print(json.dumps({"threads": torch.get_num_threads(), "results": results}))
+    parser.add_argument("--memory", action="store_true", help="a process for each way, and its peak memory")
+    parser.add_argument("--json", type=Path, help="where to write (default: benchmarks/results/embed[-ONLY].json)")
+    parser.add_argument("--serve", nargs=2, metavar=("WORK", "WAY"), help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.serve:
+        return _serve(options.only, options.samples, *options.serve)
+    kinds = [options.only] if options.only else list(_KINDS)
+    data.workspace()  # before any process is started: they share it
+    results = _measure_all(kinds, options.samples, options.repeats, options.memory)
+    _print(results)
+    write(results, options.json or RESULTS / f"embed{'-' + options.only if options.only else ''}.json")
 
 
 if __name__ == "__main__":

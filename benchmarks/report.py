@@ -1,0 +1,92 @@
+"""The README's table, written from what the other benchmarks measured.
+
+    python -m benchmarks.report [--results benchmarks/results] [--readme README.md]
+
+Reads all JSON files and rewrites what is between the two markers. A work that was measured more than once counts as
+it was measured last. Goals were set on a CPU with matrix units for bfloat16 (AMX); what was not measured says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks import cache, embed, gridsearch
+from benchmarks.common import RESULTS, Goal
+
+__all__ = ["main", "rewritten", "table"]
+
+_START, _END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
+_GOALS = {"embed": embed.GOALS, "gridsearch": gridsearch.GOALS, "cache": cache.GOALS}
+
+
+def table(documents: Iterable[Mapping[str, Any]]) -> str:
+    """All goals as a Markdown table, and the machines they were measured on.
+
+    Parameters
+    ----------
+    documents : iterable of dict
+        What the benchmarks wrote.
+    """
+    newest_first = sorted(documents, key=lambda found: found["measured"], reverse=True)
+    lines = ["| work | against | measured | goal | met |", "|---|---|---|---|---|"]
+    for benchmark, goals in _GOALS.items():
+        chosen = [found for found in newest_first if found["benchmark"] == benchmark]
+        lines += [_line(goal, _measured(goal, chosen)) for goal in goals]
+    machines = dict.fromkeys(_named(found["machine"]) for found in newest_first)
+    return "\n".join([*lines, "", *machines])
+
+
+def _measured(goal: Goal, documents: Iterable[Mapping[str, Any]]) -> float | None:
+    for found in documents:
+        try:
+            return goal.value(found)
+        except LookupError:
+            continue
+    return None
+
+
+def _line(goal: Goal, value: float | None) -> str:
+    sign = "at most" if goal.at_most else "at least"
+    bound = f"{sign} {goal.bound:,}{goal.unit}"
+    if value is None:
+        return f"| {goal.work} | {goal.against} | not measured | {bound} | |"
+    met = "yes" if goal.met(value) else "no"
+    return f"| {goal.work} | {goal.against} | {value:,.{goal.digits}f}{goal.unit} | {bound} | {met} |"
+
+
+def _named(machine: Mapping[str, Any]) -> str:
+    name = (
+        f"Measured on {machine['cores']} cores ({machine['architecture']}: {', '.join(machine['instruction_sets'])}), "
+        f"{machine['threads']} threads, torch {machine['torch']}."
+    )
+    return name if machine["bf16_units"] else f"{name} There are no bfloat16 units: precision auto is float32 here."
+
+
+def rewritten(readme: str, content: str) -> str:
+    """The README with other content between its markers."""
+    before, start, rest = readme.partition(_START)
+    _, end, after = rest.partition(_END)
+    if not (start and end):
+        raise SystemExit(f"The README has no {_START} and {_END} to write between.")
+    return f"{before}{start}\n{content}\n{end}{after}"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__.splitlines()[0])
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--readme", type=Path, default=RESULTS.parents[1] / "README.md")
+    options = parser.parse_args(arguments)
+    paths = sorted(options.results.glob("*.json"))
+    if not paths:
+        raise SystemExit(f"There is nothing in {options.results}: run python -m benchmarks.embed first.")
+    content = table(json.loads(path.read_text(encoding="utf-8")) for path in paths)
+    options.readme.write_text(rewritten(options.readme.read_text(encoding="utf-8"), content), encoding="utf-8")
+    print(content)
+
+
+if __name__ == "__main__":
+    main()
