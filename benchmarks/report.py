@@ -3,7 +3,8 @@
     python -m benchmarks.report [--results benchmarks/results] [--readme README.md]
 
 Reads all JSON files and rewrites what is between the two markers. A work that was measured more than once counts as
-it was measured last. Goals were set on a CPU with matrix units for bfloat16 (AMX); what was not measured says so.
+it was measured last. Goals were set on a CPU with matrix units for bfloat16 (AMX); what was not measured is
+left out.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ def table(documents: Iterable[Mapping[str, Any]]) -> str:
     lines = ["| work | against | measured | goal | met |", "|---|---|---|---|---|"]
     for benchmark, goals in _GOALS.items():
         chosen = [found for found in newest_first if found["benchmark"] == benchmark]
-        lines += [_line(goal, _measured(goal, chosen)) for goal in goals]
+        found = [(goal, _measured(goal, chosen)) for goal in goals]
+        lines += [_line(goal, value) for goal, value in found if value is not None]
     machines = dict.fromkeys(_named(found["machine"]) for found in newest_first)
     return "\n".join([*lines, "", *machines])
 
@@ -49,11 +51,9 @@ def _measured(goal: Goal, documents: Iterable[Mapping[str, Any]]) -> float | Non
     return None
 
 
-def _line(goal: Goal, value: float | None) -> str:
+def _line(goal: Goal, value: float) -> str:
     sign = "at most" if goal.at_most else "at least"
     bound = f"{sign} {goal.bound:,}{goal.unit}"
-    if value is None:
-        return f"| {goal.work} | {goal.against} | not measured | {bound} | |"
     met = "yes" if goal.met(value) else "no"
     return f"| {goal.work} | {goal.against} | {value:,.{goal.digits}f}{goal.unit} | {bound} | {met} |"
 

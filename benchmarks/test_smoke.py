@@ -29,7 +29,7 @@ def test_texts_are_embedded_and_reported(tmp_path, capsys, memory):
     assert all((row["memory_mb"] is not None) == bool(memory) for row in written["results"])
     table = report.table([written])
     assert "sentence-transformers, float32" in table
-    assert "not measured" in table
+    assert "GridSearchCV" not in table
 
 
 def test_the_report_keeps_what_is_around_the_markers():
