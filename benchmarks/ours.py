@@ -31,7 +31,10 @@ def our_way(name: str, embedder: str, **parameters: Any) -> Way:
 
     def build(work: Work) -> Run:
         import skembed
+        from skembed.backbones.loading import loaded
 
+        # All ways take turns in one process: none of them is to load its weights again at every turn.
+        loaded.capacity = max(loaded.capacity, 8)
         if parameters.get("engine") == "openvino":
             peer("openvino")
         fitted = getattr(skembed, embedder)(work.backbone, device="cpu", cache=None, **parameters).fit(work.samples)

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from skembed.backbones.registry import list_backbones
     from skembed.cache import EmbeddingCache
     from skembed.config import config_context, get_config, set_config
+    from skembed.finetune.classifier import FineTuneClassifier
+    from skembed.finetune.regressor import FineTuneRegressor
     from skembed.image import ImageEmbedder
     from skembed.text import TextEmbedder
 
@@ -21,6 +23,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "AudioEmbedder": "skembed.audio",
     "EmbeddingCache": "skembed.cache",
+    "FineTuneClassifier": "skembed.finetune.classifier",
+    "FineTuneRegressor": "skembed.finetune.regressor",
     "ImageEmbedder": "skembed.image",
     "TextEmbedder": "skembed.text",
     "config_context": "skembed.config",
@@ -32,6 +36,8 @@ _HOMES = {
 __all__ = [
     "AudioEmbedder",
     "EmbeddingCache",
+    "FineTuneClassifier",
+    "FineTuneRegressor",
     "ImageEmbedder",
     "TextEmbedder",
     "__version__",

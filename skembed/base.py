@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skembed._sklearn import Interval, StrOptions, fit_context
 from skembed.backbones.registry import resolve
+from skembed.backbones.tuned import TunedWeights
 from skembed.cache import EmbeddingCache, resolve_cache
 from skembed.config import get_config
 from skembed.engine.reading import Reading
@@ -47,7 +48,7 @@ class BaseEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
     _chunk_size: ClassVar[int] = 1024
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
-        "backbone": [str, os.PathLike, callable],
+        "backbone": [str, os.PathLike, callable, TunedWeights],
         "revision": [str, None],
         "layers": [Integral, "array-like", StrOptions({"all"})],
         "pooling": [StrOptions({"auto", "pooled", "cls", "mean", "max", "mean+max", "last", "layer_attention"})],

@@ -7,12 +7,14 @@
         ├── DecodeError (ValueError)         one sample cannot be read; knows its index and path
         ├── BackboneNotFoundError (ValueError)   no weights under that name, here or on the hub
         ├── WeightsMismatchError             the weights found now are not those the estimator was fitted with
-        └── IntegrityError                   a file is not what its checksum says
+        ├── IntegrityError                   a file is not what its checksum says
+        └── TrainingError                    training cannot go on: the loss is no number
     Warning
     └── SkembedWarning (UserWarning)
         ├── TruncationWarning                inputs were longer than the backbone reads
         ├── DecodeWarning                    samples could not be read; their rows are NaN
-        └── DeviceWarning                    the computation runs elsewhere, or in smaller batches, than asked
+        ├── DeviceWarning                    the computation runs elsewhere, or in smaller batches, than asked
+        └── FitWarning                       a fit ended otherwise than planned; says what was kept
 """
 
 from __future__ import annotations
@@ -22,9 +24,11 @@ __all__ = [
     "DecodeError",
     "DecodeWarning",
     "DeviceWarning",
+    "FitWarning",
     "IntegrityError",
     "SkembedError",
     "SkembedWarning",
+    "TrainingError",
     "TruncationWarning",
     "WeightsMismatchError",
 ]
@@ -83,6 +87,10 @@ class IntegrityError(SkembedError):
     """A file is not what its checksum says."""
 
 
+class TrainingError(SkembedError):
+    """Training cannot go on, as when the loss is no finite number."""
+
+
 class SkembedWarning(UserWarning):
     """Root of the warnings."""
 
@@ -101,3 +109,7 @@ class DeviceWarning(SkembedWarning):
 
 class CacheWarning(SkembedWarning):
     """A cache cannot be read or written; results are not affected."""
+
+
+class FitWarning(SkembedWarning):
+    """A fit ended otherwise than planned; says what was kept."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import ASTFeatureExtractor, ASTModel, AutoConfig, AutoModel
 
+from skembed.backbones.advanced import advanced, collate_advanced
 from skembed.backbones.audio_waveform import WaveformBackbone, shortest_input
 from skembed.backbones.audio_whisper import open_whisper
 from skembed.backbones.base import (
@@ -23,7 +25,7 @@ from skembed.backbones.base import (
     check_waveform_options,
     split_windows,
 )
-from skembed.backbones.blocks import blocks_from_layers, record_blocks
+from skembed.backbones.blocks import blocks_from_layers, count_beside, enter_behind, record_blocks
 from skembed.backbones.transformers_loading import layer_names, load_pretrained, quiet
 from skembed.backbones.weights import read_json
 from skembed.exceptions import BackboneNotFoundError
@@ -59,17 +61,33 @@ class SpectrogramBackbone(Backbone):
         return Item({"spectrogram": features["input_values"][0]}, length=length)
 
     def collate(self, items: Sequence[Item]) -> dict[str, Tensor]:
+        if "hidden" in items[0].data:
+            return collate_advanced(items)
         return {"input_values": torch.from_numpy(np.stack([item.data["spectrogram"] for item in items]))}
 
     def forward_blocks(self, batch: Mapping[str, Tensor], layers: Iterable[int]) -> list[Tokens]:
         layers = list(layers)
         top = len(self.blocks) - 1
         stack = [self.module.get_submodule(name) for name in self.extra["layers"]]
-        with record_blocks(stack, layers) as found:
-            output = self.module(**batch)
+        inputs = dict(batch)
+        entered: AbstractContextManager = nullcontext()
+        if "hidden" in batch:
+            # The stem runs on one empty spectrogram.
+            extractor = self.extra["extractor"]
+            inputs = {"input_values": batch["hidden"].new_zeros(1, extractor.max_length, extractor.num_mel_bins)}
+            entered = enter_behind(stack, int(batch["block"]), batch["hidden"], beside=self.extra["beside"])
+        with entered, record_blocks(stack, layers) as found:
+            output = self.module(**inputs)
         found[top] = output.last_hidden_state
         mask = torch.ones(found[top].shape[:2], dtype=torch.bool, device=found[top].device)
         return [Tokens(found[i], mask, 2, output.pooler_output if i == top else None) for i in layers]
+
+    def advance(self, items: Sequence[Item], batch: Mapping[str, Tensor], block: int) -> list[Item]:
+        if "beside" not in self.extra:
+            layer = self.module.get_submodule(self.extra["layers"][0])
+            self.extra["beside"] = count_beside(layer, lambda: self.forward_blocks(batch, [block]))
+        (tokens,) = self.forward_blocks(batch, [block])
+        return [advanced(item, block, tokens.values[i]) for i, item in enumerate(items)]
 
 
 def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> Backbone:

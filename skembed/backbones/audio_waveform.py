@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, gelu, linear
 
+from skembed.backbones.advanced import advanced, collate_advanced
 from skembed.backbones.audio_packed import Packing, attend, pad_rows
 from skembed.backbones.base import AudioOptions, Backbone, Item, Tokens, check_waveform_options, split_windows
 from skembed.backbones.blocks import first_tensor
@@ -51,6 +52,9 @@ class WaveformBackbone(Backbone):
         return Item({"waveform": waveform.astype(np.float32)}, length=len(waveform))
 
     def collate(self, items: Sequence[Item]) -> dict[str, Tensor]:
+        if "hidden" in items[0].data:
+            frames = [len(item.data["hidden"]) for item in items]
+            return {**collate_advanced(items, max(frames)), "frames": torch.tensor(frames)}
         longest = max(item.length for item in items)
         waveforms = np.zeros((len(items), longest), dtype=np.float32)
         for row, item in enumerate(items):
@@ -62,17 +66,12 @@ class WaveformBackbone(Backbone):
         layers, top = list(layers), len(self.blocks) - 1
         transformer: Any = self.module.get_submodule(self.extra["transformer"])
         norm_first = self.extra["norm_first"]
-        features, frames = self._front_end(batch["waveforms"], batch["lengths"].tolist())
-        packing = Packing(frames, features.device)
-        projection: Any = self.module.get_submodule(self.extra["projection"])
-        hidden = first_tensor(projection(features))
-        hidden = hidden + _positions(transformer.pos_conv_embed, hidden, frames)
-        if not norm_first:
-            hidden = transformer.layer_norm(hidden)
-        found = {0: transformer.dropout(hidden)}
+        start, hidden, frames = self._start(batch)
+        found = {start: hidden}
+        packing = Packing(frames, hidden.device)
         bias = _PositionBias(transformer.layers[0].attention, max(frames))
         # What lies above the last block that was asked for is not computed.
-        for i in range(1, max(layers) + 1):
+        for i in range(start + 1, max(layers) + 1):
             found[i] = _layer(transformer.layers[i - 1], found[i - 1], packing, norm_first, bias)
             if i - 1 not in layers:
                 del found[i - 1]
@@ -80,6 +79,26 @@ class WaveformBackbone(Backbone):
             found[top] = transformer.layer_norm(found[top])
         padded = {i: pad_rows(found[i], frames) for i in set(layers)}
         return [Tokens(*padded[i]) for i in layers]
+
+    def advance(self, items: Sequence[Item], batch: Mapping[str, Tensor], block: int) -> list[Item]:
+        (tokens,) = self.forward_blocks(batch, [block])
+        frames = tokens.mask.sum(1).tolist()
+        return [advanced(item, block, tokens.values[i, : frames[i]]) for i, item in enumerate(items)]
+
+    def _start(self, batch: Mapping[str, Tensor]) -> tuple[int, Tensor, list[int]]:
+        """The block that the network is entered behind, what it returned, packed, and the frames of each clip."""
+        if "hidden" in batch:
+            frames = batch["frames"].tolist()
+            hidden = torch.cat([row[:n] for row, n in zip(batch["hidden"], frames, strict=True)])
+            return int(batch["block"]), hidden, frames
+        transformer: Any = self.module.get_submodule(self.extra["transformer"])
+        projection: Any = self.module.get_submodule(self.extra["projection"])
+        features, frames = self._front_end(batch["waveforms"], batch["lengths"].tolist())
+        hidden = first_tensor(projection(features))
+        hidden = hidden + _positions(transformer.pos_conv_embed, hidden, frames)
+        if not self.extra["norm_first"]:
+            hidden = transformer.layer_norm(hidden)
+        return 0, transformer.dropout(hidden), frames
 
     def _front_end(self, waveforms: Tensor, lengths: list[int]) -> tuple[Tensor, list[int]]:
         """The packed features of all clips, and how many each has."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch.nn.functional import dropout, gelu
 from transformers import AutoConfig, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
+from skembed.backbones.advanced import advanced, collate_advanced
 from skembed.backbones.audio_packed import Packing, attend, pad_rows
 from skembed.backbones.base import (
     AudioOptions,
@@ -69,38 +70,63 @@ class WhisperBackbone(Backbone):
 
     def collate(self, items: Sequence[Item]) -> dict[str, Tensor]:
         """Pad with nothing, or with silence where each clip stands for one of 30 s."""
+        lengths = {
+            "real": torch.tensor([item.length for item in items]),
+            "attended": torch.tensor([item.data["attended"] for item in items]),
+        }
+        if "hidden" in items[0].data:
+            return {**collate_advanced(items, int(lengths["attended"].max())), **lengths}
         mels = [item.data["mel"] for item in items]
         attended = [item.data["attended"] for item in items]
         mel = np.zeros((len(items), mels[0].shape[0], max(own.shape[1] for own in mels)), dtype=np.float32)
         for row, own in enumerate(mels):
             mel[row, :, : own.shape[1]] = own
             mel[row, :, own.shape[1] : 2 * attended[row]] = own[:, -1:]
-        return {
-            "mel": torch.from_numpy(mel),
-            "real": torch.tensor([item.length for item in items]),
-            "attended": torch.tensor(attended),
-        }
+        return {"mel": torch.from_numpy(mel), **lengths}
 
     def forward_blocks(self, batch: Mapping[str, Tensor], layers: Iterable[int]) -> list[Tokens]:
         layers = list(layers)
-        mel, real, attended = batch["mel"], batch["real"].tolist(), batch["attended"].tolist()
-        room = _CPU_ROWS if mel.device.type == "cpu" else sum(attended)
-        parts = [
-            self._encode(mel[part, :, : 2 * max(attended[part])], real[part], attended[part], layers)
-            for part in _consecutive(attended, room)
-        ]
+        real = batch["real"].tolist()
+        parts = [self._encode(*start, real[part], attended, layers) for part, attended, start in self._starts(batch)]
         padded = {i: pad_rows(torch.cat([part[i] for part in parts]), real) for i in set(layers)}
         return [Tokens(*padded[i]) for i in layers]
 
-    def _encode(self, mel: Tensor, real: list[int], attended: list[int], layers: list[int]) -> dict[int, Tensor]:
+    def advance(self, items: Sequence[Item], batch: Mapping[str, Tensor], block: int) -> list[Item]:
+        """All rows that are attended to are kept, silence too: the next block attends to it."""
+        encoder: Any = self.module
+        done: list[Item] = []
+        for _, attended, (start, hidden) in self._starts(batch):
+            packing = Packing(attended, hidden.device)
+            for i in range(start + 1, block + 1):
+                hidden = _layer(encoder.layers[i - 1], hidden, packing, packing)
+            for row in hidden.split(attended):
+                done.append(advanced(items[len(done)], block, row, keep=("attended",)))
+        return done
+
+    def _starts(self, batch: Mapping[str, Tensor]) -> Iterator[tuple[slice, list[int], tuple[int, Tensor]]]:
+        """Clips that go through the network together, the rows of each that are attended to, and where they enter:
+        a block, and what it returned, packed."""
+        values = batch["hidden"] if "hidden" in batch else batch["mel"]
+        attended = batch["attended"].tolist()
+        room = _CPU_ROWS if values.device.type == "cpu" else sum(attended)
+        for part in _consecutive(attended, room):
+            own = attended[part]
+            if "hidden" in batch:
+                rows = torch.cat([row[:n] for row, n in zip(values[part], own, strict=True)])
+                yield part, own, (int(batch["block"]), rows)
+            else:
+                yield part, own, (0, self._stem(values[part, :, : 2 * max(own)], own))
+
+    def _encode(
+        self, start: int, hidden: Tensor, real: list[int], attended: list[int], layers: list[int]
+    ) -> dict[int, Tensor]:
         """The real rows of the asked blocks, packed."""
         encoder: Any = self.module
         top, deepest = len(self.blocks) - 1, max(layers)
-        packing = Packing(attended, mel.device, beside=real)
-        heard = Packing(real, mel.device, beside=attended)
-        hidden = self._stem(mel, attended)
-        found = {0: packing.leading(hidden, real)} if 0 in layers else {}
-        for i in range(1, deepest + 1):
+        packing = Packing(attended, hidden.device, beside=real)
+        heard = Packing(real, hidden.device, beside=attended)
+        found = {start: packing.leading(hidden, real)} if start in layers else {}
+        for i in range(start + 1, deepest + 1):
             hidden = _layer(encoder.layers[i - 1], hidden, packing, heard if i == deepest else packing)
             if i in layers:
                 found[i] = hidden if i == deepest else packing.leading(hidden, real)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
 
+    from skembed.backbones.tuned import TunedWeights
+
 __all__ = [
     "AudioOptions",
     "Backbone",
@@ -43,12 +45,15 @@ class BackboneSpec:
         Branch, tag or commit on the hub.
     options : tuple of (str, object) pairs
         What changes the network itself, such as ``("image_size", 96)``.
+    tuned : TunedWeights, optional
+        Tensors that take the place of the backbone's own.
     """
 
     source: str
     name: str
     revision: str | None = None
     options: tuple[tuple[str, Any], ...] = ()
+    tuned: TunedWeights | None = None
 
 
 @dataclass(frozen=True)
@@ -206,6 +211,25 @@ class Backbone(ABC):
     @abstractmethod
     def forward_blocks(self, batch: Mapping[str, Tensor], layers: Iterable[int]) -> list[Tokens]:
         """Run the network; return the outputs of the asked blocks (0 to n - 1), in the order asked."""
+
+    def advance(self, items: Sequence[Item], batch: Mapping[str, Tensor], block: int) -> list[Item]:
+        """Run the network up to a block; return items from which `forward_blocks` computes only what is above it.
+
+        Parameters
+        ----------
+        items : sequence of Item
+            Inputs of the network.
+        batch : mapping of str to Tensor
+            The same inputs, collated, on the device of the network.
+        block : int
+            The last block that is run.
+
+        Raises
+        ------
+        NotImplementedError
+            If the network cannot be entered behind a block.
+        """
+        raise NotImplementedError(f"{self.spec.name} cannot be entered behind a block.")
 
 
 def check_waveform_options(options: AudioOptions, limit: float | None) -> float | None:

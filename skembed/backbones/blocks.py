@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,15 @@ from skembed.backbones.base import Block
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["blocks_from_layers", "dry_run", "first_tensor", "record_blocks", "with_buffers"]
+__all__ = [
+    "blocks_from_layers",
+    "count_beside",
+    "dry_run",
+    "enter_behind",
+    "first_tensor",
+    "record_blocks",
+    "with_buffers",
+]
 
 
 def blocks_from_layers(
@@ -156,3 +164,72 @@ def record_blocks(layers: Sequence[nn.Module], wanted: Iterable[int]):
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def enter_behind(layers: Sequence[nn.Module], block: int, hidden: Tensor, *, beside: int | None = None):
+    """Let a network begin with what one of its blocks returned: what lies below is called but computes nothing.
+
+    The network must be this thread's own.
+
+    Parameters
+    ----------
+    layers : sequence of nn.Module
+        Layer modules, first to last (without the stem).
+    block : int
+        Whose output `hidden` is; 0 for what enters the first layer module.
+    hidden : Tensor
+        As `record_blocks` found it.
+    beside : int, optional
+        How many empty places follow the hidden state in the tuple that a layer returns; None if it returns no tuple.
+    """
+
+    def wrapped(state):
+        return state if beside is None else (state, *(None,) * beside)
+
+    def give(*_args, **_kwargs):
+        return wrapped(hidden)
+
+    def skip(*args, **kwargs):
+        return wrapped(args[0] if args else kwargs["hidden_states"])
+
+    def replace_input(_module, args, kwargs):
+        return ((hidden, *args[1:]), kwargs) if args else ((), {**kwargs, "hidden_states": hidden})
+
+    skipped = list(layers[:block])
+    handle = None
+    try:
+        for layer in skipped:
+            layer.forward = give if layer is skipped[-1] else skip  # type: ignore[method-assign]
+        if not skipped:
+            handle = layers[0].register_forward_pre_hook(replace_input, with_kwargs=True, prepend=True)
+        yield
+    finally:
+        for layer in skipped:
+            del layer.forward  # the class's own shows again
+        if handle is not None:
+            handle.remove()
+
+
+def count_beside(layer: nn.Module, run: Callable[[], object]) -> int | None:
+    """Empty places beside the hidden state in the tuple that a layer returns, seen in one pass of the network.
+
+    None if it returns no tuple.
+
+    Raises
+    ------
+    NotImplementedError
+        If it returns more that counts: whoever enters the network behind it would have to bring that along.
+    """
+    seen: list[object] = []
+    handle = layer.register_forward_hook(lambda _module, _args, output: seen.append(output))
+    try:
+        run()
+    finally:
+        handle.remove()
+    (output,) = seen
+    if not isinstance(output, (tuple, list)):
+        return None
+    if any(value is not None for value in output[1:]):
+        raise NotImplementedError(f"{type(layer).__name__} hands on more than its hidden state.")
+    return len(output) - 1

@@ -6,13 +6,16 @@ import copy
 import threading
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
+from skembed.backbones.advanced import advanced, collate_advanced
 from skembed.backbones.base import Backbone, Item, Tokens
+from skembed.backbones.blocks import count_beside, enter_behind
 from skembed.backbones.folding import Pair, find_pairs, fold_pairs, folded
 
 __all__ = ["ImageBackbone", "InferenceCopies", "Watch"]
@@ -61,20 +64,44 @@ class ImageBackbone(Backbone):
         return [[Item({"pixels": prepare.pixels(sample)}, length=1)] for sample in samples]
 
     def collate(self, items: Sequence[Item]) -> dict[str, Tensor]:
+        if "hidden" in items[0].data:
+            return collate_advanced(items)
         batch = torch.from_numpy(self.extra["prepare"].normalise([item.data["pixels"] for item in items]))
         return {"pixels": batch if self.extra["channels_last"] else batch.contiguous()}
 
     def forward_blocks(self, batch: Mapping[str, Tensor], layers: Iterable[int]) -> list[Tokens]:
-        layers, pixels = list(layers), batch["pixels"]
+        layers, top = list(layers), len(self.blocks) - 1
+        if "hidden" in batch:
+            found, pooled = self._read_behind(batch, layers)
+            return [self._tokens(i, found[i], pooled if i == top else None) for i in layers]
+        found, pooled = self._found(batch["pixels"], layers)
+        return [self._tokens(i, found[i], pooled if i == top else None) for i in layers]
+
+    def _found(self, pixels: Tensor, layers: list[int]) -> tuple[dict[int, Tensor], Tensor | None]:
         compiled = self.extra.get("compiled")
         if not torch.is_inference_mode_enabled():
-            found, pooled = self._read(self.module, pixels, layers)
-        elif compiled is not None:
-            found, pooled = compiled(self.module, pixels, layers)
-        else:
-            found, pooled = self._read(self.extra["copies"].network(self.module), pixels, layers)
-        top = len(self.blocks) - 1
-        return [self._tokens(i, found[i], pooled if i == top else None) for i in layers]
+            return self._read(self.module, pixels, layers)
+        if compiled is not None:
+            return compiled(self.module, pixels, layers)
+        return self._read(self.extra["copies"].network(self.module), pixels, layers)
+
+    def _read_behind(self, batch: Mapping[str, Tensor], layers: list[int]) -> tuple[dict[int, Tensor], Tensor | None]:
+        """As `_read`, from a block on. The stem, and what lies between the blocks, runs on one empty image."""
+        hidden = batch["hidden"]
+        if self.extra["channels_last"] and hidden.ndim == 4:
+            hidden = hidden.contiguous(memory_format=torch.channels_last)
+        stack = [self.module.get_submodule(name) for name in self.extra["layers"]]
+        empty = hidden.new_zeros(1, 3, *self.extra["prepare"].output_size)
+        with enter_behind(stack, int(batch["block"]), hidden, beside=self.extra["beside"]):
+            return self._read(self.module, empty, layers)
+
+    def advance(self, items: Sequence[Item], batch: Mapping[str, Tensor], block: int) -> list[Item]:
+        if "beside" not in self.extra:
+            layer = self.module.get_submodule(self.extra["layers"][0])
+            run = partial(self._read, self.module, batch["pixels"][:1], [block])
+            self.extra["beside"] = count_beside(layer, run)
+        found, _ = self._found(batch["pixels"], [block])
+        return [advanced(item, block, found[block][i]) for i, item in enumerate(items)]
 
     def prepare_inference(self) -> None:
         """Find out what can be faster about this network; once, after it was opened in float32.

@@ -81,9 +81,15 @@ def open_spec(spec: BackboneSpec, located: Located | None = None) -> Backbone:
     """Read a backbone from its directory, or ask its factory; a new one each time, float32 on the CPU."""
     located = located or identify(spec)
     if located is None:
-        return _from_factory(spec)
-    adapter = importlib.import_module(f"skembed.backbones.{_adapter(spec.source, located.directory)}")
-    return adapter.open_backbone(spec, located.directory, located.fingerprint)
+        backbone = _from_factory(spec)
+        if spec.tuned is not None:
+            spec.tuned.check_base(backbone.fingerprint)
+    else:
+        adapter = importlib.import_module(f"skembed.backbones.{_adapter(spec.source, located.directory)}")
+        backbone = adapter.open_backbone(spec, located.directory, located.fingerprint)
+    if spec.tuned is not None:
+        spec.tuned.load_into(backbone)
+    return backbone
 
 
 def _adapter(modality: str, directory: Path) -> str:

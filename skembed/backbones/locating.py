@@ -33,7 +33,11 @@ def identify(spec: BackboneSpec) -> Located | None:
     if spec.source == "factory":
         return None
     directory = locate(spec)
-    return Located(directory, _fingerprint(directory, _state_of(directory)))
+    fingerprint = _fingerprint(directory, _state_of(directory))
+    if spec.tuned is None:
+        return Located(directory, fingerprint)
+    spec.tuned.check_base(fingerprint)
+    return Located(directory, spec.tuned.fingerprint)
 
 
 def locate(spec: BackboneSpec) -> Path:

@@ -57,8 +57,8 @@ class Packing:
     _heeded: bool = field(default=False, init=False)
 
     def pack(self, values: Tensor) -> Tensor:
-        """From (batch, time) to (1, total)."""
-        return values.flatten()[self.index].unsqueeze(0)
+        """From (batch, time, ...) to (1, total, ...)."""
+        return values.flatten(0, 1)[self.index].unsqueeze(0)
 
     def unpack(self, values: Tensor) -> Tensor:
         """From (1, total, width) to (batch, time, width), with zeros where there is padding."""

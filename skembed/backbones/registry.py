@@ -6,9 +6,11 @@ import difflib
 import importlib.util
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from skembed.backbones.base import BackboneSpec
+from skembed.backbones.tuned import TunedWeights
 from skembed.exceptions import BackboneNotFoundError
 
 __all__ = ["KNOWN", "list_backbones", "resolve", "suggestion"]
@@ -107,7 +109,7 @@ def list_backbones(modality: str | None = None) -> list[str]:
 
 
 def resolve(
-    backbone: str | os.PathLike | Callable,
+    backbone: str | os.PathLike | Callable | TunedWeights,
     modality: str,
     *,
     revision: str | None = None,
@@ -117,8 +119,9 @@ def resolve(
 
     Parameters
     ----------
-    backbone : str, PathLike or callable
-        Hub id, timm name, torchaudio bundle, local directory, "package.module:function", or such a function.
+    backbone : str, PathLike, callable or TunedWeights
+        Hub id, timm name, torchaudio bundle, local directory, "package.module:function", such a function, or what
+        fine-tuning made of one of them.
     modality : {"image", "text", "audio"} or str
         What the embedder reads.
     revision : str, optional
@@ -131,6 +134,8 @@ def resolve(
     BackboneNotFoundError
         If a path does not exist or a function cannot be found again by its name.
     """
+    if isinstance(backbone, TunedWeights):
+        return replace(backbone.base, options=options, tuned=backbone)
     if callable(backbone):
         return BackboneSpec("factory", _factory_name(backbone), None, options)
     name = str(backbone)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,9 +14,10 @@ import transformers
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer
 
+from skembed.backbones.advanced import advanced, collate_advanced
 from skembed.backbones.base import Backbone, BackboneSpec, Block, Item, TextOptions, Tokens, split_windows
-from skembed.backbones.blocks import blocks_from_layers, record_blocks
-from skembed.backbones.packing import allow_packing, pack_inputs, plan_packing
+from skembed.backbones.blocks import blocks_from_layers, count_beside, enter_behind, record_blocks
+from skembed.backbones.packing import Packing, allow_packing, pack_inputs, plan_packing
 from skembed.backbones.sentence_layout import read_sentence_layout
 from skembed.backbones.transformers_loading import layer_names, load_pretrained, quiet
 from skembed.exceptions import BackboneNotFoundError
@@ -149,7 +151,17 @@ class TextBackbone(Backbone):
         mask = np.arange(width) < lengths[:, None]
         ids = np.full(mask.shape, self.extra["padding"], dtype=np.int64)
         ids[mask] = np.concatenate([item.data["ids"] for item in items])
-        return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
+        batch = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
+        return batch | collate_advanced(items, width=mask.shape[1])
+
+    def advance(self, items: Sequence[Item], batch: Mapping[str, Tensor], block: int) -> list[Item]:
+        if "beside" not in self.extra:
+            layer = self.module.get_submodule(self.extra["layers"][0])
+            self.extra["beside"] = count_beside(layer, lambda: self.forward_blocks(batch, [block]))
+        (tokens,) = self.forward_blocks(batch, [block])
+        # What lies behind a text is left out, but for networks that are trained to see it.
+        width = self.extra["padded_length"]
+        return [advanced(item, block, tokens.values[i, : width or item.length]) for i, item in enumerate(items)]
 
     def forward_blocks(self, batch: Mapping[str, Tensor], layers: Iterable[int]) -> list[Tokens]:
         """Run the network and read blocks; the last has `pooled` where the network has a summary.
@@ -165,12 +177,18 @@ class TextBackbone(Backbone):
             inputs: dict[str, Any] = {name: batch[name] for name in self.extra["inputs"]}
         else:
             inputs = pack_inputs(self.module, batch["input_ids"], packing)
-        with record_blocks(stack, layers) as found:
+        with self._entered(stack, batch, packing), record_blocks(stack, layers) as found:
             output = self.module(**inputs, **self.extra["forward"])
         found[top] = output.last_hidden_state
         values = {i: found[i] if packing is None else packing.unpack(found[i]) for i in set(layers)}
         pooled = output.pooler_output if self.extra["summarised"] else None
         return [Tokens(values[i], mask, pooled=pooled if i == top else None) for i in layers]
+
+    def _entered(self, stack, batch: Mapping[str, Tensor], packing: Packing | None):
+        if "hidden" not in batch:
+            return nullcontext()
+        hidden = batch["hidden"] if packing is None else packing.pack(batch["hidden"])
+        return enter_behind(stack, int(batch["block"]), hidden, beside=self.extra["beside"])
 
 
 def _leading(text: str, characters: int) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from skembed.engine.reading import Reading
 from skembed.exceptions import DecodeError, DeviceWarning
 from skembed.inputs import decode_all
 
-__all__ = ["Extraction", "extract", "probe_width"]
+__all__ = ["Extraction", "computing", "each_batch", "extract", "prepare", "probe_width", "workers"]
 
 #: So many times larger are the batches that "auto" plans for an accelerator: a CPU's caches like them small.
 #: Halving on out-of-memory is the safety net.
@@ -113,13 +114,13 @@ def extract(
     n_samples = len(samples)
     result = Extraction(np.full((n_samples, n_features), np.nan, dtype=np.float32), np.zeros(n_samples, dtype=bool))
     starts = range(0, n_samples, chunk_size)
-    with _workers() as pool:
+    with workers() as pool:
 
         def begin(start: int):
             part = slice(start, start + chunk_size)
             where = None if positions is None else positions[part]
             where = range(start, min(start + chunk_size, n_samples)) if where is None else where
-            return _prepared(backbone, samples[part], reading, read, pool, where, on_error)
+            return prepare(backbone, samples[part], reading, read, pool, where, on_error)
 
         ahead = None
         for number, start in enumerate(starts):
@@ -163,7 +164,7 @@ def probe_width(backbone: Backbone, sample: Any, reading: Reading) -> int:
 
 
 @contextmanager
-def _workers() -> Iterator[ThreadPoolExecutor | None]:
+def workers() -> Iterator[ThreadPoolExecutor | None]:
     """Threads that decode: as many as torch may use, which joblib's workers limit; None where that is one."""
     n_threads = min(torch.get_num_threads(), _MOST_WORKERS)
     if n_threads == 1:
@@ -190,8 +191,11 @@ def _ahead(begin: Callable, start: int) -> Future:
     return future
 
 
-def _prepared(backbone, samples, reading: Reading, read, pool, positions, on_error: str):
-    """For each sample (items, whether cut), or None where it could not be read; and the errors."""
+def prepare(backbone, samples, reading: Reading, read, pool, positions, on_error: str):
+    """For each sample (items, whether cut), or None where it could not be read; and the errors.
+
+    See `extract` for the parameters; `pool` is what `workers` gives.
+    """
     if backbone.prepares_together:
         decoded, errors = decode_all(samples, read, on_error=on_error, positions=positions)
         good = [i for i, found in enumerate(decoded) if found is not None]
@@ -219,7 +223,8 @@ def _embed_items(backbone, items: list[list[Item]], reading: Reading, batch_size
     weights /= np.bincount(owner, weights=weights)[owner]
     sums: dict[int, np.ndarray] = {}
     left = np.bincount(owner, minlength=len(items))
-    for batch, vectors in _batches(backbone, flat, reading, batch_size):
+    run = partial(_run_batch, backbone, reading=reading)
+    for batch, vectors in each_batch(backbone, flat, run, batch_size):
         done = []
         for i, vector in zip(batch, vectors, strict=True):
             sample = owner[i]
@@ -231,8 +236,8 @@ def _embed_items(backbone, items: list[list[Item]], reading: Reading, batch_size
             place(np.array(done), np.stack([sums.pop(sample) for sample in done]).astype(np.float32))
 
 
-def _batches(backbone, flat: list[Item], reading: Reading, batch_size) -> Iterator[tuple[list[int], np.ndarray]]:
-    """Positions and vectors of each batch, smaller ones where memory runs out."""
+def each_batch(backbone, flat: list[Item], run: Callable[[list[Item]], Any], batch_size: int | None):
+    """Positions of the items of each batch, and what `run` made of them; smaller batches where memory runs out."""
     room = 1 if _device(backbone).type == "cpu" else _ACCELERATOR_ROOM
     pending = plan_batches(
         [item.length for item in flat],
@@ -246,9 +251,9 @@ def _batches(backbone, flat: list[Item], reading: Reading, batch_size) -> Iterat
     pending = [part for batch in pending for part in _at_most(batch, fits)]
     while pending:
         batch = pending.pop(0)
-        vectors = _try_batch(backbone, [flat[i] for i in batch], reading)
-        if vectors is not None:
-            yield batch, vectors
+        found = _try_batch(backbone, [flat[i] for i in batch], run)
+        if found is not None:
+            yield batch, found
             continue
         first, second = halve(batch)
         backbone.extra["fits"] = len(first)
@@ -264,10 +269,10 @@ def _at_most(batch: list[int], size: int) -> list[list[int]]:
     return [batch[i : i + size] for i in range(0, len(batch), size)]
 
 
-def _try_batch(backbone, items: list[Item], reading: Reading) -> np.ndarray | None:
-    """The vectors of a batch, or None where it was too large for memory."""
+def _try_batch(backbone, items: list[Item], run: Callable[[list[Item]], Any]) -> Any:
+    """What `run` made of a batch, or None where it was too large for memory."""
     try:
-        return _run_batch(backbone, items, reading)
+        return run(items)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -288,9 +293,16 @@ def _try_batch(backbone, items: list[Item], reading: Reading) -> np.ndarray | No
     return None
 
 
+@contextmanager
+def computing(device: torch.device) -> Iterator[None]:
+    """Without gradients, and on a CPU one thread at a time."""
+    with _computing if device.type == "cpu" else nullcontext(), torch.inference_mode():
+        yield
+
+
 def _run_batch(backbone, items: list[Item], reading: Reading) -> np.ndarray:
     weight = next(backbone.module.parameters())
-    with _computing if weight.device.type == "cpu" else nullcontext(), torch.inference_mode():
+    with computing(weight.device):
         batch = move(backbone.collate(items), weight.device, weight.dtype)
         attention = reading.pooling == "layer_attention"
         pooling = backbone.default_pooling if attention else reading.pooling

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,9 @@ import torch
 from sklearn.utils.validation import validate_data
 from torch import Tensor, nn
 
+from skembed.backbones.advanced import advanced, collate_advanced
 from skembed.backbones.base import Backbone, BackboneSpec, Block, Item, Tokens
-from skembed.backbones.blocks import record_blocks
+from skembed.backbones.blocks import enter_behind, record_blocks
 from skembed.base import BaseEmbedder
 from skembed.inputs import array_key
 
@@ -50,15 +52,26 @@ class ArrayBackbone(Backbone):
         return [[Item({"values": np.asarray(sample, dtype=np.float32)}, length=1)] for sample in samples]
 
     def collate(self, items: Sequence[Item]) -> dict[str, Tensor]:
+        if "hidden" in items[0].data:
+            return collate_advanced(items)
         return {"values": torch.from_numpy(np.stack([item.data["values"] for item in items]))}
 
     def forward_blocks(self, batch: Mapping[str, Tensor], layers: Iterable[int]) -> list[Tokens]:
         layers = list(layers)
         network: Any = self.module
-        with record_blocks(list(network.layers), layers) as found:
-            found[len(self.blocks) - 1] = self.module(batch["values"])
-        mask = torch.ones(len(batch["values"]), 1, dtype=torch.bool)
-        return [Tokens(found[layer].unsqueeze(1), mask) for layer in layers]
+        stack, values = list(network.layers), batch.get("values")
+        entered: AbstractContextManager = nullcontext()
+        if values is None:
+            # Nothing below the block is computed but the stem, on one row of zeros.
+            values = torch.zeros(1, network.stem.weight.shape[1])
+            entered = enter_behind(stack, int(batch["block"]), batch["hidden"])
+        with entered, record_blocks(stack, layers) as found:
+            found[len(self.blocks) - 1] = self.module(values)
+        return [Tokens(found[i].unsqueeze(1), torch.ones(len(found[i]), 1, dtype=torch.bool)) for i in layers]
+
+    def advance(self, items: Sequence[Item], batch: Mapping[str, Tensor], block: int) -> list[Item]:
+        (tokens,) = self.forward_blocks(batch, [block])
+        return [advanced(item, block, tokens.values[i, 0]) for i, item in enumerate(items)]
 
 
 def array_backbone(n_features: int = 4, width: int = 8, depth: int = 2) -> ArrayBackbone:

@@ -1,0 +1,332 @@
+"""What the fine-tuning estimators share: checked input, one fit, predictions from embeddings."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from abc import abstractmethod
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+import numpy as np
+from sklearn.base import BaseEstimator, clone
+from sklearn.utils import check_consistent_length, check_random_state
+from sklearn.utils.validation import check_is_fitted
+
+from skembed._sklearn import CallbackSupportMixin, Interval, StrOptions, check_sample_weight
+from skembed.base import BaseEmbedder
+from skembed.exceptions import FitWarning
+from skembed.finetune.report import describe_epoch, describe_fit
+from skembed.finetune.schedules import SCHEDULES
+from skembed.finetune.validation import hold_out
+
+__all__ = ["BaseFineTuner"]
+
+STRATEGIES = ("head", "partial", "full", "progressive")
+
+
+class BaseFineTuner(CallbackSupportMixin, BaseEstimator):
+    """A head, and as much of the backbone as the strategy says, trained on raw samples.
+
+    See `skembed.FineTuneClassifier`, where every parameter is explained.
+    """
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        "embedder": [BaseEmbedder, None],
+        "strategy": [StrOptions(set(STRATEGIES))],
+        "n_unfrozen": [Interval(Integral, 1, None, closed="left")],
+        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "backbone_factor": [Interval(Real, 0, None, closed="neither")],
+        "layer_decay": [Interval(Real, 0, 1, closed="right")],
+        "schedule": [StrOptions(set(SCHEDULES))],
+        "max_epochs": [Interval(Integral, 0, None, closed="left")],
+        "stage_epochs": [Interval(Integral, 1, None, closed="left")],
+        "patience": [Interval(Integral, 1, None, closed="left")],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "dropout": [Interval(Real, 0, 1, closed="left")],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "l2_sp": [Interval(Real, 0, None, closed="left")],
+        "mixup": [Interval(Real, 0, None, closed="left")],
+        "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
+        "ema": [Interval(Real, 0, 1, closed="neither"), None],
+        "scoring": [str, callable, None],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither"), None],
+        "refit": ["boolean"],
+        "replay_prefix": ["boolean"],
+        "checkpoint_dir": [str, os.PathLike, None],
+        "warm_start": ["boolean"],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    # -- what a subclass says ---------------------------------------------------------------------------
+
+    @abstractmethod
+    def _check_targets(self, y: Any) -> np.ndarray: ...
+
+    @abstractmethod
+    def _task(self, y: np.ndarray) -> Any: ...
+
+    def _class_weights(self, y: np.ndarray) -> np.ndarray:
+        return np.ones(len(y))
+
+    _stratified: ClassVar[bool] = False
+
+    # -- fit --------------------------------------------------------------------------------------------
+
+    def _fit(self, X, y, sample_weight, groups, X_val, y_val):
+        from skembed.finetune.fitting import Request, run_fit
+
+        start = self._head if self.warm_start and hasattr(self, "_head") else None
+        embedder = self._starting_embedder(X)
+        samples = embedder._samples(X, reset=False)
+        if y is None:
+            raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None.")
+        y = self._check_targets(y)
+        check_consistent_length(samples, y)
+        weights = check_sample_weight(sample_weight, np.zeros((len(y), 1)), dtype=np.float64, ensure_non_negative=True)
+        samples, y, weights, groups = _with_weight(samples, y, weights, groups)
+        samples, y, weights, groups = _readable(embedder, samples, y, weights, groups)
+        n_given = len(y)
+        if X_val is not None or y_val is not None:
+            X_val, y_val = self._check_validation(embedder, X_val, y_val)
+        task = self._task(y)
+        if self.warm_start and start is not None and start.weight.shape[0] != task.n_outputs:
+            raise ValueError(
+                f"warm_start=True: the fit before had {start.weight.shape[0]} outputs and y has {task.n_outputs} now. "
+                "Use warm_start=False, or the same classes."
+            )
+        seed, rng = self._seed()
+        if X_val is None:
+            stratify = self._stratified and y.ndim == 1
+            train, held_out = hold_out(y, self.validation_fraction, rng, groups=groups, stratify=stratify)
+            self._check_split(y, train)
+        else:
+            self._check_known(y_val)
+            samples, y = [*samples, *X_val], np.concatenate([y, y_val])
+            weights = np.concatenate([weights, np.ones(len(y_val))])
+            train, held_out = np.arange(n_given), np.arange(n_given, len(y))
+        outcome = run_fit(
+            Request(
+                embedder=embedder,
+                samples=samples,
+                y=y,
+                weights=weights * self._class_weights(y),
+                task=task,
+                train=train,
+                held_out=held_out,
+                settings=self._settings(),
+                strategy=self.strategy,
+                n_unfrozen=int(self.n_unfrozen),
+                max_epochs=int(self.max_epochs),
+                stage_epochs=int(self.stage_epochs),
+                patience=int(self.patience),
+                replay=bool(self.replay_prefix),
+                refit=bool(self.refit) and X_val is None,
+                seed=seed,
+                checkpoint_dir=self.checkpoint_dir,
+                start=start,
+                report=self._begin_report(),
+            )
+        )
+        self._finish(outcome, task, len(train), len(held_out))
+        return self
+
+    def _starting_embedder(self, X) -> BaseEmbedder:
+        from skembed.text import TextEmbedder
+
+        if self.warm_start and hasattr(self, "embedder_"):
+            embedder = clone(self.embedder_)
+        else:
+            embedder = TextEmbedder() if self.embedder is None else clone(self.embedder)
+        embedder.fit(X)
+        for name in ("n_features_in_", "feature_names_in_"):
+            if hasattr(embedder, name):
+                setattr(self, name, getattr(embedder, name))
+            else:
+                self.__dict__.pop(name, None)
+        return embedder
+
+    def _check_validation(self, embedder: BaseEmbedder, X_val, y_val):
+        if X_val is None or y_val is None:
+            missing = "X_val" if X_val is None else "y_val"
+            raise ValueError(f"{missing} is None: give both X_val and y_val, or neither.")
+        samples, y_val = embedder._samples(X_val, reset=False), self._check_targets(y_val)
+        check_consistent_length(samples, y_val)
+        return samples, y_val
+
+    def _check_known(self, y_val: np.ndarray) -> None:
+        """Whether what is held out can have been learned."""
+
+    def _check_split(self, y: np.ndarray, train: np.ndarray) -> None:
+        """Whether the training side can teach what the estimator has to know."""
+
+    def _seed(self) -> tuple[int, np.random.Generator]:
+        state = self.random_state
+        if state is None and self.checkpoint_dir is not None:
+            # A fit that goes on must draw what it drew before.
+            state = 0
+        seed = int(check_random_state(state).randint(2**31 - 1))
+        return seed, np.random.default_rng(seed)
+
+    def _settings(self):
+        from skembed.finetune.loop import Settings
+
+        return Settings(
+            learning_rate=float(self.learning_rate),
+            backbone_factor=float(self.backbone_factor),
+            layer_decay=float(self.layer_decay),
+            schedule=self.schedule,
+            batch_size=int(self.batch_size),
+            dropout=float(self.dropout),
+            weight_decay=float(self.weight_decay),
+            l2_sp=float(self.l2_sp),
+            label_smoothing=float(getattr(self, "label_smoothing", 0.0)),
+            mixup=float(self.mixup),
+            clip_norm=None if self.clip_norm is None else float(self.clip_norm),
+            ema=None if self.ema is None else float(self.ema),
+        )
+
+    def _begin_report(self):
+        """A function that is told of each epoch: it prints, and asks scikit-learn's callbacks whether to stop."""
+        context = None
+        if hasattr(self, "_init_callback_context"):
+            context = self._init_callback_context(max_subtasks=int(self.max_epochs))
+            context.call_on_fit_task_begin(estimator=self)
+
+        def report(record: dict[str, Any]) -> bool:
+            if self.verbose:
+                print(f"[{type(self).__name__}] {describe_epoch(record)}", flush=True)
+            if context is None:
+                return False
+            own = context.subcontext(task_name="epoch").call_on_fit_task_begin(estimator=self)
+            return bool(own.call_on_fit_task_end(estimator=self))
+
+        self._report_context = context
+        return report
+
+    def _finish(self, outcome, task, n_train: int, n_held_out: int) -> None:
+        if (context := self.__dict__.pop("_report_context", None)) is not None:
+            context.call_on_fit_task_end(estimator=self)
+        self.embedder_ = outcome.embedder
+        self.kept_ = outcome.kept
+        self.history_ = outcome.progress.history
+        self.n_epochs_ = len(outcome.progress.history)
+        self.validation_score_ = outcome.scores.score if n_held_out else None
+        self.probe_score_ = outcome.probe_scores.score if n_held_out else None
+        self.head_coef_ = outcome.head.weight
+        self.head_intercept_ = outcome.head.bias
+        self.temperature_ = outcome.head.temperature
+        self._predicting = task
+        self.report_ = describe_fit(
+            outcome.progress,
+            outcome.stages,
+            kept=outcome.kept,
+            n_train=n_train,
+            n_held_out=n_held_out,
+            score_name=self._score_name(),
+            notes=outcome.notes,
+        )
+        if outcome.progress.ended == "interrupted":
+            warnings.warn("The fit was interrupted; the best weights so far were kept.", FitWarning, stacklevel=4)
+        elif outcome.progress.ended.startswith("diverged"):
+            warnings.warn(
+                f"Training stopped: {outcome.progress.ended.partition(': ')[2]} The best weights so far were kept. "
+                f"learning_rate={self.learning_rate} is too high for this data: try {self.learning_rate / 10:.2g}, "
+                "or see find_learning_rate.",
+                FitWarning,
+                stacklevel=4,
+            )
+
+    @property
+    def _head(self):
+        """The head as the fit knows it; absent before the first fit."""
+        from skembed.finetune.fitting import Linear
+
+        return Linear(self.head_coef_, self.head_intercept_, self.temperature_)
+
+    def _score_name(self) -> str:
+        return "score" if self.scoring is None else str(getattr(self.scoring, "__name__", self.scoring))
+
+    # -- after the fit ----------------------------------------------------------------------------------
+
+    def _predictions(self, X) -> dict[str, np.ndarray]:
+        check_is_fitted(self)
+        return self._predicting.predictions(self._head(self.embedder_.transform(X)), self.temperature_)
+
+    def predict(self, X) -> np.ndarray:
+        """Predict the targets of raw samples.
+
+        Parameters
+        ----------
+        X : list, ndarray, Series or one-column dataframe of shape (n_samples,)
+            Raw samples, as the embedder takes them.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_outputs)
+            As y was.
+        """
+        return self._predictions(X)["predict"]
+
+    def transform(self, X) -> np.ndarray:
+        """Embed raw samples with what was kept: the fine-tuned backbone, or the frozen one.
+
+        Parameters
+        ----------
+        X : list, ndarray, Series or one-column dataframe of shape (n_samples,)
+            Raw samples.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features), float32
+        """
+        check_is_fitted(self)
+        return np.asarray(self.embedder_.transform(X))
+
+    def get_feature_names_out(self, input_features=None) -> np.ndarray:
+        """Names of the columns that `transform` returns."""
+        check_is_fitted(self)
+        return self.embedder_.get_feature_names_out(input_features)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "embedder_")
+
+    def __sklearn_tags__(self):
+        from skembed.text import TextEmbedder
+
+        tags = super().__sklearn_tags__()
+        embedder = TextEmbedder() if self.embedder is None else self.embedder
+        if isinstance(embedder, BaseEmbedder):
+            tags.input_tags = embedder.__sklearn_tags__().input_tags
+        tags.target_tags.required = True
+        return tags
+
+
+def _with_weight(samples, y, weights, groups):
+    """Without the samples of weight zero, which are as if they had not come."""
+    if (weights > 0).all():
+        return samples, y, weights, groups
+    chosen = np.flatnonzero(weights > 0)
+    if not len(chosen):
+        raise ValueError("sample_weight is zero for every sample: there is nothing to learn from.")
+    return _taken(chosen, samples, y, weights, groups)
+
+
+def _readable(embedder: BaseEmbedder, samples, y, weights, groups):
+    """Without the samples that could not be read, where the embedder is told to go on without them."""
+    if embedder.on_error == "raise":
+        return samples, y, weights, groups
+    chosen = np.flatnonzero(np.isfinite(embedder.transform(samples)).all(1))
+    if not len(chosen):
+        raise ValueError("None of the samples could be read: there is nothing to learn from.")
+    return (samples, y, weights, groups) if len(chosen) == len(y) else _taken(chosen, samples, y, weights, groups)
+
+
+def _taken(chosen: np.ndarray, samples, y, weights, groups):
+    return (
+        [samples[i] for i in chosen],
+        y[chosen],
+        weights[chosen],
+        None if groups is None else np.asarray(groups)[chosen],
+    )

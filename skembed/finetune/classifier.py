@@ -1,0 +1,314 @@
+"""FineTuneClassifier: from a frozen head to the whole network."""
+
+from __future__ import annotations
+
+from numbers import Real
+from typing import Any, ClassVar
+
+import numpy as np
+from sklearn.base import ClassifierMixin
+from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
+from sklearn.utils.validation import column_or_1d
+
+from skembed._sklearn import Interval, StrOptions, fit_context, with_callbacks
+from skembed.finetune.base import BaseFineTuner
+
+__all__ = ["FineTuneClassifier"]
+
+
+class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
+    """Classify raw samples with a pre-trained backbone, trained as deep as it helps and no deeper.
+
+    A regularised linear probe is fitted on frozen embeddings first. Training starts from it, and has to beat it on
+    samples that were held out: otherwise the probe is what is kept, and `report_` says so.
+
+    Parameters
+    ----------
+    embedder : ImageEmbedder, TextEmbedder or AudioEmbedder, default=None
+        Names the backbone, and how samples are read; None is ``TextEmbedder()``. Search its parameters as
+        ``embedder__backbone`` and so on.
+    strategy : {"progressive", "head", "partial", "full"}, default="progressive"
+        "head" trains the head alone, "partial" the top `n_unfrozen` blocks as well, "full" all of them. "progressive"
+        begins with the head and unfreezes block by block from the top while the held-out loss gets better [1]_; where
+        it does not, the best weights are restored and the stage is tried once more with stronger regularisation.
+    n_unfrozen : int, default=1
+        Blocks of "partial", counted from the top.
+    learning_rate : float, default=1e-3
+        Of the head, at the height of the schedule. See `find_learning_rate`.
+    backbone_factor : float, default=0.1
+        What it is multiplied by for the top block.
+    layer_decay : float, default=0.8
+        What a block's rate is multiplied by for the block below [1]_, [2]_.
+    schedule : {"slanted_triangular", "cosine", "one_cycle", "constant"}, default="slanted_triangular"
+        How the rates go over a stage.
+    max_epochs : int, default=30
+        Epochs of the whole fit, at most; 0 fits the probe alone.
+    stage_epochs : int, default=5
+        Epochs of one stage of "progressive", at most.
+    patience : int, default=3
+        Epochs without a gain that end a stage.
+    batch_size : int, default=32
+        Samples a step. Where memory does not hold them they are trained in parts, to the same effect.
+    dropout : float, default=0.1
+        Share of the features that are dropped before the head.
+    weight_decay : float, default=0.01
+        Decoupled (AdamW), of matrices only: not of biases and normalisations.
+    l2_sp : float, default=0
+        Strength of the pull of trained blocks towards their pre-trained weights [3]_.
+    label_smoothing : float, default=0
+        Part of each target that is spread over all classes.
+    mixup : float, default=0
+        Parameter of the Beta distribution by which embeddings, and targets, of a batch are mixed in pairs; 0 for none.
+    clip_norm : float, default=1
+        Largest norm of a step's gradient; None for any.
+    ema : float, default=None
+        Decay of an exponential moving average of the weights, which is then what is judged and kept, such as 0.99.
+    class_weight : dict or "balanced", default=None
+        See `sklearn.utils.class_weight.compute_class_weight`.
+    scoring : str or callable, default=None
+        The scorer by which epochs are compared. None compares the held-out loss after temperature scaling, and lets
+        no epoch win whose accuracy is below the probe's.
+    validation_fraction : float, default=0.2
+        Part of the samples that is held out, in proportion to the classes. None holds out none: nothing is judged, all
+        of `max_epochs` is run (of "progressive" `stage_epochs` for each stage) and the last weights are kept.
+    refit : bool, default=True
+        Whether what was found is fitted once more, in the same way, on all samples.
+    replay_prefix : bool, default=True
+        Whether what frozen blocks return is computed once and kept, instead of in every epoch. Same losses.
+    checkpoint_dir : str or PathLike, default=None
+        Where each epoch is written down: the same fit, killed, goes on from there and ends at the same result. Several
+        fits may share a directory. With ``random_state=None`` the seed is 0 then.
+    warm_start : bool, default=False
+        Whether a second `fit` goes on from the weights of the first.
+    random_state : int, RandomState instance or None, default=None
+        Of the split, the order of the samples, dropout and mixup. On a CPU an int repeats a fit exactly.
+    verbose : bool or int, default=False
+        Print a line an epoch.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        Labels; of multi-label targets the columns' numbers.
+    embedder_ : ImageEmbedder, TextEmbedder or AudioEmbedder
+        Fitted, with the weights that were kept: clones, pickles and works in other pipelines.
+    kept_ : {"fine-tuned", "probe"}
+        What the estimator is.
+    history_ : list of dict
+        One an epoch: "epoch", "stage", "attempt", "unfrozen" (names of blocks), "rates" (by block), "train_loss",
+        "valid_loss", "valid_score", "best" (whether it was the best so far), "replayed", "seconds".
+    report_ : str
+        The path of the fit in words.
+    n_epochs_ : int
+        Epochs run, those of the refit left out.
+    validation_score_, probe_score_ : float or None
+        Held-out score of what was kept, before the refit, and of the linear probe.
+    head_coef_ : ndarray of shape (n_outputs, n_features)
+        The head, on rows of `embedder_`; two classes have two outputs.
+    head_intercept_ : ndarray of shape (n_outputs,)
+        Its bias.
+    temperature_ : float
+        What the outputs are divided by, so that probabilities are right on average [4]_.
+
+    References
+    ----------
+    .. [1] Howard & Ruder (2018), Universal Language Model Fine-tuning for Text Classification.
+    .. [2] Clark et al. (2020), ELECTRA: Pre-training Text Encoders as Discriminators Rather Than Generators.
+    .. [3] Li, Grandvalet & Davoine (2018), Explicit Inductive Bias for Transfer Learning with Convolutional Networks.
+    .. [4] Guo et al. (2017), On Calibration of Modern Neural Networks.
+    .. [5] Kumar et al. (2022), Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution: why
+       training starts from the probe.
+
+    Examples
+    --------
+    >>> from skembed import FineTuneClassifier
+    >>> texts = ["the invoice is overdue", "your parcel has arrived", "payment was refused", "delivery is delayed"] * 5
+    >>> labels = ["money", "parcel", "money", "parcel"] * 5
+    >>> classifier = FineTuneClassifier(strategy="head", max_epochs=3, random_state=0).fit(texts, labels)
+    >>> classifier.predict(["where is my package?"])
+    array(['parcel'], dtype='<U6')
+    """
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **BaseFineTuner._parameter_constraints,
+        "label_smoothing": [Interval(Real, 0, 1, closed="left")],
+        "class_weight": [dict, StrOptions({"balanced"}), None],
+    }
+    _stratified = True
+
+    def __init__(
+        self,
+        embedder=None,
+        *,
+        strategy="progressive",
+        n_unfrozen=1,
+        learning_rate=1e-3,
+        backbone_factor=0.1,
+        layer_decay=0.8,
+        schedule="slanted_triangular",
+        max_epochs=30,
+        stage_epochs=5,
+        patience=3,
+        batch_size=32,
+        dropout=0.1,
+        weight_decay=0.01,
+        l2_sp=0.0,
+        label_smoothing=0.0,
+        mixup=0.0,
+        clip_norm=1.0,
+        ema=None,
+        class_weight=None,
+        scoring=None,
+        validation_fraction=0.2,
+        refit=True,
+        replay_prefix=True,
+        checkpoint_dir=None,
+        warm_start=False,
+        random_state=None,
+        verbose=False,
+    ):
+        self.embedder = embedder
+        self.strategy = strategy
+        self.n_unfrozen = n_unfrozen
+        self.learning_rate = learning_rate
+        self.backbone_factor = backbone_factor
+        self.layer_decay = layer_decay
+        self.schedule = schedule
+        self.max_epochs = max_epochs
+        self.stage_epochs = stage_epochs
+        self.patience = patience
+        self.batch_size = batch_size
+        self.dropout = dropout
+        self.weight_decay = weight_decay
+        self.l2_sp = l2_sp
+        self.label_smoothing = label_smoothing
+        self.mixup = mixup
+        self.clip_norm = clip_norm
+        self.ema = ema
+        self.class_weight = class_weight
+        self.scoring = scoring
+        self.validation_fraction = validation_fraction
+        self.refit = refit
+        self.replay_prefix = replay_prefix
+        self.checkpoint_dir = checkpoint_dir
+        self.warm_start = warm_start
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @with_callbacks
+    @fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X, y, sample_weight=None, *, groups=None, X_val=None, y_val=None):
+        """Fit the probe, train from it, keep the better of the two.
+
+        Parameters
+        ----------
+        X : list, ndarray, Series or one-column dataframe of shape (n_samples,)
+            Raw samples.
+        y : array-like of shape (n_samples,) or (n_samples, n_labels)
+            Classes; or, as a matrix of zeros and ones, any number of labels a sample.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Samples of weight zero are as if they had not come.
+        groups : array-like of shape (n_samples,), default=None
+            Samples of one group are held out together or not at all: patients, speakers, documents.
+        X_val, y_val : as X and y, default=None
+            Samples to judge by, in place of `validation_fraction`; nothing of X is held out then.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If y has one class, nothing can be held out, or a parameter is out of range.
+        DecodeError
+            If a sample cannot be read; names its index.
+        """
+        return self._fit(X, y, sample_weight, groups, X_val, y_val)
+
+    def _check_targets(self, y):
+        check_classification_targets(y)
+        kind = type_of_target(y, input_name="y")
+        if kind == "multilabel-indicator":
+            dense = np.asarray(y.toarray() if hasattr(y, "toarray") else y)
+            return dense.astype(np.int64)
+        if kind.startswith("multiclass-"):
+            raise ValueError(
+                f"y is a {kind} target: several columns of classes. Fit one estimator a column, or give a matrix of "
+                "zeros and ones for labels."
+            )
+        return column_or_1d(y, warn=True)
+
+    def _task(self, y):
+        from skembed.finetune.tasks import Multiclass, Multilabel
+
+        if y.ndim == 2:
+            self.classes_ = np.arange(y.shape[1])
+            return Multilabel(y.shape[1], self.scoring)
+        self.classes_ = np.unique(y)
+        if len(self.classes_) < 2:
+            raise ValueError(
+                f"y has one class, {self.classes_.tolist()[0]!r}: there is nothing to tell apart. "
+                "Give samples of at least two."
+            )
+        return Multiclass(self.classes_, self.scoring)
+
+    def _check_known(self, y_val):
+        unknown = np.setdiff1d(y_val, self.classes_)
+        if y_val.ndim == 1 and len(unknown):
+            raise ValueError(
+                f"y_val has the class {unknown.tolist()[0]!r}, which y has not: it cannot be learned. "
+                "Leave its samples out, or put some of them into X and y."
+            )
+
+    def _check_split(self, y, train):
+        if y.ndim == 1:
+            missing = np.setdiff1d(self.classes_, y[train])
+            if len(missing):
+                raise ValueError(
+                    f"All samples of the class {missing.tolist()[0]!r} are held out with their groups. Give X_val and "
+                    "y_val, or another random_state."
+                )
+
+    def _class_weights(self, y):
+        if self.class_weight is None:
+            return np.ones(len(y))
+        return compute_sample_weight(self.class_weight, y)
+
+    def _score_name(self):
+        return "accuracy" if self.scoring is None else super()._score_name()
+
+    def predict_proba(self, X) -> np.ndarray:
+        """Probabilities of the classes, calibrated on the held-out samples.
+
+        Parameters
+        ----------
+        X : list, ndarray, Series or one-column dataframe of shape (n_samples,)
+            Raw samples.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes), float64
+            Rows sum to one; of multi-label targets each column is the probability of its label.
+        """
+        return self._predictions(X)["predict_proba"]
+
+    def decision_function(self, X) -> np.ndarray:
+        """Logits, divided by the temperature.
+
+        Parameters
+        ----------
+        X : list, ndarray, Series or one-column dataframe of shape (n_samples,)
+            Raw samples.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) for two classes, else (n_samples, n_classes), float64
+        """
+        return self._predictions(X)["decision_function"]
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags

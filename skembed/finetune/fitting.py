@@ -1,0 +1,331 @@
+"""One fit from beginning to end: probe, recipe, guard, and what is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import clone
+
+from skembed.backbones.loading import load
+from skembed.backbones.locating import read_card, write_card
+from skembed.backbones.tuned import TunedWeights
+from skembed.base import BaseEmbedder
+from skembed.engine.device import resolve_device
+from skembed.finetune.checkpoint import Checkpoint
+from skembed.finetune.data import TrainingData
+from skembed.finetune.loop import Settings, Targets, evaluate
+from skembed.finetune.network import FrozenNetwork, Head, Network
+from skembed.finetune.probe import Probe, Standardizer, search_probe
+from skembed.finetune.stages import Progress, Recipe, Stage, plan_stages
+from skembed.finetune.tasks import Scores, Task
+
+__all__ = ["Linear", "Outcome", "Request", "run_fit"]
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A linear map on embeddings, and by what its outputs are divided to be calibrated.
+
+    Parameters
+    ----------
+    weight : ndarray of shape (n_outputs, n_features), float64
+    bias : ndarray of shape (n_outputs,), float64
+    temperature : float
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray
+    temperature: float = 1.0
+
+    def __call__(self, embeddings: np.ndarray) -> np.ndarray:
+        return embeddings.astype(np.float64) @ self.weight.T + self.bias
+
+    @classmethod
+    def of_probe(cls, standardizer: Standardizer, probe: Probe, temperature: float) -> Linear:
+        """The map on embeddings that is the probe on standardised ones."""
+        weight = probe.weight / standardizer.scale
+        return cls(weight, probe.bias - weight @ standardizer.mean, temperature)
+
+    def to_probe(self, standardizer: Standardizer) -> Probe:
+        """The other way round, to begin training with."""
+        return Probe(self.weight * standardizer.scale, self.bias + self.weight @ standardizer.mean, 0.0)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be fitted, all of it checked.
+
+    Parameters
+    ----------
+    embedder : BaseEmbedder
+        Fitted; what training starts from.
+    samples : sequence
+        Raw samples.
+    y : ndarray
+        Of all samples.
+    weights : ndarray of shape (n_samples,), float64
+        Positive.
+    task, train, held_out, settings
+        See `Recipe`.
+    strategy, n_unfrozen, max_epochs, stage_epochs, patience, replay, refit, seed, checkpoint_dir
+        See `FineTuneClassifier`.
+    start : Linear, optional
+        A head from an earlier fit, to go on with.
+    report : callable, optional
+        Told of each epoch.
+    """
+
+    embedder: BaseEmbedder
+    samples: Sequence[Any]
+    y: np.ndarray
+    weights: np.ndarray
+    task: Task
+    train: np.ndarray
+    held_out: np.ndarray
+    settings: Settings
+    strategy: str
+    n_unfrozen: int
+    max_epochs: int
+    stage_epochs: int
+    patience: int
+    replay: bool
+    refit: bool
+    seed: int
+    checkpoint_dir: Any = None
+    start: Linear | None = None
+    report: Callable[[dict[str, Any]], bool | None] | None = None
+
+
+@dataclass
+class Outcome:
+    """What came of a fit.
+
+    Parameters
+    ----------
+    embedder : BaseEmbedder
+        Fitted; the one it started from, or one with tuned weights.
+    head : Linear
+        On its embeddings.
+    kept : {"fine-tuned", "probe"}
+    progress : Progress
+    stages : list of Stage
+    scores, probe_scores : Scores
+        Held-out, of what was kept and of the probe.
+    notes : list of str
+        Sentences for the report.
+    """
+
+    embedder: BaseEmbedder
+    head: Linear
+    kept: str
+    progress: Progress
+    stages: list[Stage]
+    scores: Scores
+    probe_scores: Scores
+    notes: list[str] = field(default_factory=list)
+
+
+def run_fit(request: Request) -> Outcome:
+    """Fit a probe, train from it, and keep the better of the two.
+
+    Parameters
+    ----------
+    request : Request
+        All of it checked.
+    """
+    frozen = request.embedder.transform(request.samples)
+    encoded = request.task.encode(request.y)
+    standardizer, probe = _probe(request, frozen, encoded, request.train)
+    recipe = _recipe(request, frozen, encoded, standardizer, probe)
+    baseline = (
+        recipe.judge(probe(standardizer(frozen[request.held_out])))
+        if len(request.held_out)
+        else Scores(float("nan"), float("nan"))
+    )
+    recipe.begin(baseline)
+    checkpoint = _checkpoint(request, frozen)
+    if checkpoint is not None:
+        recipe.save = checkpoint.save
+        checkpoint.resume(recipe)
+    recipe.run()
+    outcome = _keep(request, recipe, frozen, encoded, standardizer, probe)
+    if checkpoint is not None and outcome.progress.ended != "interrupted":
+        checkpoint.remove()
+    return outcome
+
+
+def _probe(request: Request, frozen: np.ndarray, encoded: np.ndarray, train: np.ndarray) -> tuple[Standardizer, Probe]:
+    """The linear probe; or the head of the fit before, where there is one and it is better."""
+    task, weights, held_out = request.task, request.weights, request.held_out
+    rows = frozen.astype(np.float64)
+    standardizer = Standardizer.fit(rows[train], weights[train])
+    features = standardizer(rows)
+
+    def judge(probe: Probe) -> float:
+        outputs = probe(features[held_out])
+        return task.judge(outputs, request.y[held_out], encoded[held_out], weights[held_out]).loss
+
+    judged = judge if len(held_out) else None
+    probe = search_probe(task.fit_probe, features[train], encoded[train], weights[train], judged)
+    if request.start is not None:
+        earlier = request.start.to_probe(standardizer)
+        if judged is None or judged(earlier) < judged(probe):
+            probe = earlier
+    return standardizer, probe
+
+
+def _recipe(
+    request: Request, frozen: np.ndarray, encoded: np.ndarray, standardizer: Standardizer, probe: Probe
+) -> Recipe:
+    embedder, settings = request.embedder, request.settings
+    head = Head(standardizer, probe, settings.dropout)
+    device = resolve_device(embedder.device)
+    network: FrozenNetwork
+    if request.max_epochs == 0 or (request.strategy == "head" and request.replay):
+        # Frozen features are all that it takes: the weights need not even be loaded.
+        network = FrozenNetwork(head.to(device))
+    else:
+        network = Network(
+            load(embedder.spec_, device, "float32"),
+            embedder._reading,
+            head,
+            n_features=embedder._n_features_out,
+            normalize=bool(embedder._normalized),
+        )
+    stages = plan_stages(
+        request.strategy,
+        network.depth,
+        n_unfrozen=_checked_blocks(request, network),
+        max_epochs=request.max_epochs,
+        stage_epochs=request.stage_epochs,
+    )
+    targets = Targets(torch.from_numpy(encoded).float(), torch.from_numpy(request.weights).float())
+    return Recipe(
+        network,
+        request.task,
+        TrainingData(embedder, request.samples, frozen, replay=request.replay),
+        targets,
+        request.y,
+        request.train,
+        request.held_out,
+        settings,
+        stages if request.max_epochs else [],
+        max_epochs=request.max_epochs,
+        patience=request.patience,
+        seed=request.seed,
+        report=request.report,
+    )
+
+
+def _checked_blocks(request: Request, network: FrozenNetwork) -> int:
+    if request.strategy == "partial" and network.depth and request.n_unfrozen > network.depth:
+        raise ValueError(
+            f"n_unfrozen={request.n_unfrozen} is more than the {network.depth} blocks that can train: "
+            f"{request.embedder.spec_.name} has {request.embedder.n_blocks_}, stem included, and those above the "
+            f"highest of layers={request.embedder.layers!r} are not used. Use a smaller number, or strategy='full'."
+        )
+    return request.n_unfrozen
+
+
+def _checkpoint(request: Request, frozen: np.ndarray) -> Checkpoint | None:
+    if request.checkpoint_dir is None or request.max_epochs == 0:
+        return None
+    what = (
+        request.embedder.fingerprint_,
+        repr(request.embedder._reading),
+        repr(request.settings),
+        request.strategy,
+        request.n_unfrozen,
+        request.max_epochs,
+        request.stage_epochs,
+        request.patience,
+        request.seed,
+        request.train.tolist(),
+    )
+    return Checkpoint(request.checkpoint_dir, what, frozen, request.y, request.weights)
+
+
+def _keep(
+    request: Request,
+    recipe: Recipe,
+    frozen: np.ndarray,
+    encoded: np.ndarray,
+    standardizer: Standardizer,
+    probe: Probe,
+) -> Outcome:
+    """The better of the two; fitted once more on all samples where that is asked for."""
+    progress, notes = recipe.progress, list(recipe.data.notes)
+    whole = np.arange(len(request.y))
+    refit = request.refit and len(request.held_out) > 0 and progress.ended != "interrupted"
+    kept = "fine-tuned" if progress.path else "probe"
+    if kept == "probe":
+        if refit and probe.strength:
+            standardizer, probe = _refitted_probe(request, frozen, encoded, probe.strength)
+            notes.append(f"The probe was fitted once more on all {len(whole)} samples.")
+        head = Linear.of_probe(standardizer, probe, progress.baseline.temperature)
+        embedder = request.embedder
+    else:
+        network = recipe.network
+        if refit:
+            network, note = _repeated(request, recipe, frozen, encoded, probe)
+            notes.append(note)
+        head = _linear(network.head, progress.best.temperature)
+        embedder = _tuned_embedder(request, network)
+    return Outcome(embedder, head, kept, progress, recipe.stages, progress.best, progress.baseline, notes)
+
+
+def _refitted_probe(request: Request, frozen, encoded, strength: float) -> tuple[Standardizer, Probe]:
+    rows = frozen.astype(np.float64)
+    standardizer = Standardizer.fit(rows, request.weights)
+    # The penalty stands against the sum of the losses, so it stays what it is as samples are added.
+    features = standardizer(rows)
+    probe = search_probe(request.task.fit_probe, features, encoded, request.weights, None, strengths=(strength,))
+    return standardizer, probe
+
+
+def _repeated(
+    request: Request, found: Recipe, frozen: np.ndarray, encoded: np.ndarray, probe: Probe
+) -> tuple[FrozenNetwork, str]:
+    """The same way with all samples. It must know the held-out samples at least as well, having seen them."""
+    strength = probe.strength or 1.0
+    standardizer, start = _refitted_probe(request, frozen, encoded, strength)
+    if request.start is not None and not probe.strength:
+        start = request.start.to_probe(standardizer)
+    whole = replace(request, train=np.arange(len(request.y)), report=None)
+    again = _recipe(whole, frozen, encoded, standardizer, start)
+    # What the frozen blocks returned is known of all samples.
+    again.data = found.data
+    again.repeat(found.progress.path)
+    last = found.stages[found.progress.path[-1][0]]
+    source, _ = again.data.source(again.network, last.n_unfrozen)
+    scores = again.judge(evaluate(again.network, source, request.held_out))
+    if scores.loss > found.progress.best.loss or scores.score < found.progress.best.score:
+        return found.network, (
+            "Fitted once more on all samples it knew the held-out ones no better than before: the first fit was kept."
+        )
+    return again.network, f"It was then fitted once more, in the same way, on all {len(request.y)} samples."
+
+
+def _linear(head: Head, temperature: float) -> Linear:
+    weight, bias = (value.detach().double().cpu().numpy() for value in (head.linear.weight, head.linear.bias))
+    standardizer = Standardizer(*(value.double().cpu().numpy() for value in (head.mean, head.scale)))
+    return Linear.of_probe(standardizer, Probe(weight, bias, 0.0), temperature)
+
+
+def _tuned_embedder(request: Request, network: FrozenNetwork) -> BaseEmbedder:
+    """An embedder with the trained weights; the one that training started from, where none of its weights changed."""
+    changed = network.changed()
+    if not changed:
+        return request.embedder
+    assert isinstance(network, Network)
+    tuned = TunedWeights.of(network.base, changed)
+    embedder = clone(request.embedder).set_params(backbone=tuned)
+    # All that is known of the backbone stays true of it, so the card is copied and nothing is loaded to be described.
+    card = read_card(request.embedder.spec_, request.embedder.fingerprint_)
+    if card is not None:
+        write_card(replace(request.embedder.spec_, tuned=tuned), replace(card, fingerprint=tuned.fingerprint))
+    return embedder.fit(request.samples[:1])

@@ -1,0 +1,322 @@
+"""One plain training loop: batches, the loss and what is added to it, one step after another."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skembed.engine.device import is_out_of_memory
+from skembed.exceptions import DeviceWarning, TrainingError
+from skembed.finetune.network import FrozenNetwork
+from skembed.finetune.schedules import SCHEDULES
+from skembed.finetune.tasks import Task
+
+__all__ = ["Averaged", "Settings", "Source", "Targets", "build_optimizer", "epoch_rng", "evaluate", "train_epoch"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train; see `FineTuneClassifier` for what each of them means."""
+
+    learning_rate: float = 1e-3
+    backbone_factor: float = 0.1
+    layer_decay: float = 0.8
+    schedule: str = "slanted_triangular"
+    batch_size: int = 32
+    dropout: float = 0.1
+    weight_decay: float = 0.01
+    l2_sp: float = 0.0
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    clip_norm: float | None = 1.0
+    ema: float | None = None
+
+    def stronger(self) -> Settings:
+        """The same with stronger regularisation, for a second attempt after the first did harm."""
+        return replace(
+            self,
+            learning_rate=self.learning_rate / 2,
+            dropout=min(0.5, self.dropout + 0.2),
+            weight_decay=max(0.01, 10 * self.weight_decay),
+            l2_sp=max(1e-3, 10 * self.l2_sp),
+        )
+
+
+class Source(Protocol):
+    """Where the features of samples come from: a table of them, or the network."""
+
+    def features(self, indices: np.ndarray) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What the samples of a source should give.
+
+    Parameters
+    ----------
+    values : Tensor of shape (n_samples, n_outputs), float32
+        Encoded by the task.
+    weights : Tensor of shape (n_samples,), float32
+        Sample weights times class weights.
+    """
+
+    values: Tensor
+    weights: Tensor
+
+
+def epoch_rng(seed: int, *place: int) -> np.random.Generator:
+    """Random numbers of one epoch: the same whenever, and in whichever process, it is run."""
+    return np.random.default_rng(np.random.SeedSequence([seed, *place]))
+
+
+def build_optimizer(network: FrozenNetwork, n_unfrozen: int, settings: Settings) -> torch.optim.Optimizer:
+    """AdamW [1]_ over the head and the highest blocks, each at its own rate.
+
+    References
+    ----------
+    .. [1] Loshchilov & Hutter (2019), Decoupled Weight Decay Regularization.
+    """
+    groups = network.optimizer_groups(
+        n_unfrozen,
+        head_rate=settings.learning_rate,
+        backbone_rate=settings.learning_rate * settings.backbone_factor,
+        layer_decay=settings.layer_decay,
+        weight_decay=settings.weight_decay,
+    )
+    return torch.optim.AdamW(groups)
+
+
+class Averaged:
+    """An exponential moving average of what trains, which is what is evaluated and kept [1]_.
+
+    Parameters
+    ----------
+    network : Network
+        Whose trainable tensors are followed.
+    decay : float
+        Weight of the past at each step. Early steps have a shorter past, min(decay, (1 + n) / (10 + n)).
+
+    References
+    ----------
+    .. [1] Polyak & Juditsky (1992), Acceleration of Stochastic Approximation by Averaging.
+    """
+
+    def __init__(self, network: FrozenNetwork, decay: float):
+        self.decay = decay
+        self.n_steps = 0
+        self._parameters = list(network.parameters())
+        self.values = [p.detach().clone() for p in self._parameters]
+
+    def update(self) -> None:
+        self.n_steps += 1
+        decay = min(self.decay, (1 + self.n_steps) / (10 + self.n_steps))
+        with torch.no_grad():
+            for value, parameter in zip(self.values, self._parameters, strict=True):
+                value.lerp_(parameter, 1 - decay)
+
+    def swap(self) -> None:
+        """Exchange the averages with the network's own values; twice is back again."""
+        with torch.no_grad():
+            for value, parameter in zip(self.values, self._parameters, strict=True):
+                own = parameter.clone()
+                parameter.copy_(value)
+                value.copy_(own)
+
+
+class Pull:
+    """L2-SP: the squared distance of trained blocks from their pre-trained weights [1]_.
+
+    Parameters
+    ----------
+    network : Network
+        With the blocks that train unfrozen.
+    strength : float
+        Half of it times the squared distance is added to the loss.
+
+    References
+    ----------
+    .. [1] Li, Grandvalet & Davoine (2018), Explicit Inductive Bias for Transfer Learning with Convolutional Networks.
+    """
+
+    def __init__(self, network: FrozenNetwork, strength: float):
+        self.strength = strength
+        self.pairs = network.pretrained()
+
+    def __call__(self) -> Tensor | float:
+        if not self.strength or not self.pairs:
+            return 0.0
+        return self.strength / 2 * torch.stack([(p - start).square().sum() for p, start in self.pairs]).sum()
+
+
+def mix_features(features: Tensor, targets: Tensor, alpha: float, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Mixup of a batch's rows, with the same shares for their targets [1]_.
+
+    References
+    ----------
+    .. [1] Zhang et al. (2018), mixup: Beyond Empirical Risk Minimization; on features as in Verma et al. (2019),
+       Manifold Mixup.
+    """
+    share = float(rng.beta(alpha, alpha))
+    other = torch.from_numpy(rng.permutation(len(features))).to(features.device)
+    return share * features + (1 - share) * features[other], share * targets + (1 - share) * targets[other]
+
+
+class Epoch:
+    """What one epoch needs to know, so that a step is a short function.
+
+    Parameters
+    ----------
+    network, task, source, targets, settings
+        What is trained, on what, and how.
+    optimizer : torch.optim.Optimizer
+        Of the parameters that train.
+    average : Averaged, optional
+        Updated at each step.
+    """
+
+    def __init__(
+        self,
+        network: FrozenNetwork,
+        task: Task,
+        source: Source,
+        targets: Targets,
+        settings: Settings,
+        optimizer: torch.optim.Optimizer,
+        average: Averaged | None = None,
+    ):
+        self.network, self.task, self.source, self.targets = network, task, source, targets
+        self.settings, self.optimizer, self.average = settings, optimizer, average
+        self.pull = Pull(network, settings.l2_sp)
+        #: Samples that fit into memory together; a batch of more is done in parts.
+        self.fits = settings.batch_size
+
+    def step(self, batch: np.ndarray, rng: np.random.Generator) -> float:
+        """One step of the optimiser; returns the batch's loss, penalty left out."""
+        while True:
+            try:
+                return self._step(batch, rng)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if self.fits == 1:
+                    raise MemoryError(
+                        "Training ran out of memory on a single sample. Unfreeze fewer blocks, use shorter or smaller "
+                        'inputs, a smaller backbone, or device="cpu".'
+                    ) from error
+            self._take_smaller_parts()
+
+    def _take_smaller_parts(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self.fits = (min(self.fits, self.settings.batch_size) + 1) // 2
+        warnings.warn(
+            f"Out of memory; batches of {self.settings.batch_size} are now trained in parts of {self.fits}, which "
+            "changes nothing else.",
+            DeviceWarning,
+            stacklevel=2,
+        )
+
+    def _step(self, batch: np.ndarray, rng: np.random.Generator) -> float:
+        network, settings = self.network, self.settings
+        weights = self.targets.weights[torch.from_numpy(batch)]
+        total = float(weights.sum())
+        if total == 0:
+            return 0.0
+        self.optimizer.zero_grad(set_to_none=True)
+        summed = 0.0
+        for start in range(0, len(batch), self.fits):
+            part = batch[start : start + self.fits]
+            features = self.source.features(part)
+            targets = self.targets.values[torch.from_numpy(part)].to(features.device)
+            if settings.mixup and len(part) > 1:
+                features, targets = mix_features(features, targets, settings.mixup, rng)
+            losses = self.task.losses(network.head(features), targets, settings.label_smoothing)
+            loss = (losses * weights[start : start + self.fits].to(losses.device)).sum() / total
+            loss.backward()
+            summed += float(loss.detach())
+        penalty = self.pull()
+        if isinstance(penalty, Tensor):
+            penalty.backward()
+        if not math.isfinite(summed):
+            raise TrainingError(f"The training loss became {summed}.")
+        if settings.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(list(network.parameters()), settings.clip_norm)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update()
+        return summed
+
+
+def train_epoch(
+    epoch: Epoch,
+    indices: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    first_step: int,
+    total_steps: int,
+    progress: Callable[[int], Any] | None = None,
+) -> float:
+    """Go once through the samples in random order.
+
+    Parameters
+    ----------
+    epoch : Epoch
+        See there.
+    indices : ndarray of shape (n_train,), int64
+        Positions in the source.
+    rng : numpy Generator
+        Orders the samples, and seeds what torch draws; torch's own state is left as it was.
+    first_step, total_steps : int
+        Where in its schedule the run is.
+    progress : callable, optional
+        Told the number of samples of each batch.
+
+    Returns
+    -------
+    float
+        Mean loss over the samples.
+
+    Raises
+    ------
+    TrainingError
+        If the loss is no finite number.
+    """
+    order = rng.permutation(indices)
+    schedule = SCHEDULES[epoch.settings.schedule]
+    size = epoch.settings.batch_size
+    summed = 0.0
+    epoch.network.train(True)
+    device = epoch.network.device
+    devices = [device] if device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(int(rng.integers(2**62)))
+            for number, start in enumerate(range(0, len(order), size)):
+                factor = schedule(first_step + number, total=total_steps)
+                for group in epoch.optimizer.param_groups:
+                    group["lr"] = group["base_rate"] * factor
+                batch = order[start : start + size]
+                summed += epoch.step(batch, rng) * len(batch)
+                if progress is not None:
+                    progress(len(batch))
+    finally:
+        epoch.network.train(False)
+    return summed / len(order)
+
+
+def evaluate(network: FrozenNetwork, source: Source, indices: np.ndarray, batch_size: int = 64) -> np.ndarray:
+    """Outputs for samples, of shape (n_samples, n_outputs), float64; nothing is trained or dropped."""
+    network.train(False)
+    with torch.no_grad():
+        parts = [
+            network.outputs(source.features(indices[i : i + batch_size])) for i in range(0, len(indices), batch_size)
+        ]
+    return np.concatenate(parts)

@@ -1,0 +1,196 @@
+"""The replayed prefix: what frozen blocks return for each sample is computed once and kept, however many epochs follow.
+
+Frozen blocks are in eval mode and never change, so what they return for a sample is the same in every epoch. It is
+computed by the shared backbone, with everything that makes inference fast, and kept in memory, then in a file.
+"""
+
+from __future__ import annotations
+
+import mmap
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skembed.backbones.base import Backbone, Item
+from skembed.engine.device import move
+from skembed.engine.extract import computing, each_batch
+from skembed.finetune.network import Network
+
+__all__ = ["MEMORY", "ItemStore", "agree", "fill_store", "replay_block"]
+
+#: Bytes of prepared samples, or of activations, that are held in memory; the rest goes to a temporary file.
+MEMORY = 2 * 1024**3
+#: Largest difference, relative to the largest value, between a replayed pass and a plain one.
+_TOLERANCE = 1e-3
+
+Sample = Sequence[Item]
+
+
+class ItemStore:
+    """Prepared samples in order, in memory up to a budget and in a memory-mapped temporary file beyond it.
+
+    Parameters
+    ----------
+    budget : int, default=MEMORY
+        Bytes held in memory.
+    """
+
+    def __init__(self, budget: int = MEMORY):
+        self.budget = budget
+        self._samples: list[Sample] = []
+        self._held = 0
+        self._written = 0
+        self._file: Any = None
+        self._map: mmap.mmap | None = None
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    @property
+    def bytes_on_disk(self) -> int:
+        """Bytes in the temporary file, which goes away with the store."""
+        return self._written
+
+    def append(self, sample: Sample) -> None:
+        """Keep one more sample.
+
+        Raises
+        ------
+        OSError
+            If memory is used up and the disk is full.
+        """
+        size = sum(_size(value) for item in sample for value in item.data.values())
+        if self._held + size <= self.budget:
+            self._held += size
+        else:
+            sample = [replace(item, data={k: self._spill(v) for k, v in item.data.items()}) for item in sample]
+        self._samples.append(sample)
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self._samples[index]
+        if self._file is None:
+            return sample
+        return [replace(item, data={k: self._fetch(v) for k, v in item.data.items()}) for item in sample]
+
+    def _spill(self, value: Any) -> Any:
+        if not isinstance(value, (np.ndarray, Tensor)):
+            return value
+        if self._file is None:
+            self._file = tempfile.TemporaryFile(prefix="skembed-")  # noqa: SIM115, it lives as long as the store
+        tensor = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+        raw = tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        self._file.write(raw)
+        offset, self._written = self._written, self._written + len(raw)
+        return _Spilled(offset, len(raw), tensor.dtype, tuple(tensor.shape), isinstance(value, np.ndarray))
+
+    def _fetch(self, value: Any) -> Any:
+        if not isinstance(value, _Spilled):
+            return value
+        if self._map is None or len(self._map) < self._written:
+            self._file.flush()
+            self._map = mmap.mmap(self._file.fileno(), self._written, access=mmap.ACCESS_READ)
+        raw = bytearray(self._map[value.offset : value.offset + value.size])
+        tensor = torch.frombuffer(raw, dtype=torch.uint8).view(value.dtype).reshape(value.shape)
+        return tensor.numpy() if value.array else tensor
+
+
+class _Spilled:
+    """Where an array lies in the file."""
+
+    __slots__ = ("array", "dtype", "offset", "shape", "size")
+
+    def __init__(self, offset: int, size: int, dtype: torch.dtype, shape: tuple[int, ...], array: bool):
+        self.offset, self.size, self.dtype, self.shape, self.array = offset, size, dtype, shape, array
+
+
+def _size(value: Any) -> int:
+    return value.nbytes if isinstance(value, (np.ndarray, Tensor)) else 0
+
+
+def replay_block(network: Network, n_unfrozen: int) -> int | None:
+    """The block behind which training may enter the network; None if all of it trains or is read."""
+    block = min(network.depth - n_unfrozen - 1, *network.reading.layers)
+    return block if block >= 0 else None
+
+
+def fill_store(
+    store: ItemStore,
+    prepared: Iterator[Sequence[Sample]],
+    *,
+    backbone: Backbone | None = None,
+    block: int | None = None,
+    batch_size: int | None = None,
+    report: Callable[[int], None] | None = None,
+) -> ItemStore:
+    """Keep prepared samples, as they are or run up to a block.
+
+    Parameters
+    ----------
+    store : ItemStore
+        Filled in order.
+    prepared : iterator of lists of samples
+        Chunks, so that no more than one of them is held besides the store.
+    backbone : Backbone, optional
+        Runs the frozen blocks; any precision.
+    block : int, optional
+        The last block that is run; None keeps the samples as they are.
+    batch_size : int, optional
+        See `skembed.engine.extract.extract`.
+    report : callable, optional
+        Told how many samples were kept, after each chunk.
+    """
+    for chunk in prepared:
+        if backbone is not None and block is not None:
+            chunk = _run_up_to(backbone, chunk, block, batch_size)
+        for sample in chunk:
+            store.append(sample)
+        if report is not None:
+            report(len(store))
+    return store
+
+
+def _run_up_to(backbone: Backbone, chunk: Sequence[Sample], block: int, batch_size: int | None) -> list[Sample]:
+    flat = [item for sample in chunk for item in sample]
+    weight = next(backbone.module.parameters())
+
+    def run(items: list[Item]) -> list[Item]:
+        with computing(weight.device):
+            return backbone.advance(items, move(backbone.collate(items), weight.device, weight.dtype), block)
+
+    done: dict[int, Item] = {}
+    for batch, items in each_batch(backbone, flat, run, batch_size):
+        done.update(zip(batch, items, strict=True))
+    items = iter(done[i] for i in range(len(flat)))
+    return [[next(items) for _ in sample] for sample in chunk]
+
+
+def agree(network: Network, samples: Sequence[Sample], block: int) -> str | None:
+    """Whether a network gives the same rows when it is entered behind a block; if not, why.
+
+    Some networks hand more along than the hidden state, past the block. What they do is seen here and not assumed.
+
+    Returns
+    -------
+    str or None
+        The reason why it does not; None where it does.
+    """
+    backbone = network.backbone
+    with torch.no_grad():
+        plain = network.features(samples)
+        flat = [item for sample in samples for item in sample]
+        try:
+            batch = move(backbone.collate(flat), network.device, torch.float32)
+            advanced = iter(backbone.advance(flat, batch, block))
+            replayed = network.features([[next(advanced) for _ in sample] for sample in samples])
+        except NotImplementedError as error:
+            return str(error)
+        except (IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            return f"entering it behind block {block} failed ({type(error).__name__}: {str(error)[:200]})"
+        if replayed.shape == plain.shape and bool((replayed - plain).abs().max() <= _TOLERANCE * plain.abs().max()):
+            return None
+    return f"its rows differ when it is entered behind block {block}"

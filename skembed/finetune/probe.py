@@ -1,0 +1,193 @@
+"""The regularised linear probe on frozen features: where the head begins, and what fine-tuning has to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import minimize
+from threadpoolctl import threadpool_limits
+
+__all__ = ["STRENGTHS", "Probe", "Standardizer", "fit_ridge", "fit_softmax", "search_probe"]
+
+#: Penalties that are tried, strongest first: 1 / C in scikit-learn's terms.
+STRENGTHS = (100.0, 10.0, 1.0, 0.1, 0.01)
+#: A feature that hardly varies is not blown up to the size of the others: a new sample may vary in it.
+_LEAST_SCALE = 0.1
+#: Products of fewer numbers are slower on several threads than on one.
+_SMALL = 20_000_000
+
+
+@dataclass(frozen=True)
+class Standardizer:
+    """Mean and scale of each feature.
+
+    Parameters
+    ----------
+    mean, scale : ndarray of shape (n_features,), float64
+    """
+
+    mean: np.ndarray
+    scale: np.ndarray
+
+    @classmethod
+    def fit(cls, features: np.ndarray, weights: np.ndarray) -> Standardizer:
+        """From the weighted samples."""
+        # A weighted count is a count: a weight of two is a sample that came twice, of zero one that did not come.
+        share = weights / weights.sum()
+        mean = share @ features
+        variance = share @ np.square(features - mean)
+        scale = np.sqrt(np.maximum(variance, _LEAST_SCALE**2 * variance.mean()))
+        return cls(mean, np.where(scale > 0, scale, 1.0))
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        return (features - self.mean) / self.scale
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A linear map on standardised features.
+
+    Parameters
+    ----------
+    weight : ndarray of shape (n_outputs, n_features), float64
+    bias : ndarray of shape (n_outputs,), float64
+    strength : float
+        The penalty that it was fitted with, see `STRENGTHS`.
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray
+    strength: float
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        """Outputs of shape (n_samples, n_outputs)."""
+        return features @ self.weight.T + self.bias
+
+
+#: Features, targets, weights, strength and a probe to begin with; returns the probe.
+Fit = Callable[[np.ndarray, np.ndarray, np.ndarray, float, "Probe | None"], "Probe"]
+
+
+def fit_softmax(
+    features: np.ndarray,
+    targets: np.ndarray,
+    weights: np.ndarray,
+    strength: float,
+    start: Probe | None = None,
+    *,
+    multilabel: bool = False,
+) -> Probe:
+    """Multinomial logistic regression with a ridge penalty, by L-BFGS; one logistic regression a label for several.
+
+    Minimises the weighted sum of losses plus ``strength / 2`` times the squared norm of the weights; the bias is free.
+
+    Parameters
+    ----------
+    features : ndarray of shape (n_samples, n_features), float64
+        Standardised.
+    targets : ndarray of shape (n_samples, n_outputs)
+        Probabilities.
+    weights : ndarray of shape (n_samples,)
+        Sample weights.
+    strength : float
+        Of the penalty: 1 / C in scikit-learn's terms.
+    start : Probe, optional
+        Where to begin.
+    multilabel : bool
+        Whether the outputs are labels of their own and not classes that exclude each other.
+    """
+    n_outputs, n_features = targets.shape[1], features.shape[1]
+    total = weights.sum()
+    shape = (n_outputs, n_features + 1)
+
+    def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        both = flat.reshape(shape)
+        weight, bias = both[:, :-1], both[:, -1]
+        outputs = features @ weight.T + bias
+        losses, gradient = _losses(outputs, targets, multilabel)
+        gradient *= weights[:, None]
+        value = weights @ losses + strength / 2 * np.square(weight).sum()
+        slope = np.concatenate([gradient.T @ features + strength * weight, gradient.sum(0)[:, None]], axis=1)
+        # As a mean, so that the stopping rule means the same for ten samples and for ten thousand.
+        return value / total, slope.ravel() / total
+
+    first = np.zeros(shape) if start is None else np.concatenate([start.weight, start.bias[:, None]], axis=1)
+    found = minimize(objective, first.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 500, "gtol": 1e-6})
+    both = found.x.reshape(shape)
+    return Probe(both[:, :-1].copy(), both[:, -1].copy(), strength)
+
+
+def _losses(outputs: np.ndarray, targets: np.ndarray, multilabel: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Cross entropy of each sample, and its gradient by the outputs."""
+    if multilabel:
+        losses = (np.logaddexp(0, outputs) - targets * outputs).sum(1)
+        return losses, 1 / (1 + np.exp(-np.clip(outputs, -500, 500))) - targets
+    shifted = outputs - outputs.max(1, keepdims=True)
+    exponentials = np.exp(shifted)
+    sums = exponentials.sum(1, keepdims=True)
+    return (targets * (np.log(sums) - shifted)).sum(1), exponentials / sums - targets
+
+
+def fit_ridge(
+    features: np.ndarray, targets: np.ndarray, weights: np.ndarray, strength: float, start: Probe | None = None
+) -> Probe:
+    """Ridge regression in closed form; the bias is free.
+
+    Parameters
+    ----------
+    features, targets, weights, strength
+        See `fit_softmax`; targets are numbers. The penalty is a tenth of `strength` for each feature, so that the
+        same strengths serve both.
+    start : Probe, optional
+        Ignored: a closed form needs none.
+    """
+    share = weights / weights.sum()
+    feature_mean, target_mean = share @ features, share @ targets
+    rows = (features - feature_mean) * np.sqrt(weights)[:, None]
+    values = (targets - target_mean) * np.sqrt(weights)[:, None]
+    penalty = strength / 10 * features.shape[1]
+    if rows.shape[0] < rows.shape[1]:
+        # As many equations as samples, where they are fewer than the features.
+        weight = rows.T @ np.linalg.solve(rows @ rows.T + penalty * np.eye(len(rows)), values)
+    else:
+        weight = np.linalg.solve(rows.T @ rows + penalty * np.eye(rows.shape[1]), rows.T @ values)
+    return Probe(weight.T, target_mean - feature_mean @ weight, strength)
+
+
+def search_probe(
+    fit: Fit,
+    features: np.ndarray,
+    targets: np.ndarray,
+    weights: np.ndarray,
+    judge: Callable[[Probe], float] | None,
+    strengths: Sequence[float] = STRENGTHS,
+) -> Probe:
+    """The probe whose penalty is best on held-out data.
+
+    Parameters
+    ----------
+    fit : callable
+        `fit_softmax` or `fit_ridge`.
+    features, targets, weights
+        See `fit_softmax`.
+    judge : callable, optional
+        The loss of a probe on held-out data; None takes the middle one of the penalties.
+    strengths : sequence of float
+        Tried in this order, each beginning with the last solution. The search ends once the loss has risen twice.
+    """
+    with threadpool_limits(1 if features.size * targets.shape[1] < _SMALL else None, user_api="blas"):
+        if judge is None:
+            return fit(features, targets, weights, strengths[len(strengths) // 2], None)
+        best = last = fit(features, targets, weights, strengths[0], None)
+        least, risen = judge(best), 0
+        for strength in strengths[1:]:
+            last = fit(features, targets, weights, strength, last)
+            loss = judge(last)
+            risen = 0 if loss < least else risen + 1
+            if loss < least:
+                best, least = last, loss
+            if risen == 2:
+                break
+        return best

@@ -1,0 +1,158 @@
+"""FineTuneRegressor: as FineTuneClassifier, for numbers."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+from sklearn.base import RegressorMixin
+from sklearn.utils.validation import check_array, column_or_1d
+
+from skembed._sklearn import fit_context, with_callbacks
+from skembed.finetune.base import BaseFineTuner
+
+__all__ = ["FineTuneRegressor"]
+
+
+class FineTuneRegressor(RegressorMixin, BaseFineTuner):
+    """Predict numbers from raw samples with a pre-trained backbone, trained as deep as it helps and no deeper.
+
+    A ridge regression on frozen embeddings is fitted first. Training starts from it, and has to beat it on samples that
+    were held out: otherwise it is what is kept. Targets are standardised inside; the loss is the squared error.
+
+    Parameters
+    ----------
+    embedder : ImageEmbedder, TextEmbedder or AudioEmbedder, default=None
+        Names the backbone, and how samples are read; None is ``TextEmbedder()``.
+    strategy, n_unfrozen, learning_rate, backbone_factor, layer_decay, schedule
+        See `FineTuneClassifier`.
+    max_epochs, stage_epochs, patience, batch_size
+        See `FineTuneClassifier`.
+    dropout, weight_decay, l2_sp, mixup, clip_norm, ema
+        See `FineTuneClassifier`.
+    scoring : str or callable, default=None
+        The scorer by which epochs are compared. None compares the held-out squared error.
+    validation_fraction, refit, replay_prefix, checkpoint_dir, warm_start, random_state, verbose
+        See `FineTuneClassifier`.
+
+    Attributes
+    ----------
+    embedder_, kept_, history_, report_, n_epochs_, validation_score_, probe_score_, head_coef_, head_intercept_
+        See `FineTuneClassifier`; scores are R². The head predicts standardised targets.
+
+    References
+    ----------
+    See `FineTuneClassifier`.
+
+    Examples
+    --------
+    >>> from skembed import FineTuneRegressor
+    >>> texts = [f"{'very ' * n}long" for n in range(20)]
+    >>> regressor = FineTuneRegressor(strategy="head", max_epochs=3, random_state=0).fit(texts, range(20))
+    >>> regressor.predict(["very very long"]).shape
+    (1,)
+    """
+
+    _stratified: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        embedder=None,
+        *,
+        strategy="progressive",
+        n_unfrozen=1,
+        learning_rate=1e-3,
+        backbone_factor=0.1,
+        layer_decay=0.8,
+        schedule="slanted_triangular",
+        max_epochs=30,
+        stage_epochs=5,
+        patience=3,
+        batch_size=32,
+        dropout=0.1,
+        weight_decay=0.01,
+        l2_sp=0.0,
+        mixup=0.0,
+        clip_norm=1.0,
+        ema=None,
+        scoring=None,
+        validation_fraction=0.2,
+        refit=True,
+        replay_prefix=True,
+        checkpoint_dir=None,
+        warm_start=False,
+        random_state=None,
+        verbose=False,
+    ):
+        self.embedder = embedder
+        self.strategy = strategy
+        self.n_unfrozen = n_unfrozen
+        self.learning_rate = learning_rate
+        self.backbone_factor = backbone_factor
+        self.layer_decay = layer_decay
+        self.schedule = schedule
+        self.max_epochs = max_epochs
+        self.stage_epochs = stage_epochs
+        self.patience = patience
+        self.batch_size = batch_size
+        self.dropout = dropout
+        self.weight_decay = weight_decay
+        self.l2_sp = l2_sp
+        self.mixup = mixup
+        self.clip_norm = clip_norm
+        self.ema = ema
+        self.scoring = scoring
+        self.validation_fraction = validation_fraction
+        self.refit = refit
+        self.replay_prefix = replay_prefix
+        self.checkpoint_dir = checkpoint_dir
+        self.warm_start = warm_start
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @with_callbacks
+    @fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X, y, sample_weight=None, *, groups=None, X_val=None, y_val=None):
+        """Fit the probe, train from it, keep the better of the two.
+
+        Parameters
+        ----------
+        X : list, ndarray, Series or one-column dataframe of shape (n_samples,)
+            Raw samples.
+        y : array-like of shape (n_samples,) or (n_samples, n_targets)
+            Numbers.
+        sample_weight, groups, X_val, y_val
+            See `FineTuneClassifier.fit`.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If y holds no finite numbers, nothing can be held out, or a parameter is out of range.
+        DecodeError
+            If a sample cannot be read; names its index.
+        """
+        return self._fit(X, y, sample_weight, groups, X_val, y_val)
+
+    def _check_targets(self, y):
+        found = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
+        return found if found.ndim == 2 and found.shape[1] > 1 else column_or_1d(found, warn=True)
+
+    def _task(self, y):
+        from skembed.finetune.tasks import Regression
+
+        columns = y.reshape(len(y), -1)
+        scale = columns.std(axis=0)
+        return Regression(columns.mean(axis=0), np.where(scale > 0, scale, 1.0), y.ndim == 1, self.scoring)
+
+    def _score_name(self):
+        return "R²" if self.scoring is None else super()._score_name()
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags

@@ -1,0 +1,97 @@
+"""A fit in words: what was tried, what it brought, and what was kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+from skembed.finetune.stages import Progress, Stage
+from skembed.finetune.tasks import Scores
+
+__all__ = ["describe_epoch", "describe_fit"]
+
+
+def describe_epoch(record: dict[str, Any]) -> str:
+    """One line for one epoch.
+
+    Examples
+    --------
+    >>> record = {"epoch": 3, "stage": "top block", "train_loss": 0.5, "valid_loss": 0.4, "valid_score": 0.9,
+    ...           "best": True, "seconds": 1.25}
+    >>> describe_epoch(record)
+    'epoch 3, top block: training loss 0.5000, held-out loss 0.4000, score 0.9000, 1.2 s, best so far'
+    """
+    parts = [f"training loss {record['train_loss']:.4f}"]
+    if record["valid_loss"] is not None:
+        parts += [f"held-out loss {record['valid_loss']:.4f}", f"score {record['valid_score']:.4f}"]
+    parts.append(f"{record['seconds']:.1f} s")
+    if record["best"] and record["valid_loss"] is not None:
+        parts.append("best so far")
+    return f"epoch {record['epoch']}, {record['stage']}: {', '.join(parts)}"
+
+
+def describe_fit(
+    progress: Progress,
+    stages: Sequence[Stage],
+    *,
+    kept: str,
+    n_train: int,
+    n_held_out: int,
+    score_name: str,
+    notes: Sequence[str],
+) -> str:
+    """The path of a fit, a sentence a line.
+
+    Parameters
+    ----------
+    progress : Progress
+        At its end.
+    stages : sequence of Stage
+        As planned.
+    kept : {"fine-tuned", "probe"}
+        What the estimator is.
+    n_train, n_held_out : int
+        Samples.
+    score_name : str
+        What the score is called.
+    notes : sequence of str
+        Further sentences.
+    """
+    lines = [f"Trained on {n_train} samples, judged on {n_held_out}."]
+    if n_held_out:
+        lines.append(f"Linear probe on frozen features: {_scores(progress.baseline, score_name)}.")
+    for (name, attempt), records in groupby(progress.history, key=lambda record: (record["stage"], record["attempt"])):
+        lines.append(_describe_attempt(name, attempt, list(records), score_name))
+    if progress.ended:
+        lines.append(f"Ended: {progress.ended}.")
+    if kept == "probe" and progress.history:
+        lines.append("No epoch beat the linear probe on the held-out samples, so the probe is what was kept.")
+    elif kept == "probe":
+        lines.append("Nothing was trained: the linear probe is what was kept.")
+    elif n_held_out:
+        stage, _, epochs = progress.path[-1]
+        lines.append(
+            f"Kept: {stages[stage].name}, epoch {epochs} of that stage, {_scores(progress.best, score_name)}, "
+            f"against {_scores(progress.baseline, score_name)} of the probe."
+        )
+    else:
+        lines.append("Kept: the last epoch. Nothing was held out, so nothing is known of how good it is.")
+    return "\n".join([*lines, *notes])
+
+
+def _scores(scores: Scores, score_name: str) -> str:
+    return f"{score_name} {scores.score:.4f}, loss {scores.loss:.4f}"
+
+
+def _describe_attempt(name: str, attempt: int, records: list[dict[str, Any]], score_name: str) -> str:
+    n_best = sum(record["best"] for record in records)
+    seconds = sum(record["seconds"] for record in records)
+    again = " again, with stronger regularisation" if attempt > 1 else ""
+    epochs = f"{len(records)} epoch{'s' if len(records) > 1 else ''}, {seconds:.1f} s"
+    if records[0]["valid_loss"] is None:
+        return f"{name}{again}: {epochs}, training loss {records[-1]['train_loss']:.4f}."
+    if not n_best:
+        return f"{name}{again}: {epochs}, no gain; the best weights were restored."
+    best = [record for record in records if record["best"]][-1]
+    return f"{name}{again}: {epochs}, best {score_name} {best['valid_score']:.4f}, loss {best['valid_loss']:.4f}."

@@ -1,0 +1,339 @@
+"""The recipe: which blocks train when, what is kept, and when to stop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from skembed.exceptions import TrainingError
+from skembed.finetune.data import TrainingData
+from skembed.finetune.loop import (
+    Averaged,
+    Epoch,
+    Settings,
+    Targets,
+    build_optimizer,
+    epoch_rng,
+    evaluate,
+    train_epoch,
+)
+from skembed.finetune.network import FrozenNetwork
+from skembed.finetune.tasks import Scores, Task
+
+__all__ = ["Progress", "Recipe", "Stage", "plan_stages"]
+
+#: A loss that is lower by less than this part is no better.
+_LEAST_GAIN = 1e-4
+#: Deep networks are unfrozen several blocks at a time, so that there are about so many stages.
+_MOST_STAGES = 8
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a fit in which the same blocks train.
+
+    Parameters
+    ----------
+    name : str
+        For people.
+    n_unfrozen : int
+        Blocks that train, counted from the top.
+    epochs : int
+        At most.
+    """
+
+    name: str
+    n_unfrozen: int
+    epochs: int
+
+
+def plan_stages(strategy: str, depth: int, *, n_unfrozen: int, max_epochs: int, stage_epochs: int) -> list[Stage]:
+    """The stages of a strategy, in order.
+
+    Parameters
+    ----------
+    strategy : {"head", "partial", "full", "progressive"}
+        See `FineTuneClassifier`.
+    depth : int
+        Blocks that can train.
+    n_unfrozen : int
+        Blocks of "partial".
+    max_epochs, stage_epochs : int
+        Of the whole fit, and of one stage of "progressive".
+
+    Examples
+    --------
+    >>> [stage.n_unfrozen for stage in plan_stages("progressive", 3, n_unfrozen=1, max_epochs=9, stage_epochs=3)]
+    [0, 1, 2, 3]
+    """
+    if strategy == "progressive":
+        step = max(1, -(-depth // _MOST_STAGES))
+        counts = [0, *range(step, depth, step), depth]
+        return [Stage(_stage_name(count, depth), count, stage_epochs) for count in counts]
+    count = {"head": 0, "partial": n_unfrozen, "full": depth}[strategy]
+    return [Stage(_stage_name(count, depth), count, max_epochs)]
+
+
+def _stage_name(count: int, depth: int) -> str:
+    if count == 0:
+        return "head"
+    if count == depth:
+        return "all blocks"
+    return "top block" if count == 1 else f"top {count} blocks"
+
+
+@dataclass
+class Progress:
+    """How far a fit has come: all that is needed to go on, besides tensors.
+
+    Parameters
+    ----------
+    stage, attempt, epoch : int
+        The next epoch to run: position in the plan, 0 or 1 (with stronger regularisation), epochs done in it.
+    stale : int
+        Epochs since the best one of this attempt.
+    best : Scores
+        Of what is kept now.
+    baseline : Scores
+        Of the linear probe.
+    path : list of (int, int, int)
+        Stage, attempt and epochs of every attempt that made things better, up to the best of its epochs.
+    history : list of dict
+        See `FineTuneClassifier.history_`.
+    ended : str
+        Why the fit ended, in words; empty while it goes on.
+    """
+
+    best: Scores
+    baseline: Scores
+    stage: int = 0
+    attempt: int = 0
+    epoch: int = 0
+    stale: int = 0
+    path: list[tuple[int, int, int]] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    ended: str = ""
+
+
+def improves(found: Scores, best: Scores, baseline: Scores, *, by_score: bool) -> bool:
+    """Whether new scores are better than the best so far, and no worse than the probe's.
+
+    By the held-out loss, with no less of the score than the probe has; or, where the user named a metric, by it
+    first. The loss is the better judge of small changes: among a hundred held-out samples the accuracy moves in steps
+    of a hundredth, and the best of many epochs is the luckiest.
+    """
+    if by_score:
+        return (found.score, -found.loss) > (best.score, -best.loss)
+    lower = found.loss < best.loss - _LEAST_GAIN * abs(best.loss)
+    return lower and not found.score < baseline.score
+
+
+class Recipe:
+    """One fit: stages in order, the best weights restored after each, until nothing gets better.
+
+    Parameters
+    ----------
+    network : Network
+        With the probe as its head.
+    task : Task
+    data : TrainingData
+    targets : Targets
+        Of all samples, held-out ones included.
+    y : ndarray
+        As the user gave it.
+    train, held_out : ndarray of int64
+        Positions in `data`; without held-out samples nothing is judged and every epoch is kept.
+    settings : Settings
+    stages : list of Stage
+    max_epochs, patience : int
+        Epochs of the whole fit, and epochs without a gain that end an attempt.
+    seed : int
+        Of everything random.
+    report : callable, optional
+        Called with the history's record after each epoch; it may return True to end the fit.
+    save : callable, optional
+        Called with this recipe, the optimiser and the average after each epoch, to write a checkpoint.
+    """
+
+    def __init__(
+        self,
+        network: FrozenNetwork,
+        task: Task,
+        data: TrainingData,
+        targets: Targets,
+        y: np.ndarray,
+        train: np.ndarray,
+        held_out: np.ndarray,
+        settings: Settings,
+        stages: Sequence[Stage],
+        *,
+        max_epochs: int,
+        patience: int,
+        seed: int,
+        report: Callable[[dict[str, Any]], bool | None] | None = None,
+        save: Callable[..., None] | None = None,
+    ):
+        self.network, self.task, self.data, self.targets, self.y = network, task, data, targets, y
+        self.train, self.held_out, self.settings, self.stages = train, held_out, settings, list(stages)
+        self.max_epochs, self.patience, self.seed = max_epochs, patience, seed
+        self.report, self.save = report, save
+        self.best_state: dict[str, Tensor] = _copied(network.state(0))
+        self.progress = Progress(Scores(np.inf, -np.inf), Scores(np.inf, -np.inf))
+        #: What a checkpoint brought back, for the first epoch that is run.
+        self.resumed: dict[str, Any] | None = None
+
+    # -- the search -------------------------------------------------------------------------------------
+
+    def begin(self, baseline: Scores) -> None:
+        """Start from the probe, which is what everything is compared with."""
+        self.progress = Progress(best=baseline, baseline=baseline)
+
+    def run(self) -> None:
+        """Run stages until one makes nothing better, with the best weights restored at the end."""
+        progress = self.progress
+        try:
+            while not progress.ended and progress.stage < len(self.stages):
+                self._attempt()
+        except TrainingError as error:
+            progress.ended = f"diverged: {error}"
+        except KeyboardInterrupt:
+            progress.ended = "interrupted"
+        self.network.load(self.best_state)
+
+    def _attempt(self) -> None:
+        """One stage with one strength of regularisation, and what follows from it."""
+        progress, stage = self.progress, self.stages[self.progress.stage]
+        settings = self.settings.stronger() if progress.attempt else self.settings
+        resumed, self.resumed = self.resumed, None
+        if resumed is None:
+            progress.epoch = progress.stale = 0
+            self.network.load(self.best_state)
+        trainer = self._trainer(stage, settings, resumed)
+        while progress.epoch < stage.epochs and len(progress.history) < self.max_epochs:
+            if progress.stale >= self.patience or progress.ended:
+                break
+            self._epoch(trainer, stage, settings)
+        self._decide(stage)
+
+    def _decide(self, stage: Stage) -> None:
+        """After an attempt: the next stage, the same with stronger regularisation, or the end."""
+        progress = self.progress
+        better = any(done[:2] == (progress.stage, progress.attempt) for done in progress.path)
+        if len(progress.history) >= self.max_epochs and not progress.ended:
+            progress.ended = "max_epochs was reached"
+        if better or stage.n_unfrozen == 0:
+            progress.stage, progress.attempt = progress.stage + 1, 0
+        elif progress.attempt == 0 and len(self.stages) > 1:
+            progress.attempt = 1
+        elif not progress.ended:
+            progress.ended = f"{stage.name}: no gain, also with stronger regularisation"
+            if len(self.stages) == 1:
+                progress.ended = f"{stage.name}: no gain"
+        progress.epoch = progress.stale = 0
+
+    def _trainer(self, stage: Stage, settings: Settings, resumed: dict[str, Any] | None) -> Epoch:
+        network = self.network
+        source, self.replayed = self.data.source(network, stage.n_unfrozen)
+        network.unfreeze(stage.n_unfrozen)
+        network.head.dropout.p = settings.dropout
+        optimizer = build_optimizer(network, stage.n_unfrozen, settings)
+        average = None if settings.ema is None else Averaged(network, settings.ema)
+        if resumed is not None:
+            network.load(resumed["state"])
+            resumed["restore"](optimizer, average)
+        return Epoch(network, self.task, source, self.targets, settings, optimizer, average)
+
+    def _epoch(self, trainer: Epoch, stage: Stage, settings: Settings) -> None:
+        progress, started = self.progress, time.perf_counter()
+        steps = -(-len(self.train) // settings.batch_size)
+        loss = train_epoch(
+            trainer,
+            self.train,
+            epoch_rng(self.seed, progress.stage, progress.attempt, progress.epoch),
+            first_step=progress.epoch * steps,
+            total_steps=stage.epochs * steps,
+        )
+        progress.epoch += 1
+        if trainer.average is not None:
+            trainer.average.swap()
+        scores = self._judge(trainer)
+        better = scores is None or improves(
+            scores, progress.best, progress.baseline, by_score=self.task.scoring is not None
+        )
+        if better:
+            self._keep(stage, scores)
+        if trainer.average is not None:
+            trainer.average.swap()
+        progress.stale = 0 if better else progress.stale + 1
+        self._record(trainer, stage, loss, scores, better, time.perf_counter() - started)
+        if self.save is not None:
+            self.save(self, trainer.optimizer, trainer.average)
+
+    def _judge(self, trainer: Epoch) -> Scores | None:
+        if not len(self.held_out):
+            return None
+        outputs = evaluate(self.network, trainer.source, self.held_out)
+        return self.judge(outputs)
+
+    def judge(self, outputs: np.ndarray) -> Scores:
+        """Scores of outputs for the held-out samples."""
+        held_out = self.held_out
+        values, weights = self.targets.values.numpy()[held_out], self.targets.weights.numpy()[held_out]
+        return self.task.judge(outputs, self.y[held_out], values.astype(float), weights.astype(float))
+
+    def _keep(self, stage: Stage, scores: Scores | None) -> None:
+        progress = self.progress
+        if scores is not None:
+            progress.best = scores
+        self.best_state = {**self.best_state, **_copied(self.network.state(stage.n_unfrozen))}
+        place = (progress.stage, progress.attempt)
+        progress.path = [done for done in progress.path if done[:2] != place] + [(*place, progress.epoch)]
+
+    def _record(self, trainer: Epoch, stage: Stage, loss: float, scores: Scores | None, better: bool, seconds: float):
+        progress = self.progress
+        record = {
+            "epoch": len(progress.history) + 1,
+            "stage": stage.name,
+            "attempt": progress.attempt + 1,
+            "unfrozen": [block.name for block in self.network.top(stage.n_unfrozen)],
+            "rates": {group["name"]: group["lr"] for group in trainer.optimizer.param_groups},
+            "train_loss": loss,
+            "valid_loss": None if scores is None else scores.loss,
+            "valid_score": None if scores is None else scores.score,
+            "best": better,
+            "replayed": self.replayed,
+            "seconds": seconds,
+        }
+        progress.history.append(record)
+        if self.report is not None and self.report(record):
+            progress.ended = "stopped by a callback"
+
+    # -- once more, with all samples --------------------------------------------------------------------
+
+    def repeat(self, path: Sequence[tuple[int, int, int]]) -> None:
+        """Go the way again that was found, judging nothing: the same stages, strengths and numbers of epochs."""
+        for number, attempt, epochs in path:
+            stage = self.stages[number]
+            settings = self.settings.stronger() if attempt else self.settings
+            trainer = self._trainer(stage, settings, None)
+            steps = -(-len(self.train) // settings.batch_size)
+            for epoch in range(epochs):
+                train_epoch(
+                    trainer,
+                    self.train,
+                    epoch_rng(self.seed, number, attempt, epoch, 1),
+                    first_step=epoch * steps,
+                    total_steps=stage.epochs * steps,
+                )
+            if trainer.average is not None:
+                trainer.average.swap()
+            self.best_state = {**self.best_state, **_copied(self.network.state(stage.n_unfrozen))}
+
+
+def _copied(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in state.items()}

@@ -1,0 +1,268 @@
+"""What differs between classes, several labels and numbers: targets, losses, scores and predictions."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import expit, log_expit, log_softmax, softmax
+from sklearn.metrics import accuracy_score, get_scorer, r2_score
+
+from skembed.finetune.probe import Fit, fit_ridge, fit_softmax
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Multiclass", "Multilabel", "Regression", "Scores", "Task"]
+
+#: Logarithms of the temperatures that are tried: from ten times as sure to a tenth as sure as the network says.
+_TEMPERATURES = (-2.3, 2.3)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How good outputs are on held-out data.
+
+    Parameters
+    ----------
+    loss : float
+        Of classifiers after temperature scaling: what is left once the outputs are as sure as they are right.
+    score : float
+        Higher is better: the estimator's own score, or that of `scoring`.
+    temperature : float
+        What the outputs were divided by.
+    """
+
+    loss: float
+    score: float
+    temperature: float = 1.0
+
+
+class Task(ABC):
+    """One kind of target.
+
+    Parameters
+    ----------
+    scoring : str or callable, optional
+        A scorer of scikit-learn's; None is the estimator's own score.
+    """
+
+    n_outputs: int
+
+    def __init__(self, scoring: Any = None):
+        self.scoring = scoring
+        self._scorer = None if scoring is None else get_scorer(scoring)
+
+    @property
+    @abstractmethod
+    def fit_probe(self) -> Fit:
+        """How a linear probe is fitted."""
+
+    @abstractmethod
+    def encode(self, y: np.ndarray) -> np.ndarray:
+        """Targets of shape (n_samples, n_outputs), float64."""
+
+    @abstractmethod
+    def losses(self, outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+        """The loss of each sample, of shape (n_samples,)."""
+
+    @abstractmethod
+    def _held_out_losses(self, outputs: np.ndarray, targets: np.ndarray, temperature: float) -> np.ndarray:
+        """The loss of each sample, without smoothing and at a temperature."""
+
+    @abstractmethod
+    def predictions(self, outputs: np.ndarray, temperature: float = 1.0) -> dict[str, np.ndarray]:
+        """What "predict", and "predict_proba" and "decision_function" where there are such, return."""
+
+    @abstractmethod
+    def _own_score(self, y: np.ndarray, predicted: np.ndarray, weights: np.ndarray | None) -> float: ...
+
+    def temperature(self, outputs: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> float:
+        """By what to divide the outputs so that their probabilities are right on average [1]_.
+
+        References
+        ----------
+        .. [1] Guo et al. (2017), On Calibration of Modern Neural Networks.
+        """
+
+        def loss(logarithm: float) -> float:
+            return float(weights @ self._held_out_losses(outputs, targets, np.exp(logarithm)))
+
+        return float(np.exp(minimize_scalar(loss, bounds=_TEMPERATURES, method="bounded").x))
+
+    def judge(self, outputs: np.ndarray, y: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> Scores:
+        """Loss and score of outputs on held-out data."""
+        if not np.isfinite(outputs).all():
+            return Scores(float("inf"), float("-inf"))
+        temperature = self.temperature(outputs, targets, weights)
+        losses = self._held_out_losses(outputs, targets, temperature)
+        found = self.predictions(outputs, temperature)
+        if self._scorer is None:
+            score = self._own_score(y, found["predict"], weights)
+        else:
+            score = float(self._scorer(_Answers(found, getattr(self, "classes", None)), None, y))
+        return Scores(float(np.average(losses, weights=weights)), score, temperature)
+
+
+class _Answers:
+    """What a scorer takes for a fitted estimator: predictions that were made already."""
+
+    def __init__(self, found: dict[str, np.ndarray], classes: np.ndarray | None):
+        if classes is not None:
+            self.classes_ = classes
+            self._estimator_type = "classifier"
+        for name, values in found.items():
+            setattr(self, name, partial(_answer, values))
+
+    def __sklearn_tags__(self):
+        from sklearn.utils import ClassifierTags, InputTags, Tags, TargetTags
+
+        kind = "classifier" if hasattr(self, "classes_") else "regressor"
+        return Tags(
+            estimator_type=kind,
+            target_tags=TargetTags(required=True),
+            classifier_tags=ClassifierTags() if kind == "classifier" else None,
+            input_tags=InputTags(),
+        )
+
+
+def _answer(values: np.ndarray, _X: Any) -> np.ndarray:
+    return values
+
+
+class Multiclass(Task):
+    """Classes that exclude each other.
+
+    Parameters
+    ----------
+    classes : ndarray of shape (n_classes,)
+        Sorted.
+    scoring : str or callable, optional
+        See `Task`.
+    """
+
+    def __init__(self, classes: np.ndarray, scoring: Any = None):
+        super().__init__(scoring)
+        self.classes = classes
+        self.n_outputs = len(classes)
+
+    @property
+    def fit_probe(self) -> Fit:
+        return fit_softmax
+
+    def encode(self, y: np.ndarray) -> np.ndarray:
+        return (np.asarray(y)[:, None] == self.classes).astype(np.float64)
+
+    def losses(self, outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+        # Szegedy et al. (2016): a part of each target is spread over all classes.
+        targets = targets * (1 - smoothing) + smoothing / self.n_outputs
+        return -(targets * outputs.log_softmax(1)).sum(1)
+
+    def _held_out_losses(self, outputs, targets, temperature):
+        return -(targets * log_softmax(outputs / temperature, axis=1)).sum(1)
+
+    def predictions(self, outputs, temperature=1.0):
+        outputs = outputs / temperature
+        # As scikit-learn has it, two classes share one decision: how much more the second is than the first.
+        decision = outputs[:, 1] - outputs[:, 0] if self.n_outputs == 2 else outputs
+        chosen = (decision > 0).astype(int) if self.n_outputs == 2 else outputs.argmax(1)
+        return {
+            "predict": self.classes[chosen],
+            "predict_proba": softmax(outputs, axis=1),
+            "decision_function": decision,
+        }
+
+    def _own_score(self, y, predicted, weights):
+        return float(accuracy_score(y, predicted, sample_weight=weights))
+
+
+class Multilabel(Task):
+    """Labels that a sample has any number of.
+
+    Parameters
+    ----------
+    n_labels : int
+        Columns of the indicator matrix.
+    scoring : str or callable, optional
+        See `Task`.
+    """
+
+    def __init__(self, n_labels: int, scoring: Any = None):
+        super().__init__(scoring)
+        self.n_outputs = n_labels
+
+    @property
+    def fit_probe(self) -> Fit:
+        return partial(fit_softmax, multilabel=True)
+
+    def encode(self, y: np.ndarray) -> np.ndarray:
+        return np.asarray(y, dtype=np.float64)
+
+    def losses(self, outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+        from torch.nn.functional import binary_cross_entropy_with_logits
+
+        targets = targets * (1 - smoothing) + smoothing / 2
+        return binary_cross_entropy_with_logits(outputs, targets, reduction="none").mean(1)
+
+    def _held_out_losses(self, outputs, targets, temperature):
+        outputs = outputs / temperature
+        return -(targets * log_expit(outputs) + (1 - targets) * log_expit(-outputs)).mean(1)
+
+    def predictions(self, outputs, temperature=1.0):
+        outputs = outputs / temperature
+        return {
+            "predict": (outputs > 0).astype(np.int64),
+            "predict_proba": expit(outputs),
+            "decision_function": outputs,
+        }
+
+    def _own_score(self, y, predicted, weights):
+        return float(accuracy_score(y, predicted, sample_weight=weights))
+
+
+class Regression(Task):
+    """Numbers, one or several a sample; standardised inside.
+
+    Parameters
+    ----------
+    mean, scale : ndarray of shape (n_targets,)
+        Of the targets.
+    one_dimensional : bool
+        Whether y had one axis.
+    scoring : str or callable, optional
+        See `Task`.
+    """
+
+    def __init__(self, mean: np.ndarray, scale: np.ndarray, one_dimensional: bool, scoring: Any = None):
+        super().__init__(scoring)
+        self.mean, self.scale = mean, scale
+        self.one_dimensional = one_dimensional
+        self.n_outputs = len(mean)
+
+    @property
+    def fit_probe(self) -> Fit:
+        return fit_ridge
+
+    def encode(self, y: np.ndarray) -> np.ndarray:
+        return (np.asarray(y, dtype=np.float64).reshape(len(y), -1) - self.mean) / self.scale
+
+    def losses(self, outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+        return (outputs - targets).square().mean(1)
+
+    def temperature(self, outputs, targets, weights):
+        return 1.0
+
+    def _held_out_losses(self, outputs, targets, temperature):
+        return np.square(outputs - targets).mean(1)
+
+    def predictions(self, outputs, temperature=1.0):
+        values = outputs * self.scale + self.mean
+        return {"predict": values[:, 0] if self.one_dimensional else values}
+
+    def _own_score(self, y, predicted, weights):
+        # R² of a single sample is not defined.
+        return float("nan") if len(y) < 2 else float(r2_score(y, predicted, sample_weight=weights))

@@ -1,0 +1,106 @@
+"""Entering a network behind a block: what is above it gives the same, and what is below it is not computed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from skembed.backbones.base import AudioOptions, BackboneSpec, TextOptions
+from skembed.backbones.loading import open_spec
+from skembed.testing import array_backbone
+from tests.backbones.tiny import BUILDERS, MODALITY, samples
+
+OPTIONS = {"text": TextOptions(), "image": None, "audio": AudioOptions()}
+#: Their blocks hand more along than the hidden state.
+WITHOUT = {"t5_encoder", "hf_swin"}
+#: Tables of relative positions, which every layer reads: they belong to the lowest block and are never skipped.
+TABLES = ("rel_embeddings", "encoder.LayerNorm", "rel_attn_embed")
+
+
+@pytest.fixture(scope="module", params=BUILDERS)
+def family(request, tmp_path_factory):
+    directory = tmp_path_factory.mktemp(request.param)
+    BUILDERS[request.param](directory)
+    return request.param, directory, MODALITY[request.param]
+
+
+def _items(backbone, modality):
+    items = [windows[0] for windows in backbone.preprocess(samples(modality), OPTIONS[modality])]
+    return items if backbone.pads else items[:1]
+
+
+def _poison(backbone, block):
+    """Whatever the blocks up to this one compute from now on is no number."""
+    with torch.no_grad():
+        for name, parameter in backbone.module.named_parameters():
+            below = any(own.owns(name) for own in backbone.blocks[: block + 1])
+            if below and not any(table in name for table in TABLES):
+                parameter.fill_(float("nan"))
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_the_rest_of_the_network_gives_the_same(family, inference):
+    name, directory, modality = family
+    spec = BackboneSpec(modality, str(directory))
+    backbone = open_spec(spec)
+    top = len(backbone.blocks) - 1
+    items = _items(backbone, modality)
+    batch = backbone.collate(items)
+    with torch.no_grad():
+        (expected,) = backbone.forward_blocks(batch, [top])
+    for block in range(top):
+        fresh = open_spec(spec)
+        fresh.extra = backbone.extra
+        with torch.inference_mode() if inference else torch.no_grad():
+            if name in WITHOUT:
+                with pytest.raises(NotImplementedError):
+                    backbone.advance(items, batch, block)
+                continue
+            advanced = backbone.advance(items, batch, block)
+        _poison(fresh, block)
+        # In another order and with a part of the batch: each item carries its own.
+        chosen = [i for i in (2, 0, 4) if i < len(items)]
+        with torch.no_grad():
+            (found,) = fresh.forward_blocks(fresh.collate([advanced[i] for i in chosen]), [top])
+        for row, i in enumerate(chosen):
+            real = expected.mask[i]
+            size = int(real.sum())
+            torch.testing.assert_close(
+                found.values[row][:size],
+                expected.values[i][real],
+                rtol=0,
+                atol=1e-4 * float(expected.values.abs().max()),
+            )
+        if expected.pooled is not None:
+            torch.testing.assert_close(found.pooled, expected.pooled[chosen], rtol=1e-3, atol=1e-4)
+
+
+def test_gradients_reach_the_blocks_above_and_no_others(family):
+    name, directory, modality = family
+    if name in WITHOUT:
+        return
+    backbone = open_spec(BackboneSpec(modality, str(directory)))
+    top = len(backbone.blocks) - 1
+    items = _items(backbone, modality)
+    with torch.no_grad():
+        advanced = backbone.advance(items, backbone.collate(items), top - 1)
+    for name, parameter in backbone.module.named_parameters():
+        parameter.requires_grad_(not any(table in name for table in TABLES))
+    (tokens,) = backbone.forward_blocks(backbone.collate(advanced), [top])
+    tokens.values.square().sum().backward()
+    reached = {i for i, block in enumerate(backbone.blocks) for name, p in backbone.module.named_parameters()
+               if block.owns(name) and p.grad is not None and p.grad.abs().sum() > 0}  # fmt: skip
+    assert reached == {top}
+
+
+def test_the_network_is_left_as_it_was():
+    backbone = array_backbone()
+    items = [windows[0] for windows in backbone.preprocess([[1.0, 2.0, 3.0, 4.0]] * 2, None)]
+    batch = backbone.collate(items)
+    with torch.no_grad():
+        (before,) = backbone.forward_blocks(batch, [2])
+        advanced = backbone.advance(items, batch, 1)
+        backbone.forward_blocks(backbone.collate(advanced), [2])
+        (after,) = backbone.forward_blocks(batch, [2])
+    assert torch.equal(before.values, after.values)
+    assert "forward" not in vars(backbone.module.layers[0])
