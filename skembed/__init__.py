@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from skembed.cache import EmbeddingCache
     from skembed.config import config_context, get_config, set_config
     from skembed.finetune.classifier import FineTuneClassifier
+    from skembed.finetune.rates import find_learning_rate
     from skembed.finetune.regressor import FineTuneRegressor
     from skembed.image import ImageEmbedder
     from skembed.text import TextEmbedder
@@ -28,6 +29,7 @@ _HOMES = {
     "ImageEmbedder": "skembed.image",
     "TextEmbedder": "skembed.text",
     "config_context": "skembed.config",
+    "find_learning_rate": "skembed.finetune.rates",
     "get_config": "skembed.config",
     "list_backbones": "skembed.backbones.registry",
     "set_config": "skembed.config",
@@ -42,6 +44,7 @@ __all__ = [
     "TextEmbedder",
     "__version__",
     "config_context",
+    "find_learning_rate",
     "get_config",
     "list_backbones",
     "set_config",

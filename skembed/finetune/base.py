@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import warnings
 from abc import abstractmethod
+from dataclasses import replace
 from numbers import Integral, Real
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from sklearn.base import BaseEstimator, clone
+from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
@@ -20,12 +21,15 @@ from skembed.finetune.report import describe_epoch, describe_fit
 from skembed.finetune.schedules import SCHEDULES
 from skembed.finetune.validation import hold_out
 
+if TYPE_CHECKING:
+    from skembed.finetune.fitting import Request
+
 __all__ = ["BaseFineTuner"]
 
 STRATEGIES = ("head", "partial", "full", "progressive")
 
 
-class BaseFineTuner(CallbackSupportMixin, BaseEstimator):
+class BaseFineTuner(TransformerMixin, CallbackSupportMixin, BaseEstimator):
     """A head, and as much of the backbone as the strategy says, trained on raw samples.
 
     See `skembed.FineTuneClassifier`, where every parameter is explained.
@@ -75,7 +79,15 @@ class BaseFineTuner(CallbackSupportMixin, BaseEstimator):
     # -- fit --------------------------------------------------------------------------------------------
 
     def _fit(self, X, y, sample_weight, groups, X_val, y_val):
-        from skembed.finetune.fitting import Request, run_fit
+        from skembed.finetune.fitting import run_fit
+
+        request = replace(self._request(X, y, sample_weight, groups, X_val, y_val), report=self._begin_report())
+        self._finish(run_fit(request), request.task, len(request.train), len(request.held_out))
+        return self
+
+    def _request(self, X, y, sample_weight=None, groups=None, X_val=None, y_val=None) -> Request:
+        """What is to be fitted, all of it checked."""
+        from skembed.finetune.fitting import Request
 
         start = self._head if self.warm_start and hasattr(self, "_head") else None
         embedder = self._starting_embedder(X)
@@ -106,31 +118,26 @@ class BaseFineTuner(CallbackSupportMixin, BaseEstimator):
             samples, y = [*samples, *X_val], np.concatenate([y, y_val])
             weights = np.concatenate([weights, np.ones(len(y_val))])
             train, held_out = np.arange(n_given), np.arange(n_given, len(y))
-        outcome = run_fit(
-            Request(
-                embedder=embedder,
-                samples=samples,
-                y=y,
-                weights=weights * self._class_weights(y),
-                task=task,
-                train=train,
-                held_out=held_out,
-                settings=self._settings(),
-                strategy=self.strategy,
-                n_unfrozen=int(self.n_unfrozen),
-                max_epochs=int(self.max_epochs),
-                stage_epochs=int(self.stage_epochs),
-                patience=int(self.patience),
-                replay=bool(self.replay_prefix),
-                refit=bool(self.refit) and X_val is None,
-                seed=seed,
-                checkpoint_dir=self.checkpoint_dir,
-                start=start,
-                report=self._begin_report(),
-            )
+        return Request(
+            embedder=embedder,
+            samples=samples,
+            y=y,
+            weights=weights * self._class_weights(y),
+            task=task,
+            train=train,
+            held_out=held_out,
+            settings=self._settings(),
+            strategy=self.strategy,
+            n_unfrozen=int(self.n_unfrozen),
+            max_epochs=int(self.max_epochs),
+            stage_epochs=int(self.stage_epochs),
+            patience=int(self.patience),
+            replay=bool(self.replay_prefix),
+            refit=bool(self.refit) and X_val is None,
+            seed=seed,
+            checkpoint_dir=self.checkpoint_dir,
+            start=start,
         )
-        self._finish(outcome, task, len(train), len(held_out))
-        return self
 
     def _starting_embedder(self, X) -> BaseEmbedder:
         from skembed.text import TextEmbedder
@@ -300,6 +307,8 @@ class BaseFineTuner(CallbackSupportMixin, BaseEstimator):
         if isinstance(embedder, BaseEmbedder):
             tags.input_tags = embedder.__sklearn_tags__().input_tags
         tags.target_tags.required = True
+        # Rows are float32 whatever comes in.
+        tags.transformer_tags.preserves_dtype = []
         return tags
 
 

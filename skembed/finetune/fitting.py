@@ -23,7 +23,7 @@ from skembed.finetune.probe import Probe, Standardizer, search_probe
 from skembed.finetune.stages import Progress, Recipe, Stage, plan_stages
 from skembed.finetune.tasks import Scores, Task
 
-__all__ = ["Linear", "Outcome", "Request", "run_fit"]
+__all__ = ["Linear", "Outcome", "Request", "run_fit", "untrained"]
 
 
 @dataclass(frozen=True)
@@ -156,6 +156,15 @@ def run_fit(request: Request) -> Outcome:
     if checkpoint is not None and outcome.progress.ended != "interrupted":
         checkpoint.remove()
     return outcome
+
+
+def untrained(request: Request) -> Recipe:
+    """A recipe whose head knows nothing yet, to see how fast it learns."""
+    frozen = request.embedder.transform(request.samples)
+    standardizer = Standardizer.fit(frozen.astype(np.float64)[request.train], request.weights[request.train])
+    n_outputs = request.task.n_outputs
+    nothing = Probe(np.zeros((n_outputs, frozen.shape[1])), np.zeros(n_outputs), 1.0)
+    return _recipe(request, frozen, request.task.encode(request.y), standardizer, nothing)
 
 
 def _probe(request: Request, frozen: np.ndarray, encoded: np.ndarray, train: np.ndarray) -> tuple[Standardizer, Probe]:

@@ -41,7 +41,8 @@ class Head(nn.Module):
         self.register_buffer("mean", torch.tensor(standardizer.mean, dtype=torch.float32))
         self.register_buffer("scale", torch.tensor(standardizer.scale, dtype=torch.float32))
         self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(probe.weight.shape[1], probe.weight.shape[0])
+        # Not drawn first: that would move torch's random state, which is the user's.
+        self.linear = nn.utils.skip_init(nn.Linear, probe.weight.shape[1], probe.weight.shape[0])
         with torch.no_grad():
             self.linear.weight.copy_(torch.from_numpy(probe.weight))
             self.linear.bias.copy_(torch.from_numpy(probe.bias))

@@ -213,7 +213,7 @@ class Recipe:
         if resumed is None:
             progress.epoch = progress.stale = 0
             self.network.load(self.best_state)
-        trainer = self._trainer(stage, settings, resumed)
+        trainer = self.trainer(stage, settings, resumed)
         while progress.epoch < stage.epochs and len(progress.history) < self.max_epochs:
             if progress.stale >= self.patience or progress.ended:
                 break
@@ -236,7 +236,8 @@ class Recipe:
                 progress.ended = f"{stage.name}: no gain"
         progress.epoch = progress.stale = 0
 
-    def _trainer(self, stage: Stage, settings: Settings, resumed: dict[str, Any] | None) -> Epoch:
+    def trainer(self, stage: Stage, settings: Settings, resumed: dict[str, Any] | None = None) -> Epoch:
+        """What trains the blocks of a stage, with its own optimiser."""
         network = self.network
         source, self.replayed = self.data.source(network, stage.n_unfrozen)
         network.unfreeze(stage.n_unfrozen)
@@ -320,7 +321,7 @@ class Recipe:
         for number, attempt, epochs in path:
             stage = self.stages[number]
             settings = self.settings.stronger() if attempt else self.settings
-            trainer = self._trainer(stage, settings, None)
+            trainer = self.trainer(stage, settings)
             steps = -(-len(self.train) // settings.batch_size)
             for epoch in range(epochs):
                 train_epoch(

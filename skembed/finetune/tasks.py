@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -116,7 +117,7 @@ class _Answers:
             self.classes_ = classes
             self._estimator_type = "classifier"
         for name, values in found.items():
-            setattr(self, name, partial(_answer, values))
+            setattr(self, name, _answering(name, values))
 
     def __sklearn_tags__(self):
         from sklearn.utils import ClassifierTags, InputTags, Tags, TargetTags
@@ -130,8 +131,13 @@ class _Answers:
         )
 
 
-def _answer(values: np.ndarray, _X: Any) -> np.ndarray:
-    return values
+def _answering(name: str, values: np.ndarray) -> Callable[[Any], np.ndarray]:
+    def answer(_X: Any) -> np.ndarray:
+        return values
+
+    # Scorers look methods up again by this.
+    answer.__name__ = name
+    return answer
 
 
 class Multiclass(Task):
