@@ -86,9 +86,11 @@ class Checkpoint:
             )
             return False
         steps = progress.pop("average_steps")
-        best, baseline = (Scores(**progress.pop(name)) for name in ("best", "baseline"))
+        best, baseline, tried = (_scores(progress.pop(name)) for name in ("best", "baseline", "tried"))
+        assert best is not None
+        assert baseline is not None
         path = [tuple(done) for done in progress.pop("path")]
-        recipe.progress = Progress(best, baseline, path=path, **progress)
+        recipe.progress = Progress(best, baseline, tried=tried, path=path, **progress)
         device = recipe.network.device
         parts: dict[str, dict[str, Tensor]] = {"now": {}, "best": {}, "optimizer": {}, "average": {}}
         for name, value in tensors.items():
@@ -108,6 +110,10 @@ class Checkpoint:
     def remove(self) -> None:
         """The fit is over."""
         self.path.unlink(missing_ok=True)
+
+
+def _scores(held: dict[str, Any] | None) -> Scores | None:
+    return None if held is None else Scores(**{**held, "each": tuple(held["each"])})
 
 
 def _optimizer_state(recipe: Recipe, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

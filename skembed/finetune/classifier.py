@@ -30,8 +30,10 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
         ``embedder__backbone`` and so on.
     strategy : {"progressive", "head", "partial", "full"}, default="progressive"
         "head" trains the head alone, "partial" the top `n_unfrozen` blocks as well, "full" all of them. "progressive"
-        begins with the head and unfreezes block by block from the top while the held-out loss gets better [1]_; where
-        it does not, the best weights are restored and the stage is tried once more with stronger regularisation.
+        begins with the head and unfreezes more and more blocks from the top [1]_. After each stage the best weights so
+        far are restored. A stage that did harm, its held-out loss higher by more than its standard error, is tried
+        once more with stronger regularisation before the fit ends. With all blocks unfrozen further rounds follow
+        while they gain.
     n_unfrozen : int, default=1
         Blocks of "partial", counted from the top.
     learning_rate : float, default=1e-3
@@ -45,8 +47,10 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
     max_epochs : int, default=30
         Epochs of the whole fit, at most; 0 fits the probe alone.
     stage_epochs : int, default=5
-        Epochs of one stage of "progressive", at most.
-    patience : int, default=3
+        Epochs of one stage of "progressive", over which its schedule goes.
+    unfreeze_step : int or "double", default="double"
+        Blocks that each stage of "progressive" adds; "double" trains the top 1, 2, 4, ... blocks.
+    patience : int, default=10
         Epochs without a gain that end a stage.
     batch_size : int, default=32
         Samples a step. Where memory does not hold them they are trained in parts, to the same effect.
@@ -148,7 +152,8 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
         schedule="slanted_triangular",
         max_epochs=30,
         stage_epochs=5,
-        patience=3,
+        unfreeze_step="double",
+        patience=10,
         batch_size=32,
         dropout=0.1,
         weight_decay=0.01,
@@ -176,6 +181,7 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
         self.schedule = schedule
         self.max_epochs = max_epochs
         self.stage_epochs = stage_epochs
+        self.unfreeze_step = unfreeze_step
         self.patience = patience
         self.batch_size = batch_size
         self.dropout = dropout

@@ -71,7 +71,7 @@ class Request:
         Positive.
     task, train, held_out, settings
         See `Recipe`.
-    strategy, n_unfrozen, max_epochs, stage_epochs, patience, replay, refit, seed, checkpoint_dir
+    strategy, n_unfrozen, max_epochs, stage_epochs, unfreeze_step, patience, replay, refit, seed, checkpoint_dir
         See `FineTuneClassifier`.
     start : Linear, optional
         A head from an earlier fit, to go on with.
@@ -91,6 +91,7 @@ class Request:
     n_unfrozen: int
     max_epochs: int
     stage_epochs: int
+    unfreeze_step: int | str
     patience: int
     replay: bool
     refit: bool
@@ -211,6 +212,7 @@ def _recipe(
         n_unfrozen=_checked_blocks(request, network),
         max_epochs=request.max_epochs,
         stage_epochs=request.stage_epochs,
+        unfreeze_step=request.unfreeze_step,
     )
     targets = Targets(torch.from_numpy(encoded).float(), torch.from_numpy(request.weights).float())
     return Recipe(
@@ -251,6 +253,7 @@ def _checkpoint(request: Request, frozen: np.ndarray) -> Checkpoint | None:
         request.n_unfrozen,
         request.max_epochs,
         request.stage_epochs,
+        request.unfreeze_step,
         request.patience,
         request.seed,
         request.train.tolist(),

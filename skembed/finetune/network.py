@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from skembed.backbones.base import Backbone, Block, Item
 from skembed.engine.device import move
@@ -77,7 +78,7 @@ class FrozenNetwork:
         """Let the highest blocks train and no others."""
 
     def train(self, mode: bool = True) -> None:
-        """Whether what trains drops features and normalises by its batch. Frozen parts never do."""
+        """Whether what trains drops features. Frozen parts never do."""
         self.head.train(mode)
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
@@ -165,7 +166,13 @@ class Network(FrozenNetwork):
         module, blocks = self.backbone.module, self.top(n_blocks)
         for value in trainable(module, blocks).values():
             value.requires_grad_(True)
-        self._training = [sub for name, sub in module.named_modules() if any(block.owns(name) for block in blocks)]
+        # Batch normalisations go on with the statistics of the pre-training, even where their weights train: those of
+        # a few small batches are another network, with several times the loss that the probe has.
+        self._training = [
+            sub
+            for name, sub in module.named_modules()
+            if any(block.owns(name) for block in blocks) and not isinstance(sub, _BatchNorm)
+        ]
 
     def train(self, mode: bool = True) -> None:
         super().train(mode)

@@ -26,7 +26,7 @@ class FineTuneRegressor(RegressorMixin, BaseFineTuner):
         Names the backbone, and how samples are read; None is ``TextEmbedder()``.
     strategy, n_unfrozen, learning_rate, backbone_factor, layer_decay, schedule
         See `FineTuneClassifier`.
-    max_epochs, stage_epochs, patience, batch_size
+    max_epochs, stage_epochs, unfreeze_step, patience, batch_size
         See `FineTuneClassifier`.
     dropout, weight_decay, l2_sp, mixup, clip_norm, ema
         See `FineTuneClassifier`.
@@ -67,7 +67,8 @@ class FineTuneRegressor(RegressorMixin, BaseFineTuner):
         schedule="slanted_triangular",
         max_epochs=30,
         stage_epochs=5,
-        patience=3,
+        unfreeze_step="double",
+        patience=10,
         batch_size=32,
         dropout=0.1,
         weight_decay=0.01,
@@ -93,6 +94,7 @@ class FineTuneRegressor(RegressorMixin, BaseFineTuner):
         self.schedule = schedule
         self.max_epochs = max_epochs
         self.stage_epochs = stage_epochs
+        self.unfreeze_step = unfreeze_step
         self.patience = patience
         self.batch_size = batch_size
         self.dropout = dropout

@@ -70,7 +70,7 @@ def describe_fit(
     elif kept == "probe":
         lines.append("Nothing was trained: the linear probe is what was kept.")
     elif n_held_out:
-        stage, _, epochs = progress.path[-1]
+        stage, _, epochs, _ = progress.path[-1]
         lines.append(
             f"Kept: {stages[stage].name}, epoch {epochs} of that stage, {_scores(progress.best, score_name)}, "
             f"against {_scores(progress.baseline, score_name)} of the probe."

@@ -29,8 +29,6 @@ __all__ = ["Progress", "Recipe", "Stage", "plan_stages"]
 
 #: A loss that is lower by less than this part is no better.
 _LEAST_GAIN = 1e-4
-#: Deep networks are unfrozen several blocks at a time, so that there are about so many stages.
-_MOST_STAGES = 8
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,15 @@ class Stage:
     epochs: int
 
 
-def plan_stages(strategy: str, depth: int, *, n_unfrozen: int, max_epochs: int, stage_epochs: int) -> list[Stage]:
+def plan_stages(
+    strategy: str,
+    depth: int,
+    *,
+    n_unfrozen: int,
+    max_epochs: int,
+    stage_epochs: int,
+    unfreeze_step: int | str = "double",
+) -> list[Stage]:
     """The stages of a strategy, in order.
 
     Parameters
@@ -65,15 +71,19 @@ def plan_stages(strategy: str, depth: int, *, n_unfrozen: int, max_epochs: int, 
         Blocks of "partial".
     max_epochs, stage_epochs : int
         Of the whole fit, and of one stage of "progressive".
+    unfreeze_step : int or "double"
+        Blocks that each stage of "progressive" adds to the one before, or twice as many blocks.
 
     Examples
     --------
-    >>> [stage.n_unfrozen for stage in plan_stages("progressive", 3, n_unfrozen=1, max_epochs=9, stage_epochs=3)]
-    [0, 1, 2, 3]
+    >>> [stage.n_unfrozen for stage in plan_stages("progressive", 7, n_unfrozen=1, max_epochs=9, stage_epochs=3)]
+    [0, 1, 2, 4, 7]
     """
     if strategy == "progressive":
-        step = max(1, -(-depth // _MOST_STAGES))
-        counts = [0, *range(step, depth, step), depth]
+        counts = [0, 1]
+        while counts[-1] < depth:
+            step = counts[-1] if isinstance(unfreeze_step, str) else unfreeze_step
+            counts.append(min(depth, counts[-1] + step))
         return [Stage(_stage_name(count, depth), count, stage_epochs) for count in counts]
     count = {"head": 0, "partial": n_unfrozen, "full": depth}[strategy]
     return [Stage(_stage_name(count, depth), count, max_epochs)]
@@ -96,13 +106,17 @@ class Progress:
     stage, attempt, epoch : int
         The next epoch to run: position in the plan, 0 or 1 (with stronger regularisation), epochs done in it.
     stale : int
-        Epochs since the best one of this attempt.
+        Epochs since the last that was the best so far.
+    tried : Scores, optional
+        The best of this attempt.
     best : Scores
         Of what is kept now.
     baseline : Scores
         Of the linear probe.
-    path : list of (int, int, int)
-        Stage, attempt and epochs of every attempt that made things better, up to the best of its epochs.
+    round : int
+        Attempts made so far, in all stages.
+    path : list of (int, int, int, int)
+        Stage, attempt, epochs and round of every attempt that made things better, up to the best of its epochs.
     history : list of dict
         See `FineTuneClassifier.history_`.
     ended : str
@@ -115,7 +129,9 @@ class Progress:
     attempt: int = 0
     epoch: int = 0
     stale: int = 0
-    path: list[tuple[int, int, int]] = field(default_factory=list)
+    tried: Scores | None = None
+    round: int = 0
+    path: list[tuple[int, int, int, int]] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
     ended: str = ""
 
@@ -211,7 +227,6 @@ class Recipe:
         settings = self.settings.stronger() if progress.attempt else self.settings
         resumed, self.resumed = self.resumed, None
         if resumed is None:
-            progress.epoch = progress.stale = 0
             self.network.load(self.best_state)
         trainer = self.trainer(stage, settings, resumed)
         while progress.epoch < stage.epochs and len(progress.history) < self.max_epochs:
@@ -221,20 +236,33 @@ class Recipe:
         self._decide(stage)
 
     def _decide(self, stage: Stage) -> None:
-        """After an attempt: the next stage, the same with stronger regularisation, or the end."""
+        """After an attempt: deeper, the same once more, the same with stronger regularisation, or the end.
+
+        What neither gained nor did harm goes on: in a far domain the top block alone changes nothing, and all of them
+        everything.
+        """
         progress = self.progress
-        better = any(done[:2] == (progress.stage, progress.attempt) for done in progress.path)
-        if len(progress.history) >= self.max_epochs and not progress.ended:
+        gained = bool(progress.path) and progress.path[-1][3] == progress.round
+        harmed = progress.tried is not None and not gained and progress.tried.is_worse_than(progress.best)
+        deepest = progress.stage == len(self.stages) - 1
+        if progress.ended:
+            pass
+        elif len(progress.history) >= self.max_epochs:
             progress.ended = "max_epochs was reached"
-        if better or stage.n_unfrozen == 0:
+        elif not deepest and (gained or not harmed or stage.n_unfrozen == 0):
             progress.stage, progress.attempt = progress.stage + 1, 0
-        elif progress.attempt == 0 and len(self.stages) > 1:
+        elif len(self.stages) > 1 and gained:
+            pass  # as deep as it goes, and another round may gain again
+        elif len(self.stages) > 1 and progress.attempt == 0:
             progress.attempt = 1
-        elif not progress.ended:
-            progress.ended = f"{stage.name}: no gain, also with stronger regularisation"
-            if len(self.stages) == 1:
-                progress.ended = f"{stage.name}: no gain"
+        elif not gained:
+            again = ", also with stronger regularisation" if progress.attempt else ""
+            progress.ended = f"{stage.name}: {'worse than before' if harmed else 'no gain'}{again}"
+        else:
+            progress.ended = f"{stage.name}: done"
+        progress.round += 1
         progress.epoch = progress.stale = 0
+        progress.tried = None
 
     def trainer(self, stage: Stage, settings: Settings, resumed: dict[str, Any] | None = None) -> Epoch:
         """What trains the blocks of a stage, with its own optimiser."""
@@ -255,7 +283,7 @@ class Recipe:
         loss = train_epoch(
             trainer,
             self.train,
-            epoch_rng(self.seed, progress.stage, progress.attempt, progress.epoch),
+            epoch_rng(self.seed, progress.round, progress.epoch),
             first_step=progress.epoch * steps,
             total_steps=stage.epochs * steps,
         )
@@ -263,9 +291,10 @@ class Recipe:
         if trainer.average is not None:
             trainer.average.swap()
         scores = self._judge(trainer)
-        better = scores is None or improves(
-            scores, progress.best, progress.baseline, by_score=self.task.scoring is not None
-        )
+        by_score = self.task.scoring is not None
+        better = scores is None or improves(scores, progress.best, progress.baseline, by_score=by_score)
+        if scores is not None and (progress.tried is None or scores.loss < progress.tried.loss):
+            progress.tried = scores
         if better:
             self._keep(stage, scores)
         if trainer.average is not None:
@@ -292,8 +321,8 @@ class Recipe:
         if scores is not None:
             progress.best = scores
         self.best_state = {**self.best_state, **_copied(self.network.state(stage.n_unfrozen))}
-        place = (progress.stage, progress.attempt)
-        progress.path = [done for done in progress.path if done[:2] != place] + [(*place, progress.epoch)]
+        earlier = [done for done in progress.path if done[3] != progress.round]
+        progress.path = [*earlier, (progress.stage, progress.attempt, progress.epoch, progress.round)]
 
     def _record(self, trainer: Epoch, stage: Stage, loss: float, scores: Scores | None, better: bool, seconds: float):
         progress = self.progress
@@ -316,9 +345,9 @@ class Recipe:
 
     # -- once more, with all samples --------------------------------------------------------------------
 
-    def repeat(self, path: Sequence[tuple[int, int, int]]) -> None:
+    def repeat(self, path: Sequence[tuple[int, int, int, int]]) -> None:
         """Go the way again that was found, judging nothing: the same stages, strengths and numbers of epochs."""
-        for number, attempt, epochs in path:
+        for number, attempt, epochs, round_ in path:
             stage = self.stages[number]
             settings = self.settings.stronger() if attempt else self.settings
             trainer = self.trainer(stage, settings)
@@ -327,7 +356,7 @@ class Recipe:
                 train_epoch(
                     trainer,
                     self.train,
-                    epoch_rng(self.seed, number, attempt, epoch, 1),
+                    epoch_rng(self.seed, round_, epoch, 1),
                     first_step=epoch * steps,
                     total_steps=stage.epochs * steps,
                 )

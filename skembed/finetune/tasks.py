@@ -36,11 +36,22 @@ class Scores:
         Higher is better: the estimator's own score, or that of `scoring`.
     temperature : float
         What the outputs were divided by.
+    each : tuple of float
+        The loss of each sample, which tells a change from noise.
     """
 
     loss: float
     score: float
     temperature: float = 1.0
+    each: tuple[float, ...] = ()
+
+    def is_worse_than(self, other: Scores) -> bool:
+        """Whether the loss is higher than another's, of the same samples, by more than its standard error."""
+        if not self.each or not other.each:
+            return self.loss > other.loss
+        higher = np.subtract(self.each, other.each)
+        error = higher.std(ddof=1) / len(higher) ** 0.5 if len(higher) > 1 else 0.0
+        return bool(higher.mean() > error)
 
 
 class Task(ABC):
@@ -106,7 +117,8 @@ class Task(ABC):
             score = self._own_score(y, found["predict"], weights)
         else:
             score = float(self._scorer(_Answers(found, getattr(self, "classes", None)), None, y))
-        return Scores(float(np.average(losses, weights=weights)), score, temperature)
+        each = losses * weights / weights.mean()
+        return Scores(float(each.mean()), score, temperature, tuple(each.tolist()))
 
 
 class _Answers:
