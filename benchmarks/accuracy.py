@@ -151,7 +151,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=list(STRATEGIES))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--train", type=int, default=None, help="training samples")
-    parser.add_argument("--output", type=Path, default=RESULTS / "accuracy.json")
+    parser.add_argument("--json", type=Path, default=RESULTS / "accuracy.json")
     options = parser.parse_args(arguments)
     results = {}
     for name in options.only:
@@ -163,7 +163,7 @@ def main(arguments: list[str] | None = None) -> None:
             splits.append(_one_split(labelled, seed, options.strategies))
         results[name] = _summary(splits)
         print_table(f"{name}: {labelled.n_train} training samples, {options.repeats} splits", results[name])
-    write(document("accuracy", repeats=options.repeats, results=results), options.output)
+    write(document("accuracy", repeats=options.repeats, results=results), options.json)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ __all__ = [
     "long_texts",
     "many_texts",
     "minilm",
+    "random_bert",
     "random_timm",
     "random_wav2vec",
     "texts",
@@ -232,6 +233,20 @@ def random_timm(architecture: str, **arguments) -> Path:
         for _ in range(20):
             model(torch.randn(4, 3, 64, 64) if hasattr(model, "layer1") else torch.randn(1, 3, 224, 224))
     timm.models.save_for_hf(model.eval(), directory, model_args=arguments or None, safe_serialization=True)
+    return directory
+
+
+def random_bert() -> Path:
+    """The shape of BERT base with random weights, and MiniLM's tokenizer."""
+    import torch
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    directory = workspace() / "bert-base"
+    if directory.is_dir():
+        return directory
+    torch.manual_seed(0)
+    BertModel(BertConfig()).save_pretrained(directory)
+    AutoTokenizer.from_pretrained(minilm()).save_pretrained(directory)
     return directory
 
 

@@ -15,13 +15,19 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks import accuracy, cache, embed, gridsearch
+from benchmarks import accuracy, cache, embed, finetune, gridsearch
 from benchmarks.common import RESULTS, Goal
 
 __all__ = ["main", "rewritten", "table"]
 
 _START, _END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
-_GOALS = {"embed": embed.GOALS, "gridsearch": gridsearch.GOALS, "cache": cache.GOALS, "accuracy": accuracy.GOALS}
+_GOALS = {
+    "embed": embed.GOALS,
+    "gridsearch": gridsearch.GOALS,
+    "cache": cache.GOALS,
+    "finetune": finetune.GOALS,
+    "accuracy": accuracy.GOALS,
+}
 
 
 def table(documents: Iterable[Mapping[str, Any]]) -> str:

@@ -36,6 +36,7 @@ LAYERS = [
     ("skembed.image", 5),
     ("skembed.text", 5),
     ("skembed.audio", 5),
+    ("skembed.augment", 3),
     ("skembed.finetune", 6),
     ("skembed.testing", 7),
     ("skembed", 7),

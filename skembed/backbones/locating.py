@@ -11,10 +11,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
+from skembed.backbones.archive import unpack_directory
 from skembed.backbones.base import Backbone, BackboneSpec
 from skembed.backbones.bundled import bundled_directory, cache_home
 from skembed.backbones.hub import resolve_directory
 from skembed.backbones.registry import suggestion
+from skembed.backbones.tuned import TunedWeights
 from skembed.backbones.weights import fingerprint_directory, read_json
 from skembed.exceptions import BackboneNotFoundError
 
@@ -32,12 +34,17 @@ def identify(spec: BackboneSpec) -> Located | None:
     """Where the weights of a spec lie and which they are; None for a factory, which only shows when it is called."""
     if spec.source == "factory":
         return None
-    directory = locate(spec)
+    directory = locate(spec) if spec.tuned is None or not spec.tuned.archive else _unpacked(spec.tuned)
     fingerprint = _fingerprint(directory, _state_of(directory))
     if spec.tuned is None:
         return Located(directory, fingerprint)
     spec.tuned.check_base(fingerprint)
     return Located(directory, spec.tuned.fingerprint)
+
+
+@functools.lru_cache(maxsize=8)
+def _unpacked(tuned: TunedWeights) -> Path:
+    return unpack_directory(tuned.archive, tuned.base_fingerprint)
 
 
 def locate(spec: BackboneSpec) -> Path:

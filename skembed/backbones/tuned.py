@@ -28,6 +28,8 @@ class TunedWeights:
         Digest of its weights: others are refused.
     data : bytes
         The changed tensors, as a safetensors file holds them.
+    archive : bytes, optional
+        The base's own files, see `skembed.backbones.archive`, for machines that lack them.
 
     Attributes
     ----------
@@ -37,10 +39,11 @@ class TunedWeights:
         Hex digest of base and bytes, which is the fingerprint of the backbone that they make together.
     """
 
-    def __init__(self, base: BackboneSpec, base_fingerprint: str, data: bytes):
+    def __init__(self, base: BackboneSpec, base_fingerprint: str, data: bytes, archive: bytes = b""):
         self.base = base
         self.base_fingerprint = base_fingerprint
         self.data = data
+        self.archive = archive
         self.digest = sha256(data).hexdigest()
         self.fingerprint = sha256(f"{base_fingerprint}\0{self.digest}".encode()).hexdigest()
 
@@ -57,7 +60,8 @@ class TunedWeights:
         if before is not None:
             base, fingerprint = before.base, before.base_fingerprint
         changed = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        return cls(base, fingerprint, save({**held, **changed}))
+        archive = b"" if before is None else before.archive
+        return cls(base, fingerprint, save({**held, **changed}), archive)
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors by their names in the network's `state_dict`, on the CPU.

@@ -9,7 +9,7 @@ from typing import Any
 
 from skembed.exceptions import BackboneNotFoundError
 
-__all__ = ["fingerprint_directory", "read_json", "require_safetensors", "sha256_file"]
+__all__ = ["decisive_files", "fingerprint_directory", "read_json", "require_safetensors", "sha256_file"]
 
 #: Files that decide what a backbone computes. READMEs, training arguments and pictures do not.
 _DECISIVE = ("*.safetensors", "*.safetensors.index.json", "config.json", "preprocessor_config.json",
@@ -23,11 +23,15 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def decisive_files(directory: Path) -> list[Path]:
+    """The files that decide what the backbone computes, in order."""
+    return sorted({path for pattern in _DECISIVE for path in directory.glob(pattern) if path.is_file()})
+
+
 def fingerprint_directory(directory: Path) -> str:
     """Hex digest over the names and contents of the files that decide what the backbone computes."""
-    files = sorted({path for pattern in _DECISIVE for path in directory.glob(pattern) if path.is_file()})
     digest = hashlib.sha256()
-    for path in files:
+    for path in decisive_files(directory):
         digest.update(f"{path.relative_to(directory).as_posix()}\0{sha256_file(path)}\n".encode())
     return digest.hexdigest()
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import warnings
 from abc import abstractmethod
 from dataclasses import replace
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin, clone
@@ -297,6 +298,27 @@ class BaseFineTuner(TransformerMixin, CallbackSupportMixin, BaseEstimator):
         """Names of the columns that `transform` returns."""
         check_is_fitted(self)
         return self.embedder_.get_feature_names_out(input_features)
+
+    def self_contained(self) -> Self:
+        """A copy that holds the base's weights too, for machines that have neither them nor a hub.
+
+        Returns
+        -------
+        estimator : object
+            Fitted alike; its pickle is as large as the backbone's directory. The weights are unpacked once a machine,
+            below ``$SKEMBED_HOME``.
+
+        Raises
+        ------
+        ValueError
+            If the backbone comes from a function of yours, which has no directory.
+        """
+        from skembed.finetune.fitting import with_base
+
+        check_is_fitted(self)
+        copied = copy.copy(self)
+        copied.embedder_ = with_base(self.embedder_)
+        return copied
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "embedder_")

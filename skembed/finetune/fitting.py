@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save
 from sklearn.base import clone
 
+from skembed.backbones.archive import pack_directory
 from skembed.backbones.loading import load
-from skembed.backbones.locating import read_card, write_card
+from skembed.backbones.locating import identify, read_card, write_card
 from skembed.backbones.tuned import TunedWeights
 from skembed.base import BaseEmbedder
 from skembed.engine.device import resolve_device
@@ -23,7 +25,7 @@ from skembed.finetune.probe import Probe, Standardizer, search_probe
 from skembed.finetune.stages import Progress, Recipe, Stage, plan_stages
 from skembed.finetune.tasks import Scores, Task
 
-__all__ = ["Linear", "Outcome", "Request", "run_fit", "untrained"]
+__all__ = ["Linear", "Outcome", "Request", "run_fit", "untrained", "with_base"]
 
 
 @dataclass(frozen=True)
@@ -334,10 +336,31 @@ def _tuned_embedder(request: Request, network: FrozenNetwork) -> BaseEmbedder:
     if not changed:
         return request.embedder
     assert isinstance(network, Network)
-    tuned = TunedWeights.of(network.base, changed)
-    embedder = clone(request.embedder).set_params(backbone=tuned)
+    return _with_backbone(request.embedder, TunedWeights.of(network.base, changed))
+
+
+def with_base(embedder: BaseEmbedder) -> BaseEmbedder:
+    """The same embedder with the files of its base inside.
+
+    Raises
+    ------
+    ValueError
+        If its backbone has no directory.
+    """
+    spec = embedder.spec_
+    base = spec if spec.tuned is None else spec.tuned.base
+    located = identify(base)
+    if located is None:
+        raise ValueError(f"{base.name!r} is a function and has no directory to take along. Save its weights yourself.")
+    archive = pack_directory(located.directory)
+    data = save({}) if spec.tuned is None else spec.tuned.data
+    return _with_backbone(embedder, TunedWeights(base, located.fingerprint, data, archive))
+
+
+def _with_backbone(embedder: BaseEmbedder, tuned: TunedWeights) -> BaseEmbedder:
+    """The same embedder, fitted, with other weights of the same network."""
     # All that is known of the backbone stays true of it, so the card is copied and nothing is loaded to be described.
-    card = read_card(request.embedder.spec_, request.embedder.fingerprint_)
+    card = read_card(embedder.spec_, embedder.fingerprint_)
     if card is not None:
-        write_card(replace(request.embedder.spec_, tuned=tuned), replace(card, fingerprint=tuned.fingerprint))
-    return embedder.fit(request.samples[:1])
+        write_card(replace(embedder.spec_, tuned=tuned), replace(card, fingerprint=tuned.fingerprint))
+    return clone(embedder).set_params(backbone=tuned).fit(np.asarray([embedder._probe()]))

@@ -471,3 +471,27 @@ def test_callbacks_of_scikit_learn(rows):
     classifier.set_callbacks(Count()).fit(*rows)
     assert len(classifier.history_) == 3
     assert "stopped by a callback" in classifier.report_
+
+
+def test_a_self_contained_copy_needs_no_base(tmp_path, monkeypatch):
+    tiny.BUILDERS["bert"](tmp_path / "base")
+    texts = ["a cat", "the mat", "sat on", "a dog and a cat"] * 6
+    labels = np.arange(len(texts)) % 2
+    embedder = TextEmbedder(str(tmp_path / "base"), device="cpu", precision="float32")
+    settings = {"learning_rate": 1e-2, "validation_fraction": None, "random_state": 0}
+    for strategy, max_epochs in (("partial", 1), ("head", 0)):
+        fitted = FineTuneClassifier(embedder, strategy=strategy, max_epochs=max_epochs, **settings).fit(texts, labels)
+        whole = pickle.dumps(fitted.self_contained())
+        assert len(whole) > (tmp_path / "base" / "model.safetensors").stat().st_size
+        expected = fitted.predict_proba(texts)
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setenv("SKEMBED_HOME", str(tmp_path / f"home-{strategy}"))
+            (tmp_path / "base").rename(tmp_path / "gone")
+            loaded.clear()
+            np.testing.assert_array_equal(pickle.loads(whole).predict_proba(texts), expected)
+            (tmp_path / "gone").rename(tmp_path / "base")
+
+
+def test_a_backbone_from_a_function_cannot_be_taken_along(rows):
+    with pytest.raises(ValueError, match="has no directory to take along"):
+        _fit(rows, max_epochs=0).self_contained()

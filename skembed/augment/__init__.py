@@ -1,0 +1,45 @@
+"""Augmentation: small data stretched by changed copies that keep their labels.
+
+`resolve_augmentation` turns what `augment=` says into an `Augmentation`, which changes samples by draws from the
+generator it is given and from nothing else; `sample_rng` makes that generator, so that a sample is changed alike
+whichever worker reads it.
+"""
+
+from skembed.augment.audio import Gain, Noise, SpeedPerturbation, TimeShift
+from skembed.augment.image import ColorJitter, Flip, RandomErasing, RandomResizedCrop, Rotation
+from skembed.augment.mixing import cutmix, mixup
+from skembed.augment.operation import Operation, sample_rng
+from skembed.augment.rand_augment import RandAugment
+from skembed.augment.resolve import OPERATIONS, PRESETS, Augmentation, UserOperation, describe, resolve_augmentation
+from skembed.augment.spec_augment import SpecAugment
+from skembed.augment.text import SynonymReplacement, WordDropout, WordSwap
+from skembed.augment.tokens import TokenDropout, TokenMasking
+
+__all__ = [
+    "OPERATIONS",
+    "PRESETS",
+    "Augmentation",
+    "ColorJitter",
+    "Flip",
+    "Gain",
+    "Noise",
+    "Operation",
+    "RandAugment",
+    "RandomErasing",
+    "RandomResizedCrop",
+    "Rotation",
+    "SpecAugment",
+    "SpeedPerturbation",
+    "SynonymReplacement",
+    "TimeShift",
+    "TokenDropout",
+    "TokenMasking",
+    "UserOperation",
+    "WordDropout",
+    "WordSwap",
+    "cutmix",
+    "describe",
+    "mixup",
+    "resolve_augmentation",
+    "sample_rng",
+]

@@ -1,0 +1,178 @@
+"""What an operation is: a few frozen parameters, and a change of one sample that draws from the generator it is given.
+
+No operation reads or writes the random states of Python, NumPy or torch: those are shared by all threads, so that a
+result would depend on how many of them work, and seeding them would disturb whoever else draws, a dropout for one.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, dataclass, fields
+from functools import partial
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from skembed.backbones.base import Backbone, Item
+
+__all__ = ["Operation", "SampleOperation", "check_interval", "check_number", "sample_rng", "shown"]
+
+
+def sample_rng(seed: int, epoch: int, index: int, stage: int = 0) -> np.random.Generator:
+    """The generator of one sample in one epoch, whoever asks for it and whatever was drawn before.
+
+    Parameters
+    ----------
+    seed : int
+        Of the whole fit, 0 or more.
+    epoch : int
+        Or number of the view, where views are stored or averaged.
+    index : int
+        Position of the sample in the data, not in the batch.
+    stage : int, default=0
+        Another number gives independent draws for the same sample: where `on_item` does not go on with the
+        generator that `on_sample` was given, it needs one of another stage.
+
+    Returns
+    -------
+    numpy.random.Generator
+
+    Examples
+    --------
+    >>> float(sample_rng(0, epoch=1, index=2).random()) == float(sample_rng(0, epoch=1, index=2).random())
+    True
+    """
+    # A spawn key and not one list of numbers: NumPy fills lists with zeros, so that [1] and [1, 0] are the same.
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(epoch, index, stage)))
+
+
+class Operation(ABC):
+    """One named change of a sample. A subclass is a frozen dataclass and overrides one of the two methods."""
+
+    #: What `augment=` calls it.
+    name: ClassVar[str]
+    #: What it changes: "image", "text" or "audio".
+    modality: ClassVar[str]
+
+    def on_sample(self, value: Any, rng: np.random.Generator, *, sampling_rate: int | None = None) -> Any:
+        """Change a decoded sample; return a new one, or the same where nothing changes.
+
+        Parameters
+        ----------
+        value : PIL.Image.Image in mode RGB, str, or ndarray of shape (n_samples,), float32
+            Never written to.
+        rng : numpy.random.Generator
+            The only source of chance.
+        sampling_rate : int, optional
+            Samples per second (Hz) of a waveform.
+        """
+        return value
+
+    def on_item(self, item: Item, rng: np.random.Generator, backbone: Backbone) -> Item:
+        """Change what the backbone made of a sample; return a new item, or the same where nothing changes.
+
+        Parameters
+        ----------
+        item : Item
+            Never written to: it may be used again in the next epoch.
+        rng : numpy.random.Generator
+            The only source of chance.
+        backbone : Backbone
+            Whose `preprocess` made the item.
+        """
+        return item
+
+    def require(self) -> None:
+        """Raise ImportError if something that the operation needs is not installed."""
+        return None
+
+    def describe(self) -> str:
+        """The name, and those parameters that are not at their defaults."""
+        changed = [
+            f"{field.name}={shown(getattr(self, field.name))}"
+            for field in self._fields()
+            if field.default is MISSING or getattr(self, field.name) != field.default
+        ]
+        return f"{self.name}({', '.join(changed)})" if changed else self.name
+
+    def __repr__(self) -> str:
+        # Functions by their names: addresses differ from process to process.
+        values = [f"{field.name}={shown(getattr(self, field.name))}" for field in self._fields()]
+        return f"{type(self).__name__}({', '.join(values)})"
+
+    def _fields(self) -> list[Field]:
+        """The parameters, with the one that nearly all operations have last."""
+        return sorted(fields(self), key=lambda field: field.name == "probability")  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, repr=False, kw_only=True)
+class SampleOperation(Operation):
+    """An operation on the decoded sample, done with some probability.
+
+    Parameters
+    ----------
+    probability : float, default=1.0
+        Share of the samples that are changed, 0 to 1.
+    """
+
+    probability: float = 1.0
+
+    def __post_init__(self):
+        check_number(self, "probability", 0, 1)
+
+    def on_sample(self, value, rng, *, sampling_rate=None):
+        return self._change(value, rng, sampling_rate) if rng.random() < self.probability else value
+
+    @abstractmethod
+    def _change(self, value: Any, rng: np.random.Generator, sampling_rate: int | None) -> Any:
+        """The changed sample."""
+
+
+def shown(value: Any) -> str:
+    """A value as text that is the same in every process.
+
+    Examples
+    --------
+    >>> shown((0.5, 1.0)), shown({"old": {"aged", "ancient"}})
+    ('(0.5, 1.0)', "{'old': {'aged', 'ancient'}}")
+    >>> shown(shown)
+    'skembed.augment.operation.shown'
+    """
+    if isinstance(value, partial):
+        given = [*map(shown, value.args), *(f"{name}={shown(part)}" for name, part in value.keywords.items())]
+        return f"partial({', '.join([shown(value.func), *given])})"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{shown(key)}: {shown(part)}" for key, part in value.items()) + "}"
+    if isinstance(value, (set, frozenset)):
+        return "{" + ", ".join(sorted(map(shown, value))) + "}"
+    if callable(value) and hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"
+    return repr(value)
+
+
+def check_number(operation: Operation, parameter: str, low: float, high: float, *, whole: bool = False) -> None:
+    """Raise ValueError unless the parameter is a number (or a whole number) from `low` to `high`."""
+    value = getattr(operation, parameter)
+    kind, words = (Integral, "a whole number") if whole else (Real, "a number")
+    # True is an Integral; NaN is between nothing.
+    if isinstance(value, bool) or not isinstance(value, kind) or not low <= float(value) <= high:
+        raise ValueError(
+            f"{operation.name}: {parameter}={value!r} is out of range. Use {words} from {low:g} to {high:g}."
+        )
+
+
+def check_interval(operation: Operation, parameter: str, low: float, high: float) -> None:
+    """Raise ValueError unless the parameter is a pair of numbers in order, both from `low` to `high`; store a tuple."""
+    value = getattr(operation, parameter)
+    pair = tuple(value) if isinstance(value, (tuple, list)) else ()
+    numbers = all(isinstance(part, Real) and not isinstance(part, bool) for part in pair)
+    if len(pair) != 2 or not numbers or not low <= pair[0] <= pair[1] <= high:
+        raise ValueError(
+            f"{operation.name}: {parameter}={value!r} is out of range. "
+            f"Use two numbers in order, from {low:g} to {high:g}."
+        )
+    # A list would make the operation unhashable.
+    object.__setattr__(operation, parameter, pair)

@@ -1,0 +1,63 @@
+"""A backbone's directory as bytes, for estimators that take their base weights along."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+
+from skembed.backbones.bundled import cache_home, publish_directory
+from skembed.backbones.weights import decisive_files, fingerprint_directory
+from skembed.exceptions import IntegrityError
+
+__all__ = ["pack_directory", "unpack_directory"]
+
+
+def pack_directory(directory: Path) -> bytes:
+    """The files of a directory that decide what the backbone computes, as an uncompressed zip.
+
+    Parameters
+    ----------
+    directory : Path
+        With configuration and weights.
+    """
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w", zipfile.ZIP_STORED) as archive:
+        for path in decisive_files(directory):
+            # A fixed time, so that the same files are the same bytes.
+            name = zipfile.ZipInfo(path.relative_to(directory).as_posix(), (1980, 1, 1, 0, 0, 0))
+            archive.writestr(name, path.read_bytes())
+    return held.getvalue()
+
+
+def unpack_directory(archive: bytes, fingerprint: str) -> Path:
+    """The directory again, below `cache_home`; written once a machine.
+
+    Parameters
+    ----------
+    archive : bytes
+        What `pack_directory` gave.
+    fingerprint : str
+        Of the directory, see `fingerprint_directory`.
+
+    Raises
+    ------
+    IntegrityError
+        If the files are not those that were packed, or one of them would lie elsewhere.
+    """
+    target = cache_home() / "unpacked" / fingerprint[:32]
+    if target.is_dir() and fingerprint_directory(target) == fingerprint:
+        return target
+
+    def write(directory: Path) -> None:
+        with zipfile.ZipFile(io.BytesIO(archive)) as held:
+            for name in held.namelist():
+                path = (directory / name).resolve()
+                if not path.is_relative_to(directory.resolve()):
+                    raise IntegrityError(f"A packed backbone names the file {name!r}, outside of its directory.")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(held.read(name))
+        if fingerprint_directory(directory) != fingerprint:
+            raise IntegrityError("A packed backbone is not what its fingerprint says. Load it from another copy.")
+
+    return publish_directory(target, write)
