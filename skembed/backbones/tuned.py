@@ -96,13 +96,15 @@ class TunedWeights:
 
     def load_into(self, backbone: Backbone) -> None:
         """Put the tensors in their places."""
-        tensors = self.tensors()
-        _, unexpected = backbone.module.load_state_dict(tensors, strict=False)
-        if unexpected:
+        tensors, own = self.tensors(), backbone.module.state_dict()
+        wrong = [name for name, value in tensors.items() if name not in own or own[name].shape != value.shape]
+        if wrong:
+            has = "no" if wrong[0] not in own else "another shape of"
             raise WeightsMismatchError(
-                f"{backbone.spec.name} has no {unexpected[0]!r}, which was fine-tuned: it is read differently by the "
+                f"{backbone.spec.name} has {has} {wrong[0]!r}, which was fine-tuned: it is read differently by the "
                 "libraries installed here. Install the versions that it was trained with, or fit again."
             )
+        backbone.module.load_state_dict(tensors, strict=False)
         backbone.fingerprint = self.fingerprint
 
     def __sklearn_clone__(self) -> TunedWeights:

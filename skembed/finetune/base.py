@@ -163,6 +163,7 @@ class BaseFineTuner(TransformerMixin, CallbackSupportMixin, BaseEstimator):
             raise ValueError(f"{missing} is None: give both X_val and y_val, or neither.")
         samples, y_val = embedder._samples(X_val, reset=False), self._check_targets(y_val)
         check_consistent_length(samples, y_val)
+        samples, y_val, *_ = _readable(embedder, samples, y_val, np.ones(len(y_val)), None)
         return samples, y_val
 
     def _check_known(self, y_val: np.ndarray) -> None:

@@ -123,7 +123,12 @@ class TrainingData:
         # One block is held at a time: what the next stage needs lies below.
         self._held = None
         batch_size = None if self.embedder.batch_size == "auto" else int(self.embedder.batch_size)
-        store = fill_store(ItemStore(), chunks, backbone=self.embedder._load(), block=block, batch_size=batch_size)
+        try:
+            store = fill_store(ItemStore(), chunks, backbone=self.embedder._load(), block=block, batch_size=batch_size)
+        except OSError as error:
+            self._note(f"The frozen blocks were computed in every epoch: what they return could not be kept ({error}).")
+            self.replay = False
+            return None
         self._held = (block, store)
         return store
 

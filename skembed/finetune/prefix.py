@@ -69,6 +69,9 @@ class ItemStore:
             self._held += size
         else:
             sample = [replace(item, data={k: self._spill(v) for k, v in item.data.items()}) for item in sample]
+            if self._file is not None:
+                # Here, so that a full disk shows before anything relies on the store.
+                self._file.flush()
         self._samples.append(sample)
 
     def __getitem__(self, index: int) -> Sample:
@@ -82,21 +85,26 @@ class ItemStore:
             return value
         if self._file is None:
             self._file = tempfile.TemporaryFile(prefix="skembed-")  # noqa: SIM115, it lives as long as the store
-        tensor = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
-        raw = tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        if isinstance(value, np.ndarray):
+            # Not by way of torch, which takes no array that is turned round and warns of one that cannot be written.
+            raw = value.tobytes()
+        else:
+            raw = value.contiguous().flatten().view(torch.uint8).numpy().tobytes()
         self._file.write(raw)
         offset, self._written = self._written, self._written + len(raw)
-        return _Spilled(offset, len(raw), tensor.dtype, tuple(tensor.shape), isinstance(value, np.ndarray))
+        return _Spilled(offset, len(raw), value.dtype, tuple(value.shape), isinstance(value, np.ndarray))
 
     def _fetch(self, value: Any) -> Any:
         if not isinstance(value, _Spilled):
             return value
+        if not value.size:
+            return np.empty(value.shape, value.dtype) if value.array else torch.empty(value.shape, dtype=value.dtype)
         if self._map is None or len(self._map) < self._written:
-            self._file.flush()
             self._map = mmap.mmap(self._file.fileno(), self._written, access=mmap.ACCESS_READ)
         raw = bytearray(self._map[value.offset : value.offset + value.size])
-        tensor = torch.frombuffer(raw, dtype=torch.uint8).view(value.dtype).reshape(value.shape)
-        return tensor.numpy() if value.array else tensor
+        if value.array:
+            return np.frombuffer(raw, dtype=value.dtype).reshape(value.shape)
+        return torch.frombuffer(raw, dtype=value.dtype).reshape(value.shape)
 
 
 class _Spilled:
@@ -104,7 +112,7 @@ class _Spilled:
 
     __slots__ = ("array", "dtype", "offset", "shape", "size")
 
-    def __init__(self, offset: int, size: int, dtype: torch.dtype, shape: tuple[int, ...], array: bool):
+    def __init__(self, offset: int, size: int, dtype: Any, shape: tuple[int, ...], array: bool):
         self.offset, self.size, self.dtype, self.shape, self.array = offset, size, dtype, shape, array
 
 

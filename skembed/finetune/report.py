@@ -70,9 +70,12 @@ def describe_fit(
     elif kept == "probe":
         lines.append("Nothing was trained: the linear probe is what was kept.")
     elif n_held_out:
-        stage, _, epochs, _ = progress.path[-1]
+        number, attempt, *_ = progress.path[-1]
+        place = stages[number].name, attempt + 1
+        own = [record for record in progress.history if (record["stage"], record["attempt"]) == place]
+        epochs = max(i for i, record in enumerate(own, start=1) if record["best"])
         lines.append(
-            f"Kept: {stages[stage].name}, epoch {epochs} of that stage, {_scores(progress.best, score_name)}, "
+            f"Kept: {stages[number].name}, epoch {epochs} of that stage, {_scores(progress.best, score_name)}, "
             f"against {_scores(progress.baseline, score_name)} of the probe."
         )
     else:

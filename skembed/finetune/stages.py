@@ -145,7 +145,8 @@ def improves(found: Scores, best: Scores, baseline: Scores, *, by_score: bool) -
     """
     if by_score:
         return (found.score, -found.loss) > (best.score, -best.loss)
-    lower = found.loss < best.loss - _LEAST_GAIN * abs(best.loss)
+    least = _LEAST_GAIN * abs(best.loss) if np.isfinite(best.loss) else 0.0
+    lower = found.loss < best.loss - least
     return lower and not found.score < baseline.score
 
 
@@ -251,9 +252,9 @@ class Recipe:
             progress.ended = "max_epochs was reached"
         elif not deepest and (gained or not harmed or stage.n_unfrozen == 0):
             progress.stage, progress.attempt = progress.stage + 1, 0
-        elif len(self.stages) > 1 and gained:
+        elif len(self.stages) > 1 and gained and len(self.held_out):
             pass  # as deep as it goes, and another round may gain again
-        elif len(self.stages) > 1 and progress.attempt == 0:
+        elif len(self.stages) > 1 and not gained and progress.attempt == 0:
             progress.attempt = 1
         elif not gained:
             again = ", also with stronger regularisation" if progress.attempt else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -78,13 +79,23 @@ def _whole_groups(y, groups: np.ndarray, fraction: float, rng: np.random.Generat
     if n_groups < 2:
         raise ValueError("groups has one group, which cannot be on both sides. Give X_val and y_val instead.")
     seed = int(rng.integers(2**31))
-    n_splits = min(n_groups, max(2, round(1 / fraction)))
     if not stratify:
-        splits = GroupShuffleSplit(n_splits=1, test_size=fraction, random_state=seed).split(y, y, groups)
+        n_held_out = min(max(1, round(fraction * n_groups)), n_groups - 1)
+        splits = GroupShuffleSplit(n_splits=1, test_size=n_held_out, random_state=seed).split(y, y, groups)
         return next(splits)[1]
-    splits = StratifiedGroupKFold(n_splits=n_splits, shuffle=True, random_state=seed).split(np.zeros(len(y)), y, groups)
-    whole = set(np.unique(y).tolist())
-    parts = [(train, test) for train, test in splits if len(test)]
+    classes, counts = np.unique(y, return_counts=True)
+    n_splits = min(n_groups, max(2, round(1 / min(fraction, 1 - fraction))), int(counts.max()))
+    if n_splits < 2:
+        return np.arange(0)
+    with warnings.catch_warnings():
+        # Whether a class that is smaller than the number of folds is trained on is seen below.
+        warnings.filterwarnings("ignore", message="The least populated class")
+        splitter = StratifiedGroupKFold(n_splits=n_splits, shuffle=True, random_state=seed)
+        splits = list(splitter.split(np.zeros(len(y)), y, groups))
+    whole = set(classes.tolist())
+    # More than half is what one fold leaves over.
+    sides = [(test, train) if fraction > 0.5 else (train, test) for train, test in splits]
+    parts = [(train, test) for train, test in sides if len(train) and len(test)]
     # A fold whose rest has every class, if there is one: a class that is never trained on cannot be learned.
     complete = [test for train, test in parts if set(y[train].tolist()) == whole]
     return complete[0] if complete else parts[0][1]

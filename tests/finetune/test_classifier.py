@@ -495,3 +495,20 @@ def test_a_self_contained_copy_needs_no_base(tmp_path, monkeypatch):
 def test_a_backbone_from_a_function_cannot_be_taken_along(rows):
     with pytest.raises(ValueError, match="has no directory to take along"):
         _fit(rows, max_epochs=0).self_contained()
+
+
+def test_a_full_disk_costs_the_replay_and_not_the_fit(rows, monkeypatch):
+    """What the frozen blocks return does not fit into memory, and there is no room on the disk."""
+    from skembed.finetune import data
+
+    original = data.fill_store
+
+    def full(store, prepared, **keywords):
+        if keywords.get("block") is not None:
+            raise OSError(28, "No space left on device")
+        return original(store, prepared, **keywords)
+
+    monkeypatch.setattr(data, "fill_store", full)
+    classifier = _fit(rows, strategy="partial", max_epochs=2)
+    assert not any(record["replayed"] for record in classifier.history_)
+    assert "No space left on device" in classifier.report_
