@@ -165,10 +165,10 @@ def deep(repeats: int) -> dict[str, Any]:
     classes = np.arange(len(paths)) % 4
     return {
         "ViT-S/16": _replayed(
-            "top 2 of 12 blocks, ViT-S/16", images, paths, classes, repeats, n_unfrozen=2, max_epochs=6
+            "top 2 of 12 blocks, ViT-S/16", images, paths, classes, repeats, n_unfrozen=2
         ),
         "BERT base": _replayed(
-            "top 2 of 12 layers, BERT base", bert, texts, y, repeats, n_unfrozen=2, max_epochs=6
+            "top 2 of 12 layers, BERT base", bert, texts, y, repeats, n_unfrozen=2
         ),
     }  # fmt: skip
 

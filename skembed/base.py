@@ -202,7 +202,11 @@ class BaseEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             warn_unreadable(result.errors, len(samples), stacklevel=3)
         if result.n_truncated:
             warnings.warn(self._truncation_message(result.n_truncated, len(samples)), TruncationWarning, stacklevel=3)
-        rows = result.embeddings[:, : self._n_features_out]
+        return self._finished(result.embeddings)
+
+    def _finished(self, rows: np.ndarray) -> np.ndarray:
+        """Whole rows as `transform` returns them: cut, and of length one where that is wanted."""
+        rows = rows[:, : self._n_features_out]
         return _unit_length(rows) if self._normalized else np.ascontiguousarray(rows)
 
     def _truncation_message(self, n_truncated: int, n_samples: int) -> str:

@@ -23,7 +23,7 @@ from skembed.engine.reading import Reading
 from skembed.exceptions import DecodeError, DeviceWarning
 from skembed.inputs import decode_all
 
-__all__ = ["Extraction", "computing", "each_batch", "extract", "prepare", "probe_width", "workers"]
+__all__ = ["Extraction", "computing", "each_batch", "embed_items", "extract", "prepare", "probe_width", "workers"]
 
 #: So many times larger are the batches that "auto" plans for an accelerator: a CPU's caches like them small.
 #: Halving on out-of-memory is the safety net.
@@ -132,7 +132,7 @@ def extract(
             result.errors += errors
             good = [i for i, items in enumerate(prepared) if items is not None]
             result.truncated[[start + i for i in good]] = [prepared[i][1] for i in good]
-            _embed_items(
+            embed_items(
                 backbone,
                 [prepared[i][0] for i in good],
                 reading,
@@ -213,8 +213,11 @@ def prepare(backbone, samples, reading: Reading, read, pool, positions, on_error
     return decode_all(samples, prepare, on_error=on_error, positions=positions, run=run)
 
 
-def _embed_items(backbone, items: list[list[Item]], reading: Reading, batch_size, place) -> None:
-    """One row a sample; the windows of a long sample are averaged, weighted by their real length."""
+def embed_items(backbone, items: list[list[Item]], reading: Reading, batch_size, place) -> None:
+    """One row a sample; the windows of a long sample are averaged, weighted by their real length.
+
+    `place` is told which samples are done, and their rows.
+    """
     if not items:
         return
     flat = [item for windows in items for item in windows]

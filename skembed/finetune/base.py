@@ -53,6 +53,9 @@ class BaseFineTuner(TransformerMixin, CallbackSupportMixin, BaseEstimator):
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "l2_sp": [Interval(Real, 0, None, closed="left")],
         "mixup": [Interval(Real, 0, None, closed="left")],
+        "augment": "no_validation",
+        "augment_views": [Interval(Integral, 1, None, closed="left"), None],
+        "n_views": [Interval(Integral, 1, None, closed="left")],
         "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
         "ema": [Interval(Real, 0, 1, closed="neither"), None],
         "scoring": [str, callable, None],
@@ -138,6 +141,8 @@ class BaseFineTuner(TransformerMixin, CallbackSupportMixin, BaseEstimator):
             replay=bool(self.replay_prefix),
             refit=bool(self.refit) and X_val is None,
             seed=seed,
+            augmentation=self._augmentation(embedder),
+            augment_views=None if self.augment_views is None else int(self.augment_views),
             checkpoint_dir=self.checkpoint_dir,
             start=start,
         )
@@ -179,6 +184,11 @@ class BaseFineTuner(TransformerMixin, CallbackSupportMixin, BaseEstimator):
             state = 0
         seed = int(check_random_state(state).randint(2**31 - 1))
         return seed, np.random.default_rng(seed)
+
+    def _augmentation(self, embedder: BaseEmbedder):
+        from skembed.augment import resolve_augmentation
+
+        return None if self.augment is None else resolve_augmentation(self.augment, embedder._modality)
 
     def _settings(self):
         from skembed.finetune.loop import Settings
@@ -263,7 +273,16 @@ class BaseFineTuner(TransformerMixin, CallbackSupportMixin, BaseEstimator):
 
     def _predictions(self, X) -> dict[str, np.ndarray]:
         check_is_fitted(self)
-        return self._predicting.predictions(self._head(self.embedder_.transform(X)), self.temperature_)
+        outputs = self._head(self.embedder_.transform(X))
+        augmentation = self._augmentation(self.embedder_)
+        if self.n_views > 1 and augmentation is not None:
+            from skembed.finetune.data import Views, embed_view
+
+            samples, views = self.embedder_._samples(X, reset=False), Views(augmentation, 0)
+            for view in range(1, self.n_views):
+                outputs = outputs + self._head(embed_view(self.embedder_, samples, views, view))
+            outputs = outputs / self.n_views
+        return self._predicting.predictions(outputs, self.temperature_)
 
     def predict(self, X) -> np.ndarray:
         """Predict the targets of raw samples.

@@ -64,6 +64,15 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
         Part of each target that is spread over all classes.
     mixup : float, default=0
         Parameter of the Beta distribution by which embeddings, and targets, of a batch are mixed in pairs; 0 for none.
+    augment : None, str, callable or sequence, default=None
+        How samples are changed for training: "light", "standard" or "strong"; operations by name, as ("name",
+        {parameters}) or as objects of `skembed.augment`; a function of a decoded sample; or several of them in order.
+        What is held out is never changed.
+    augment_views : int, default=None
+        So many views of each sample are kept, the unchanged one among them, and gone through from epoch to epoch; what
+        frozen blocks return for them is computed once. None changes samples anew in every epoch.
+    n_views : int, default=1
+        Views of each sample whose outputs are averaged in prediction, the unchanged one among them.
     clip_norm : float, default=1
         Largest norm of a step's gradient; None for any.
     ema : float, default=None
@@ -160,6 +169,9 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
         l2_sp=0.0,
         label_smoothing=0.0,
         mixup=0.0,
+        augment=None,
+        augment_views=None,
+        n_views=1,
         clip_norm=1.0,
         ema=None,
         class_weight=None,
@@ -189,6 +201,9 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
         self.l2_sp = l2_sp
         self.label_smoothing = label_smoothing
         self.mixup = mixup
+        self.augment = augment
+        self.augment_views = augment_views
+        self.n_views = n_views
         self.clip_norm = clip_norm
         self.ema = ema
         self.class_weight = class_weight

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from skembed.augment import Augmentation, sample_rng
 from skembed.base import BaseEmbedder
-from skembed.engine.extract import prepare, workers
+from skembed.engine.extract import embed_items, prepare, workers
 from skembed.finetune.loop import Source
 from skembed.finetune.network import FrozenNetwork, Network
-from skembed.finetune.prefix import ItemStore, Sample, agree, fill_store, replay_block
+from skembed.finetune.prefix import MEMORY, ItemStore, Sample, agree, fill_store, replay_block
 
-__all__ = ["TableSource", "TrainingData", "prepared_chunks"]
+__all__ = ["TableSource", "TrainingData", "Views", "embed_view", "prepared_chunks"]
 
 #: Samples on which a replayed pass is compared with a plain one.
 _TRIED = 4
@@ -26,16 +29,18 @@ class TableSource:
 
     Parameters
     ----------
-    table : ndarray of shape (n_samples, n_features), float32
+    tables : sequence of ndarray of shape (n_samples, n_features), float32
+        One a view of the samples; the first of them as they are.
     device : torch.device
         Where the head is.
     """
 
-    def __init__(self, table: np.ndarray, device: torch.device):
-        self.table = torch.from_numpy(table).to(device)
+    def __init__(self, tables: Sequence[np.ndarray], device: torch.device):
+        self.tables = [torch.from_numpy(table).to(device) for table in tables]
 
-    def features(self, indices: np.ndarray) -> Tensor:
-        return self.table[torch.from_numpy(indices).to(self.table.device)]
+    def features(self, indices: np.ndarray, view: int = 0) -> Tensor:
+        table = self.tables[view % len(self.tables)]
+        return table[torch.from_numpy(indices).to(table.device)]
 
 
 class NetworkSource:
@@ -44,18 +49,84 @@ class NetworkSource:
     Parameters
     ----------
     network : Network
-    store : ItemStore
-        Samples as they were prepared, or what the frozen blocks made of them.
+    stores : sequence of ItemStore
+        Samples as they were prepared, or what the frozen blocks made of them; one a view, the first of them as they
+        are.
     """
 
-    def __init__(self, network: Network, store: ItemStore):
-        self.network, self.store = network, store
+    def __init__(self, network: Network, stores: Sequence[ItemStore]):
+        self.network, self.stores = network, stores
 
-    def features(self, indices: np.ndarray) -> Tensor:
-        return self.network.features([self.store[int(i)] for i in indices])
+    def features(self, indices: np.ndarray, view: int = 0) -> Tensor:
+        store = self.stores[view % len(self.stores)]
+        return self.network.features([store[int(i)] for i in indices])
 
 
-def prepared_chunks(embedder: BaseEmbedder, backbone: Any, samples: Sequence[Any]) -> Iterator[list[Sample]]:
+class FreshSource(NetworkSource):
+    """Features of samples that are changed anew for each view.
+
+    Parameters
+    ----------
+    network : Network
+    store : ItemStore
+        Samples as they are, for view 0.
+    prepare : callable
+        Takes positions and the number of a view; returns prepared samples.
+    """
+
+    def __init__(self, network: Network, store: ItemStore, prepare: Callable[[np.ndarray, int], list[Sample]]):
+        super().__init__(network, [store])
+        self.prepare = prepare
+
+    def features(self, indices: np.ndarray, view: int = 0) -> Tensor:
+        return self.network.features(self.prepare(indices, view)) if view else super().features(indices)
+
+
+@dataclass(frozen=True)
+class Views:
+    """How samples are changed for training.
+
+    Parameters
+    ----------
+    augmentation : Augmentation
+    seed : int
+        With the number of the view and the position of the sample it decides everything.
+    stored : int, optional
+        Views of each sample that are prepared once and gone through in turn, the unchanged one first; None changes
+        samples anew in every epoch.
+    """
+
+    augmentation: Augmentation
+    seed: int
+    stored: int | None = None
+
+    def reader(self, read: Callable[[Any], tuple[Any, bool]], view: int, rate: int | None) -> Callable:
+        """Reads a pair of position and raw sample, and changes what was read."""
+
+        def read_changed(pair: tuple[int, Any]) -> tuple[Any, bool]:
+            value, cut = read(pair[1])
+            rng = sample_rng(self.seed, view, pair[0])
+            return self.augmentation.on_sample(value, rng, sampling_rate=rate), cut
+
+        return read_changed
+
+    def change(self, sample: Sample, view: int, position: int, backbone: Any) -> Sample:
+        """Changes what the backbone prepared."""
+        if not self.augmentation.changes_items:
+            return sample
+        rng = sample_rng(self.seed, view, position, stage=1)
+        return [self.augmentation.on_item(item, rng, backbone) for item in sample]
+
+
+def prepared_chunks(
+    embedder: BaseEmbedder,
+    backbone: Any,
+    samples: Sequence[Any],
+    *,
+    views: Views | None = None,
+    view: int = 0,
+    positions: Sequence[int] | np.ndarray | None = None,
+) -> Iterator[list[Sample]]:
     """Decoded and preprocessed samples, a chunk at a time.
 
     Parameters
@@ -66,14 +137,51 @@ def prepared_chunks(embedder: BaseEmbedder, backbone: Any, samples: Sequence[Any
         Prepares them.
     samples : sequence
         Raw samples, all of them readable.
+    views : Views, optional
+        Changes them, in every view but the first.
+    view : int
+        Which.
+    positions : sequence of int, optional
+        Of the samples in the data, which decide how they are changed; None counts from 0.
     """
     read, size = embedder._reader(backbone), embedder._chunk_size
+    where: Any = range(len(samples)) if positions is None else positions
     with workers() as pool:
         for start in range(0, len(samples), size):
-            part = samples[start : start + size]
-            positions = range(start, start + len(part))
-            prepared, _ = prepare(backbone, part, embedder._reading, read, pool, positions, "raise")
-            yield [items for items, _ in prepared]
+            part, at = list(samples[start : start + size]), [int(i) for i in where[start : start + size]]
+            if views is None or view == 0:
+                prepared, _ = prepare(backbone, part, embedder._reading, read, pool, at, "raise")
+                yield [items for items, _ in prepared]
+                continue
+            changed = views.reader(read, view, backbone.sampling_rate)
+            pairs = list(zip(at, part, strict=True))
+            prepared, _ = prepare(backbone, pairs, embedder._reading, changed, pool, at, "raise")
+            yield [
+                views.change(items, view, position, backbone) for position, (items, _) in zip(at, prepared, strict=True)
+            ]
+
+
+def embed_view(embedder: BaseEmbedder, samples: Sequence[Any], views: Views, view: int) -> np.ndarray:
+    """Rows of changed samples, as `transform` would give them.
+
+    Parameters
+    ----------
+    embedder : BaseEmbedder
+        Fitted.
+    samples : sequence
+        Raw samples.
+    views, view
+        How they are changed, and which of the ways.
+    """
+    backbone = embedder._load()
+    rows = np.empty((len(samples), embedder._width), dtype=np.float32)
+    batch_size = None if embedder.batch_size == "auto" else int(embedder.batch_size)
+    start = 0
+    for chunk in prepared_chunks(embedder, backbone, samples, views=views, view=view):
+        part = rows[start : start + len(chunk)]
+        embed_items(backbone, [list(sample) for sample in chunk], embedder._reading, batch_size, part.__setitem__)
+        start += len(chunk)
+    return embedder._finished(rows)
 
 
 class TrainingData:
@@ -89,31 +197,70 @@ class TrainingData:
         Their embeddings.
     replay : bool
         Whether frozen blocks may be computed once and kept.
+    views : Views, optional
+        How samples are changed for training.
     """
 
-    def __init__(self, embedder: BaseEmbedder, samples: Sequence[Any], frozen: np.ndarray, *, replay: bool):
-        self.embedder, self.samples, self.frozen, self.replay = embedder, samples, frozen, replay
+    def __init__(
+        self,
+        embedder: BaseEmbedder,
+        samples: Sequence[Any],
+        frozen: np.ndarray,
+        *,
+        replay: bool,
+        views: Views | None = None,
+    ):
+        self.embedder, self.samples, self.frozen, self.replay, self.views = embedder, samples, frozen, replay, views
         #: Why the frozen blocks were not replayed, where they were not.
         self.notes: list[str] = []
         self._whole: ItemStore | None = None
-        self._held: tuple[int, ItemStore] | None = None
+        self._held: tuple[int, list[ItemStore]] | None = None
+        self._tables: list[np.ndarray] | None = None
+        if views is not None and views.stored is None:
+            self.replay = False
+            self._note(
+                "The frozen blocks were computed in every epoch: samples were changed anew each time. "
+                "augment_views=4, say, keeps four views of each sample, and what the frozen blocks return for them."
+            )
 
     def source(self, network: FrozenNetwork, n_unfrozen: int) -> tuple[Source, bool]:
         """Where features come from while so many blocks train, and whether frozen blocks are replayed for it."""
         if n_unfrozen == 0 and self.replay:
-            return TableSource(self.frozen, network.device), True
+            return TableSource(self._known_tables(), network.device), True
         assert isinstance(network, Network)
         block = replay_block(network, n_unfrozen) if self.replay else None
         if block is not None:
-            store = self._replayed(network, block)
-            if store is not None:
-                return NetworkSource(network, store), True
-        return NetworkSource(network, self._prepared(network)), False
+            stores = self._replayed(network, block)
+            if stores is not None:
+                return NetworkSource(network, stores), True
+        if self.views is None:
+            return NetworkSource(network, [self._prepared(network)]), False
+        return FreshSource(network, self._prepared(network), partial(self._changed, network)), False
 
-    def _replayed(self, network: Network, block: int) -> ItemStore | None:
+    @property
+    def _n_views(self) -> int:
+        return 1 if self.views is None or self.views.stored is None else self.views.stored
+
+    def _changed(self, network: Network, indices: np.ndarray, view: int) -> list[Sample]:
+        samples = [self.samples[i] for i in indices]
+        if self.views is not None and self.views.stored is not None:
+            view %= self.views.stored
+        chunks = prepared_chunks(
+            self.embedder, network.backbone, samples, views=self.views, view=view, positions=indices
+        )
+        return [sample for chunk in chunks for sample in chunk]
+
+    def _known_tables(self) -> list[np.ndarray]:
+        if self._tables is None:
+            self._tables = [self.frozen]
+            for view in range(1, self._n_views):
+                assert self.views is not None
+                self._tables.append(embed_view(self.embedder, self.samples, self.views, view))
+        return self._tables
+
+    def _replayed(self, network: Network, block: int) -> list[ItemStore] | None:
         if self._held is not None and self._held[0] == block:
             return self._held[1]
-        chunks = prepared_chunks(self.embedder, network.backbone, self.samples)
         if self._held is None:
             why = agree(network, next(prepared_chunks(self.embedder, network.backbone, self.samples[:_TRIED])), block)
             if why is not None:
@@ -122,15 +269,20 @@ class TrainingData:
                 return None
         # One block is held at a time: what the next stage needs lies below.
         self._held = None
-        batch_size = None if self.embedder.batch_size == "auto" else int(self.embedder.batch_size)
         try:
-            store = fill_store(ItemStore(), chunks, backbone=self.embedder._load(), block=block, batch_size=batch_size)
+            stores = [self._filled(network, block, view) for view in range(self._n_views)]
         except OSError as error:
             self._note(f"The frozen blocks were computed in every epoch: what they return could not be kept ({error}).")
             self.replay = False
             return None
-        self._held = (block, store)
-        return store
+        self._held = (block, stores)
+        return stores
+
+    def _filled(self, network: Network, block: int, view: int) -> ItemStore:
+        chunks = prepared_chunks(self.embedder, network.backbone, self.samples, views=self.views, view=view)
+        batch_size = None if self.embedder.batch_size == "auto" else int(self.embedder.batch_size)
+        store = ItemStore(MEMORY // self._n_views)
+        return fill_store(store, chunks, backbone=self.embedder._load(), block=block, batch_size=batch_size)
 
     def _prepared(self, network: Network) -> ItemStore:
         if self._whole is None:

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save
 from sklearn.base import clone
 
+from skembed.augment import Augmentation, describe
 from skembed.backbones.archive import pack_directory
 from skembed.backbones.loading import load
 from skembed.backbones.locating import identify, read_card, write_card
@@ -18,7 +19,7 @@ from skembed.backbones.tuned import TunedWeights
 from skembed.base import BaseEmbedder
 from skembed.engine.device import resolve_device
 from skembed.finetune.checkpoint import Checkpoint
-from skembed.finetune.data import TrainingData
+from skembed.finetune.data import TrainingData, Views
 from skembed.finetune.loop import Settings, Targets, evaluate
 from skembed.finetune.network import FrozenNetwork, Head, Network
 from skembed.finetune.probe import Probe, Standardizer, search_probe
@@ -75,6 +76,8 @@ class Request:
         See `Recipe`.
     strategy, n_unfrozen, max_epochs, stage_epochs, unfreeze_step, patience, replay, refit, seed, checkpoint_dir
         See `FineTuneClassifier`.
+    augmentation, augment_views
+        How samples are changed for training, see `FineTuneClassifier`.
     start : Linear, optional
         A head from an earlier fit, to go on with.
     report : callable, optional
@@ -98,6 +101,8 @@ class Request:
     replay: bool
     refit: bool
     seed: int
+    augmentation: Augmentation | None = None
+    augment_views: int | None = None
     checkpoint_dir: Any = None
     start: Linear | None = None
     report: Callable[[dict[str, Any]], bool | None] | None = None
@@ -197,7 +202,8 @@ def _recipe(
     head = Head(standardizer, probe, settings.dropout)
     device = resolve_device(embedder.device)
     network: FrozenNetwork
-    if request.max_epochs == 0 or (request.strategy == "head" and request.replay):
+    fresh = request.augmentation is not None and request.augment_views is None
+    if request.max_epochs == 0 or (request.strategy == "head" and request.replay and not fresh):
         # Frozen features are all that it takes: the weights need not even be loaded.
         network = FrozenNetwork(head.to(device))
     else:
@@ -220,7 +226,7 @@ def _recipe(
     return Recipe(
         network,
         request.task,
-        TrainingData(embedder, request.samples, frozen, replay=request.replay),
+        TrainingData(embedder, request.samples, frozen, replay=request.replay, views=_views(request)),
         targets,
         request.y,
         request.train,
@@ -232,6 +238,12 @@ def _recipe(
         seed=request.seed,
         report=request.report,
     )
+
+
+def _views(request: Request) -> Views | None:
+    if request.augmentation is None:
+        return None
+    return Views(request.augmentation, request.seed, request.augment_views)
 
 
 def _checked_blocks(request: Request, network: FrozenNetwork) -> int:
@@ -258,6 +270,8 @@ def _checkpoint(request: Request, frozen: np.ndarray) -> Checkpoint | None:
         request.unfreeze_step,
         request.patience,
         request.seed,
+        describe(request.augmentation),
+        request.augment_views,
         request.train.tolist(),
     )
     return Checkpoint(request.checkpoint_dir, what, frozen, request.y, request.weights)

@@ -52,7 +52,7 @@ class Settings:
 class Source(Protocol):
     """Where the features of samples come from: a table of them, or the network."""
 
-    def features(self, indices: np.ndarray) -> Tensor: ...
+    def features(self, indices: np.ndarray, view: int = 0) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -196,6 +196,8 @@ class Epoch:
         self.network, self.task, self.source, self.targets = network, task, source, targets
         self.settings, self.optimizer, self.average = settings, optimizer, average
         self.pull = Pull(network, settings.l2_sp)
+        #: Which view of the samples is trained on; 0 is as they are, and others differ where there is augmentation.
+        self.view = 0
         #: Samples that fit into memory together; a batch of more is done in parts.
         self.fits = settings.batch_size
 
@@ -236,7 +238,7 @@ class Epoch:
         summed = 0.0
         for start in range(0, len(batch), self.fits):
             part = batch[start : start + self.fits]
-            features = self.source.features(part)
+            features = self.source.features(part, self.view)
             targets = self.targets.values[torch.from_numpy(part)].to(features.device)
             if settings.mixup and len(part) > 1:
                 features, targets = mix_features(features, targets, settings.mixup, rng)

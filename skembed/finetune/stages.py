@@ -281,6 +281,8 @@ class Recipe:
     def _epoch(self, trainer: Epoch, stage: Stage, settings: Settings) -> None:
         progress, started = self.progress, time.perf_counter()
         steps = -(-len(self.train) // settings.batch_size)
+        # The first of a fit sees the samples as they are, where views are stored.
+        trainer.view = len(progress.history) + (not self.data.replay)
         loss = train_epoch(
             trainer,
             self.train,
@@ -348,12 +350,15 @@ class Recipe:
 
     def repeat(self, path: Sequence[tuple[int, int, int, int]]) -> None:
         """Go the way again that was found, judging nothing: the same stages, strengths and numbers of epochs."""
+        view = 0
         for number, attempt, epochs, round_ in path:
             stage = self.stages[number]
             settings = self.settings.stronger() if attempt else self.settings
             trainer = self.trainer(stage, settings)
             steps = -(-len(self.train) // settings.batch_size)
             for epoch in range(epochs):
+                view += 1
+                trainer.view = view
                 train_epoch(
                     trainer,
                     self.train,
