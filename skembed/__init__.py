@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from skembed.finetune.rates import find_learning_rate
     from skembed.finetune.regressor import FineTuneRegressor
     from skembed.image import ImageEmbedder
+    from skembed.selection import BackboneSelector, rank_backbones
     from skembed.text import TextEmbedder
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "AudioEmbedder": "skembed.audio",
+    "BackboneSelector": "skembed.selection",
     "EmbeddingCache": "skembed.cache",
     "FineTuneClassifier": "skembed.finetune.classifier",
     "FineTuneRegressor": "skembed.finetune.regressor",
@@ -32,11 +34,13 @@ _HOMES = {
     "find_learning_rate": "skembed.finetune.rates",
     "get_config": "skembed.config",
     "list_backbones": "skembed.backbones.registry",
+    "rank_backbones": "skembed.selection",
     "set_config": "skembed.config",
 }
 
 __all__ = [
     "AudioEmbedder",
+    "BackboneSelector",
     "EmbeddingCache",
     "FineTuneClassifier",
     "FineTuneRegressor",
@@ -47,6 +51,7 @@ __all__ = [
     "find_learning_rate",
     "get_config",
     "list_backbones",
+    "rank_backbones",
     "set_config",
 ]
 

@@ -38,6 +38,7 @@ LAYERS = [
     ("skembed.audio", 5),
     ("skembed.augment", 3),
     ("skembed.finetune", 6),
+    ("skembed.selection", 6),
     ("skembed.testing", 7),
     ("skembed", 7),
 ]

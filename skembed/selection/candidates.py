@@ -1,0 +1,162 @@
+"""From what the user names as candidates to embedders that can be fitted."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sklearn.base import BaseEstimator, clone
+
+from skembed.backbones.registry import KNOWN
+from skembed.backbones.weights import read_json
+from skembed.base import BaseEmbedder
+
+__all__ = ["Candidate", "as_candidates", "megabytes_of"]
+
+_EMBEDDERS = {
+    "audio": ("skembed.audio", "AudioEmbedder"),
+    "image": ("skembed.image", "ImageEmbedder"),
+    "text": ("skembed.text", "TextEmbedder"),
+}
+#: Parameters that the table has columns for, or that change no row by more than rounding.
+_UNSPOKEN = {"backbone", "layers", "pooling", "batch_size", "device", "cache", "verbose", "on_error", "engine"}
+
+
+@dataclass
+class Candidate:
+    """One thing to be scored.
+
+    Parameters
+    ----------
+    name : str
+        What it is called in the table.
+    embedder : estimator or None
+        Unfitted and nobody else's; None where none could be made.
+    error : Exception, optional
+        Why none could be made.
+    """
+
+    name: str
+    embedder: Any
+    error: Exception | None = None
+
+
+def as_candidates(candidates: Any, *, layers: Any = None, embedder: Any = None) -> list[Candidate]:
+    """All candidates, each with each setting of the layers.
+
+    Parameters
+    ----------
+    candidates : sequence, or mapping from names to them, of str, PathLike or estimator
+        Names of backbones, embedders, or other transformers that turn X into rows of numbers.
+    layers : sequence of int, list of int or "all", default=None
+        Settings of `layers` that each candidate with that parameter is tried with; None leaves its own.
+    embedder : estimator, default=None
+        What reads candidates that are given by name; None tells it from the name, where it is a known one.
+
+    Returns
+    -------
+    list of Candidate
+
+    Raises
+    ------
+    TypeError
+        If something is given that can be no candidate, whatever the data.
+    ValueError
+        If there is none.
+    """
+    settings = _check_layers(layers)
+    found = []
+    for label, candidate in _labelled(candidates):
+        try:
+            made = clone(candidate) if hasattr(candidate, "fit") else _named(candidate, embedder)
+        except ValueError as error:
+            found.append(Candidate(label or str(candidate), None, error))
+            continue
+        own = settings if "layers" in made.get_params(deep=False) else [None]
+        for setting in own:
+            tried = made if setting is None else clone(made).set_params(layers=setting)
+            found.append(Candidate(label or _describe(tried), tried))
+    return found
+
+
+def _labelled(candidates: Any) -> list[tuple[str | None, Any]]:
+    if isinstance(candidates, (str, os.PathLike)) or hasattr(candidates, "fit"):
+        raise TypeError(f"candidates={candidates!r} is a single one. Give a list of those to choose from.")
+    if not isinstance(candidates, (Mapping, Sequence)):
+        raise TypeError(
+            f"candidates is a {type(candidates).__name__}. Give a list, or a dict from names to candidates."
+        )
+    pairs = list(candidates.items()) if isinstance(candidates, Mapping) else [(None, each) for each in candidates]
+    if not pairs:
+        raise ValueError("candidates is empty. Give at least one: a backbone's name or an embedder.")
+    for label, candidate in pairs:
+        transforms = hasattr(candidate, "fit_transform") and not isinstance(candidate, type)
+        if not isinstance(candidate, (str, os.PathLike)) and not transforms:
+            where = "" if label is None else f" for {label!r}"
+            raise TypeError(
+                f"candidates holds {candidate!r}{where}, which is no backbone's name and no transformer. "
+                "Give names, embedders such as TextEmbedder(...), or other transformers, not their classes."
+            )
+    return [(None if label is None else str(label), candidate) for label, candidate in pairs]
+
+
+def _check_layers(layers: Any) -> list[Any]:
+    if layers is None:
+        return [None]
+    if isinstance(layers, str) or not isinstance(layers, Sequence) or not layers:
+        raise TypeError(
+            f"layers={layers!r} must be a list of settings that each candidate is tried with, such as "
+            "[-1, -2, [-2, -1]], or None."
+        )
+    return list(layers)
+
+
+def _named(name: Any, template: Any) -> BaseEstimator:
+    """An unfitted embedder with that backbone."""
+    if template is not None:
+        return clone(template).set_params(backbone=name)
+    found = [modality for modality, names in KNOWN.items() if str(name) in names]
+    if len(found) != 1:
+        why = f"is known for {' and '.join(found)}" if found else "is not in skembed.list_backbones()"
+        raise ValueError(
+            f"candidates={str(name)!r} {why}, so which embedder reads it cannot be told. Pass embedder=, for "
+            f"instance embedder={'ImageEmbedder()' if 'image' in found else 'TextEmbedder()'}, or the embedder "
+            "itself as the candidate."
+        )
+    module, cls = _EMBEDDERS[found[0]]
+    return getattr(importlib.import_module(module), cls)(name)
+
+
+def _describe(candidate: Any) -> str:
+    """The backbone, and those parameters that are not the default's and would not show in the table."""
+    if not isinstance(candidate, BaseEmbedder):
+        steps = getattr(candidate, "steps", None)
+        return " + ".join(type(step).__name__ for _, step in steps) if steps else type(candidate).__name__
+    backbone = candidate.backbone
+    name = getattr(backbone, "__name__", None) or str(backbone)
+    default, own = type(candidate)().get_params(deep=False), candidate.get_params(deep=False)
+    spoken = [f"{key}={value!r}" for key, value in own.items() if key not in _UNSPOKEN and value != default[key]]
+    return ", ".join([name, *spoken])
+
+
+def megabytes_of(embedder: Any) -> float:
+    """Megabytes (10^6 bytes) of the weights of a fitted embedder, as they lie on disk; NaN for other transformers.
+
+    A function that builds its backbone has no files; its weights count as float32, whatever they are held in here.
+    """
+    if not isinstance(embedder, BaseEmbedder):
+        return float("nan")
+    from skembed.backbones.locating import identify
+
+    located = identify(embedder.spec_)
+    if located is None:
+        module = embedder._load().module
+        return 4 * sum(tensor.numel() for tensor in module.state_dict().values()) / 1e6
+    whole = located.directory / "model.safetensors"
+    # Beside the weights there may be others of them, in half precision for instance, which nobody reads.
+    shards = set(read_json(located.directory / "model.safetensors.index.json").get("weight_map", {}).values())
+    files = [located.directory / shard for shard in shards] or sorted(located.directory.glob("*.safetensors"))
+    return sum(path.stat().st_size for path in ([whole] if whole.is_file() else files)) / 1e6

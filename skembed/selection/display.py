@@ -1,0 +1,209 @@
+"""The ranking as a picture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+__all__ = ["TransferabilityDisplay"]
+
+#: One hue for what was measured, and grey for what was not: told apart in print and by colour-blind readers.
+_COLOUR, _BEST, _GREY = "#4477aa", "#cc6677", "#777777"
+_NOT_SCORES = {"embedding_seconds", "width", "megabytes"}
+_LABELS = {
+    "logme": "LogME (nats a sample)",
+    "h_score": "H-score",
+    "nleep": "NLEEP (nats a sample)",
+    "transrate": "TransRate (nats a row)",
+    "knn": "nearest neighbours, cross-validated score",
+    "linear_probe": "linear probe, cross-validated score",
+}
+
+
+class TransferabilityDisplay:
+    """Candidates by a score, the best on top, with what each costs.
+
+    Build it with `from_ranking` or `from_estimator`.
+
+    Parameters
+    ----------
+    ranking : list of dict
+        Lines as `rank_backbones` returns them.
+    score : str
+        Column that is shown.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+        Axes with the candidates.
+    figure_ : matplotlib Figure
+        Figure that holds them.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from skembed.selection import TransferabilityDisplay
+    >>> ranking = pd.DataFrame({"candidate": ["a", "b"], "logme": [0.5, 0.2]})
+    >>> display = TransferabilityDisplay.from_ranking(ranking)  # doctest: +SKIP
+    >>> display.ax_.get_xlabel()  # doctest: +SKIP
+    'LogME (nats a sample)'
+    """
+
+    def __init__(self, ranking: list[dict[str, Any]], *, score: str):
+        self.ranking = ranking
+        self.score = score
+
+    @classmethod
+    def from_ranking(cls, ranking, *, score: str | None = None, ax=None) -> TransferabilityDisplay:
+        """Draw what `rank_backbones` returned.
+
+        Parameters
+        ----------
+        ranking : DataFrame or list of dict
+            With the columns "candidate" and at least one score; "layers", "pooling", "embedding_seconds", "width",
+            "megabytes" and "error" are shown where they are there.
+        score : str, default=None
+            Column that is shown; None takes the first score.
+        ax : matplotlib Axes, default=None
+            Where to draw; None makes a figure.
+
+        Returns
+        -------
+        TransferabilityDisplay
+            Drawn.
+
+        Raises
+        ------
+        ValueError
+            If there is no such column, or nothing to draw.
+        ImportError
+            If matplotlib is not installed.
+        """
+        lines = ranking.to_dict("records") if hasattr(ranking, "to_dict") else [dict(line) for line in ranking]
+        if not lines:
+            raise ValueError("ranking is empty. Pass what rank_backbones returned.")
+        names = _score_columns(lines[0])
+        chosen = score if score is not None else next(iter(names), None)
+        if "candidate" not in lines[0] or chosen not in names:
+            raise ValueError(
+                f"score={score!r}: the ranking has the scores {names} and the columns {list(lines[0])}. "
+                "Use one of the scores, and pass what rank_backbones returned."
+            )
+        return cls(lines, score=chosen).plot(ax=ax)
+
+    @classmethod
+    def from_estimator(cls, estimator, *, ax=None) -> TransferabilityDisplay:
+        """Draw the ranking that a fitted `BackboneSelector` made.
+
+        Parameters
+        ----------
+        estimator : BackboneSelector
+            Fitted.
+        ax : matplotlib Axes, default=None
+            Where to draw; None makes a figure.
+
+        Returns
+        -------
+        TransferabilityDisplay
+            Drawn.
+
+        Raises
+        ------
+        TypeError
+            If it is another estimator.
+        NotFittedError
+            If it is not fitted.
+        ImportError
+            If matplotlib is not installed.
+        """
+        if not hasattr(type(estimator), "fit") or not hasattr(estimator, "candidates"):
+            raise TypeError(
+                f"estimator is a {type(estimator).__name__}. Pass a fitted BackboneSelector; "
+                "of a Pipeline its step, such as pipeline[0]."
+            )
+        check_is_fitted(estimator, "ranking_")
+        return cls.from_ranking(estimator.ranking_, ax=ax)
+
+    def plot(self, ax=None) -> TransferabilityDisplay:
+        """Draw the candidates.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Where to draw; None makes a figure that is high enough for all of them.
+
+        Returns
+        -------
+        TransferabilityDisplay
+            Itself, with `ax_` and `figure_`.
+        """
+        plt = _pyplot()
+        values = np.array([line[self.score] for line in self.ranking], dtype=float)
+        failed = ~np.isfinite(values)
+        if failed.all():
+            raise ValueError(f"score={self.score!r} has no finite value: all candidates failed. See 'error'.")
+        # Sorted by what is shown, which may not be what the table is sorted by; failures last, in their order.
+        order = np.argsort(np.where(failed, np.inf, -values), kind="stable")
+        lines, values, failed = [self.ranking[i] for i in order], values[order], failed[order]
+        if ax is None:
+            _, ax = plt.subplots(figsize=(8.5, 1.4 + 0.34 * len(lines)), layout="constrained")
+        places = np.arange(len(lines))
+        # Points and not bars: these scores have no zero that a length could start from.
+        ax.hlines(places, values.min(where=~failed, initial=np.inf), values, color=_COLOUR, alpha=0.25, linewidth=2)
+        ax.scatter(values[~failed], places[~failed], s=45, color=_COLOUR, zorder=3)
+        ax.scatter(values[:1], places[:1], s=70, color=_BEST, zorder=4)
+        for place, line, lost in zip(places, lines, failed, strict=True):
+            text = _reason(line) if lost else _cost(line, values[place])
+            where = (0.01, 1.01)[int(not lost)]
+            ax.text(where, place, text, transform=ax.get_yaxis_transform(), va="center", color=_GREY, fontsize="small")
+        ax.set_yticks(places, [_name(line) for line in lines])
+        ax.set_ylim(len(lines) - 0.4, -0.6)
+        ax.margins(x=0.04)
+        ax.set_xlabel(_LABELS.get(self.score, self.score))
+        ax.grid(axis="x", alpha=0.3)
+        ax.spines[["top", "right"]].set_visible(False)
+        self.ax_, self.figure_ = ax, ax.figure
+        return self
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise ImportError('TransferabilityDisplay needs matplotlib: pip install "skembed[plot]"') from error
+    return plt
+
+
+def _score_columns(line: dict[str, Any]) -> list[str]:
+    """Columns of numbers that are neither times nor sizes."""
+    return [
+        name
+        for name, value in line.items()
+        if isinstance(value, (int, float, np.number))
+        and name not in {*_NOT_SCORES, "layers"}
+        and not name.endswith("_seconds")
+    ]
+
+
+def _name(line: dict[str, Any]) -> str:
+    parts = [str(line["candidate"])]
+    parts += [f"{key} {line[key]}" for key in ("layers", "pooling") if _given(line.get(key))]
+    return " · ".join(parts)
+
+
+def _given(value: Any) -> bool:
+    """Whether a cell says something; pandas turns None among numbers into NaN."""
+    return value is not None and not (isinstance(value, float) and np.isnan(value))
+
+
+def _cost(line: dict[str, Any], value: float) -> str:
+    forms = {"width": "{:.0f} wide", "megabytes": "{:.0f} MB", "embedding_seconds": "{:.1f} s"}
+    shown = [form.format(line[key]) for key, form in forms.items() if key in line and np.isfinite(line[key])]
+    return " · ".join([f"{value:.3f}", *shown])
+
+
+def _reason(line: dict[str, Any]) -> str:
+    error = str(line.get("error") or "no finite score")
+    return f"failed: {error[:70]}{'…' if len(error) > 70 else ''}"

@@ -1,0 +1,269 @@
+"""Ranking candidates by how well their embeddings suit a labelled set."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_consistent_length
+
+from skembed.exceptions import SkembedWarning
+from skembed.selection.candidates import Candidate, as_candidates, megabytes_of
+from skembed.selection.prediction import nleep
+from skembed.selection.probes import knn_score, linear_probe_score
+from skembed.selection.scores import h_score, logme, transrate
+from skembed.selection.targets import resolve_task, target_columns
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["SCORES", "Scored", "rank_backbones", "score_candidates", "score_name"]
+
+#: Functions of rows, targets, the task and a seed; the last three are for classes only.
+SCORES: dict[str, Callable[[np.ndarray, Any, str, int | None], float]] = {
+    "logme": lambda rows, y, task, seed: logme(rows, y, task=task),
+    "knn": lambda rows, y, task, seed: knn_score(rows, y, task=task, random_state=seed),
+    "linear_probe": lambda rows, y, task, seed: linear_probe_score(rows, y, task=task, random_state=seed),
+    "h_score": lambda rows, y, task, seed: h_score(rows, y),
+    "nleep": lambda rows, y, task, seed: nleep(rows, y, random_state=seed),
+    "transrate": lambda rows, y, task, seed: transrate(rows, y),
+}
+_FOR_CLASSES_ONLY = ("h_score", "nleep", "transrate")
+
+
+class Scored(NamedTuple):
+    """A candidate that was tried.
+
+    Parameters
+    ----------
+    row : dict
+        Its line of the table.
+    embedder : estimator or None
+        Fitted; None where the candidate failed.
+    error : Exception or None
+        What its embedding, or the first of its scores that failed, raised.
+    """
+
+    row: dict[str, Any]
+    embedder: Any
+    error: Exception | None
+
+
+def rank_backbones(
+    X,
+    y,
+    candidates,
+    *,
+    layers=None,
+    scores: Sequence[str | Callable] = ("logme", "knn"),
+    embedder=None,
+    task: str = "auto",
+    max_samples: int | None = None,
+    random_state: int | None = 0,
+) -> pd.DataFrame:
+    """Rank backbones, layers and poolings for a labelled set, without fine-tuning any of them.
+
+    Parameters
+    ----------
+    X : list, ndarray, Series or one-column dataframe of shape (n_samples,)
+        Raw samples.
+    y : array-like of shape (n_samples,) or, for numbers, (n_samples, n_targets)
+        Classes or numbers.
+    candidates : sequence, or dict from names to them, of str, PathLike or transformer
+        Names of backbones; embedders, whose layers, poolings and other parameters compete; or any other transformer
+        from X to rows of numbers, as a baseline. They are cloned.
+    layers : sequence of int, list of int or "all", default=None
+        Settings of `layers` that each candidate is tried with: ``[-1, -2, [-2, -1]]`` are three. None leaves each
+        candidate's own.
+    scores : sequence of str or callable, default=("logme", "knn")
+        "logme", "h_score", "nleep", "transrate", "knn", "linear_probe" (see the functions of those names), or
+        functions of rows and y that return a number, higher for the better. The first one sorts.
+    embedder : embedder, default=None
+        What reads candidates given by name, and with which parameters. None tells it from the name, where that is
+        one of `skembed.list_backbones` and stands for one modality only.
+    task : {"auto", "classification", "regression"}, default="auto"
+        "auto" takes floats that are no whole numbers for regression and all else for classes. For regression
+        "logme", "knn" and "linear_probe" are defined.
+    max_samples : int, default=None
+        Rank by so many samples, drawn at random and for classes in their proportions. None takes all.
+    random_state : int or None, default=0
+        Seeds the draw, the folds, and the mixture of "nleep".
+
+    Returns
+    -------
+    DataFrame with one row a candidate and setting, best first
+        The columns are ``candidate``, ``layers`` and ``pooling`` as they were asked for; a column for each score;
+        ``embedding_seconds``, the loading of weights included, and small where a cache has the rows;
+        ``<score>_seconds``; ``width`` in features; ``megabytes`` (10^6 bytes) of the weights; and ``error``, empty
+        where all went well. Failed candidates come last, with NaN.
+
+    Raises
+    ------
+    ValueError
+        If X and y differ in length, y or a score cannot be used for any candidate, or there is no candidate.
+    TypeError
+        If `candidates` holds something else than names and transformers.
+    ImportError
+        If pandas is not installed.
+
+    Warns
+    -----
+    SkembedWarning
+        Once, if candidates failed. The others are ranked all the same.
+
+    References
+    ----------
+    .. [1] You, Liu, Wang & Long (2021), LogME: Practical Assessment of Pre-trained Models for Transfer Learning.
+    .. [2] Renggli et al. (2022), Which Model to Transfer? Finding the Needle in the Growing Haystack.
+
+    Examples
+    --------
+    >>> from skembed import TextEmbedder
+    >>> from skembed.selection import rank_backbones
+    >>> X = ["a cat", "a dog", "a cow", "a hen", "a goat"] + ["one", "two", "three", "four", "five"]
+    >>> y = ["animal"] * 5 + ["number"] * 5
+    >>> table = rank_backbones(X, y, [TextEmbedder(device="cpu")], layers=[0, 3, -1], scores=["logme"])
+    >>> list(table.columns[:4]), len(table)
+    (['candidate', 'layers', 'pooling', 'logme'], 3)
+    """
+    try:
+        import pandas as pd
+    except ImportError as error:
+        raise ImportError("rank_backbones returns a table and needs pandas: pip install pandas") from error
+    scored = score_candidates(
+        X,
+        y,
+        as_candidates(candidates, layers=layers, embedder=embedder),
+        scores=scores,
+        task=task,
+        max_samples=max_samples,
+        random_state=random_state,
+    )
+    rows = [each.row for each in scored]
+    # As they were given: pandas would make 4 and None to 4.0 and NaN.
+    asked = {name: pd.Series([row[name] for row in rows], dtype=object) for name in ("layers", "pooling")}
+    return pd.DataFrame(rows).assign(**asked)
+
+
+def score_candidates(
+    X, y, candidates: list[Candidate], *, scores, task: str = "auto", max_samples=None, random_state=0
+) -> list[Scored]:
+    """Fit, embed and score all candidates, best first; see `rank_backbones` for the parameters."""
+    check_consistent_length(X, y)
+    task = resolve_task(y, task)
+    functions = _check_scores(scores, task)
+    n_samples = len(np.asarray(y))
+    # What is wrong with y is wrong for all candidates, and not worth embedding one for.
+    target_columns(y, n_samples, task)
+    if max_samples is not None and max_samples < n_samples:
+        stratify = y if task == "classification" else None
+        X, _, y, _ = train_test_split(X, y, train_size=int(max_samples), stratify=stratify, random_state=random_state)
+    scored = [_score(candidate, X, y, functions, task, random_state) for candidate in candidates]
+    first = next(iter(functions))
+    _warn_failed(scored, stacklevel=4)
+    return sorted(scored, key=lambda each: _descending(each.row[first]))
+
+
+def _descending(value: float) -> float:
+    return -value if np.isfinite(value) else float("inf")
+
+
+def _check_scores(scores: Any, task: str) -> dict[str, Callable]:
+    """Functions of rows, y, task and seed by the names of their columns."""
+    if isinstance(scores, str) or not isinstance(scores, Sequence) or not scores:
+        raise ValueError(f"scores={scores!r} must be a list of at least one score, such as ['logme'].")
+    found: dict[str, Callable] = {}
+    for score in scores:
+        if callable(score):
+            found[score_name(score)] = _of_user(score)
+        elif score not in SCORES:
+            hint = (
+                " It needs a source head's probabilities, which embedders lack: use 'nleep'." if score == "leep" else ""
+            )
+            raise ValueError(f"scores holds {score!r}, which is unknown.{hint} Use {', '.join(map(repr, SCORES))}.")
+        elif task == "regression" and score in _FOR_CLASSES_ONLY:
+            raise ValueError(f"scores holds {score!r}, which is defined for classes only. For numbers use 'logme'.")
+        else:
+            found[score] = SCORES[score]
+    return found
+
+
+def score_name(score: str | Callable) -> str:
+    """The column of a score."""
+    return score if isinstance(score, str) else getattr(score, "__name__", type(score).__name__)
+
+
+def _of_user(function: Callable) -> Callable:
+    return lambda rows, y, task, seed: float(function(rows, y))
+
+
+def _score(candidate: Candidate, X, y, functions: dict[str, Callable], task: str, seed) -> Scored:
+    """The line of one candidate. An error stays in the line, since others may do better."""
+    nan, embedder = float("nan"), candidate.embedder
+    errors: dict[str, Exception] = {}
+    asked = {} if embedder is None else embedder.get_params(deep=False)
+    row = {
+        "candidate": candidate.name,
+        "layers": asked.get("layers"),
+        "pooling": asked.get("pooling"),
+        **dict.fromkeys(functions, nan),
+        "embedding_seconds": nan,
+        **dict.fromkeys([f"{name}_seconds" for name in functions], nan),
+        "width": nan,
+        "megabytes": nan,
+        "error": "",
+    }
+    try:
+        if candidate.error is not None:
+            raise candidate.error
+        rows, row["embedding_seconds"] = _timed(embedder.fit_transform, X, y)
+        rows = _check_readable(rows)
+        row["width"], row["megabytes"] = rows.shape[1], megabytes_of(embedder)
+    except Exception as error:
+        return Scored(row | {"error": _one_line(error)}, None, error)
+    for name, function in functions.items():
+        try:
+            row[name], row[f"{name}_seconds"] = _timed(function, rows, y, task, seed)
+        except Exception as error:
+            errors[name] = error
+    row["error"] = "; ".join(f"{name}: {_one_line(error)}" for name, error in errors.items())
+    return Scored(row, embedder, next(iter(errors.values()), None))
+
+
+def _timed(function: Callable, *arguments: Any) -> tuple[Any, float]:
+    start = time.perf_counter()
+    return function(*arguments), time.perf_counter() - start
+
+
+def _check_readable(embedded: Any) -> np.ndarray:
+    """Rows of numbers without gaps, from an array or a dataframe."""
+    rows = np.asarray(embedded)
+    if rows.ndim != 2 or rows.dtype.kind not in "fiub":
+        raise ValueError(f"it gives no dense rows of numbers, but {rows.dtype} of shape {rows.shape}.")
+    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    if len(bad):
+        raise ValueError(
+            f"{len(bad)} of {len(rows)} rows are not finite, the first that of sample {bad[0]}. Leave samples that "
+            "cannot be read out, so that all candidates are compared on the same ones."
+        )
+    return rows
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _warn_failed(scored: list[Scored], stacklevel: int) -> None:
+    failed = [each.row for each in scored if each.row["error"]]
+    if failed:
+        first = failed[0]
+        warnings.warn(
+            f"{len(failed)} of {len(scored)} candidates failed, the first {first['candidate']!r} ({first['error']}). "
+            "The others are ranked; see 'error' in the ranking.",
+            SkembedWarning,
+            stacklevel=stacklevel,
+        )

@@ -1,0 +1,219 @@
+"""BackboneSelector: the best of several embedders as a transformer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from numbers import Integral
+from typing import Any, ClassVar
+
+import numpy as np
+from sklearn.base import BaseEstimator, TransformerMixin, clone
+from sklearn.utils import get_tags
+from sklearn.utils.validation import check_is_fitted
+
+from skembed._sklearn import Interval, StrOptions, fit_context
+from skembed.selection.candidates import as_candidates
+from skembed.selection.ranking import SCORES, score_candidates, score_name
+from skembed.selection.targets import TASKS
+
+__all__ = ["BackboneSelector"]
+
+
+class BackboneSelector(TransformerMixin, BaseEstimator):
+    """Embed samples with that candidate whose embeddings suit the labels best.
+
+    Parameters
+    ----------
+    candidates : sequence, or dict from names to them, of str, PathLike or transformer
+        Names of backbones, embedders, or other transformers from X to rows of numbers. They are cloned.
+    layers : sequence of int, list of int or "all", default=None
+        Settings of `layers` that each candidate is tried with: ``[-1, -2, [-2, -1]]`` are three. None leaves each
+        candidate's own.
+    criterion : {"logme", "h_score", "nleep", "transrate", "knn", "linear_probe"} or callable, default="logme"
+        What is best: a score, see the functions of those names in `skembed.selection`; or a function of rows and y
+        that returns a number, higher for the better.
+    embedder : embedder, default=None
+        What reads candidates given by name, and with which parameters. None tells it from the name, where that is
+        one of `skembed.list_backbones` and stands for one modality only.
+    task : {"auto", "classification", "regression"}, default="auto"
+        "auto" takes floats that are no whole numbers for regression and all else for classes.
+    max_samples : int, default=None
+        Choose by so many samples, drawn at random and for classes in their proportions. None takes all.
+    random_state : int or None, default=0
+        Seeds the draw, the folds, and the mixture of "nleep".
+
+    Attributes
+    ----------
+    best_embedder_ : transformer
+        The chosen candidate, fitted.
+    best_score_ : float
+        Its score.
+    ranking_ : list of dict
+        A line for each candidate, best first, with the columns of `rank_backbones`.
+
+    Notes
+    -----
+    The choice sees the labels: inside a `Pipeline` it is made in each fold from that fold's training samples alone,
+    and cross-validation stays honest. With a cache, which is the default, each sample is embedded once by each
+    candidate, however many folds there are.
+
+    Examples
+    --------
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from skembed import TextEmbedder
+    >>> from skembed.selection import BackboneSelector
+    >>> X = ["a cat", "a dog", "a cow", "a hen", "a goat"] + ["one", "two", "three", "four", "five"]
+    >>> y = ["animal"] * 5 + ["number"] * 5
+    >>> selector = BackboneSelector([TextEmbedder(device="cpu")], layers=[0, -1])
+    >>> pipeline = make_pipeline(selector, LogisticRegression()).fit(X, y)
+    >>> len(pipeline[0].ranking_), pipeline[0].transform(["a duck"]).shape
+    (2, (1, 384))
+    """
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        "candidates": ["array-like", Mapping],
+        "layers": ["array-like", None],
+        "criterion": [StrOptions(set(SCORES)), callable],
+        "embedder": [BaseEstimator, None],
+        "task": [StrOptions(set(TASKS))],
+        "max_samples": [Interval(Integral, 2, None, closed="left"), None],
+        "random_state": [Interval(Integral, 0, None, closed="left"), None],
+    }
+
+    def __init__(
+        self,
+        candidates,
+        *,
+        layers=None,
+        criterion="logme",
+        embedder=None,
+        task="auto",
+        max_samples=None,
+        random_state=0,
+    ):
+        self.candidates = candidates
+        self.layers = layers
+        self.criterion = criterion
+        self.embedder = embedder
+        self.task = task
+        self.max_samples = max_samples
+        self.random_state = random_state
+
+    # The candidates are asked for with their own validation.
+    @fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X, y):
+        """Score all candidates and keep the best.
+
+        Parameters
+        ----------
+        X : list, ndarray, Series or one-column dataframe of shape (n_samples,)
+            Raw samples.
+        y : array-like of shape (n_samples,) or, for numbers, (n_samples, n_targets)
+            Classes or numbers.
+
+        Returns
+        -------
+        self : object
+            The fitted selector.
+
+        Raises
+        ------
+        ValueError
+            If y cannot be used, or no candidate could be scored; names them and why.
+        TypeError
+            If `candidates` holds something else than names and transformers, or none of them reads such an X.
+
+        Warns
+        -----
+        SkembedWarning
+            Once, if some candidates failed; the best of the others is taken.
+        """
+        if y is None:
+            raise ValueError(f"This {type(self).__name__} estimator requires y to be passed, but the target y is None.")
+        found = as_candidates(self.candidates, layers=self.layers, embedder=self.embedder)
+        scored = score_candidates(
+            X,
+            y,
+            found,
+            scores=[self.criterion],
+            task=self.task,
+            max_samples=self.max_samples,
+            random_state=self.random_state,
+        )
+        best = scored[0]
+        column = score_name(self.criterion)
+        if best.embedder is None or not np.isfinite(best.row[column]):
+            reasons = "\n".join(
+                f"  {each.row['candidate']}: {each.row['error'] or 'no finite score'}" for each in scored
+            )
+            # Where all refuse the type of X, it is that which is wrong.
+            kind = TypeError if all(isinstance(each.error, TypeError) for each in scored) else ValueError
+            raise kind(f"candidates: none of the {len(scored)} could be scored.\n{reasons}") from best.error
+        # Embedders learn nothing from X, but a baseline among the candidates has seen only the draw.
+        self.best_embedder_ = best.embedder if self.max_samples is None else clone(best.embedder).fit(X, y)
+        self.best_score_ = float(best.row[column])
+        self.ranking_ = [each.row for each in scored]
+        return self
+
+    def transform(self, X):
+        """Embed raw samples with the chosen candidate.
+
+        Parameters
+        ----------
+        X : list, ndarray, Series or one-column dataframe of shape (n_samples,)
+            Raw samples.
+
+        Returns
+        -------
+        X_out : ndarray of shape (n_samples, n_features)
+            One row a sample, in order; float32 from embedders.
+        """
+        check_is_fitted(self)
+        return self.best_embedder_.transform(X)
+
+    def get_feature_names_out(self, input_features=None):
+        """Names of the chosen candidate's features.
+
+        Parameters
+        ----------
+        input_features : array-like of str, default=None
+            Passed to the candidate.
+
+        Returns
+        -------
+        ndarray of str
+        """
+        check_is_fitted(self)
+        return self.best_embedder_.get_feature_names_out(input_features)
+
+    @property
+    def n_features_in_(self) -> int:
+        """Columns of X, where the chosen candidate reads columns."""
+        check_is_fitted(self)
+        return self.best_embedder_.n_features_in_
+
+    @property
+    def feature_names_in_(self) -> np.ndarray:
+        """Names of the columns of X, where the chosen candidate has seen any."""
+        check_is_fitted(self)
+        return self.best_embedder_.feature_names_in_
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = True
+        tags.transformer_tags.preserves_dtype = []
+        tags.input_tags.two_d_array, tags.input_tags.one_d_array = False, True
+        known = [self.embedder, *_members(self.candidates)]
+        embedders = [each for each in known if hasattr(each, "__sklearn_tags__") and not isinstance(each, type)]
+        if embedders:
+            # All candidates read the same X.
+            tags.input_tags = get_tags(embedders[0]).input_tags
+            tags.transformer_tags.preserves_dtype = get_tags(embedders[0]).transformer_tags.preserves_dtype
+        return tags
+
+
+def _members(candidates: Any) -> list[Any]:
+    if isinstance(candidates, Mapping):
+        return list(candidates.values())
+    return list(candidates) if isinstance(candidates, (list, tuple)) else []

@@ -1,0 +1,114 @@
+"""The picture says what the table says."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.datasets import load_iris
+from sklearn.exceptions import NotFittedError
+
+from skembed.selection import BackboneSelector, TransferabilityDisplay
+from skembed.testing import ArrayEmbedder
+
+RANKING = pd.DataFrame(
+    {
+        "candidate": ["first", "second", "third"],
+        "layers": pd.Series([-1, [0, 1], None], dtype=object),
+        "pooling": pd.Series(["auto", "max", None], dtype=object),
+        "logme": [0.5, 0.2, np.nan],
+        "knn": [0.7, 0.9, np.nan],
+        "embedding_seconds": [1.0, 2.0, np.nan],
+        "logme_seconds": [0.1, 0.1, np.nan],
+        "width": [8, 16, np.nan],
+        "megabytes": [20.4, np.nan, np.nan],
+        "error": ["", "", "DecodeError: sample 3"],
+    }
+)
+
+
+@pytest.fixture(autouse=True)
+def pyplot():
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    yield plt
+    plt.close("all")
+
+
+def _shown(display):
+    """Labels of the axis, places of the points by label, and the texts beside them, from top to bottom."""
+    labels = [label.get_text() for label in display.ax_.get_yticklabels()]
+    points = dict(zip(labels, display.ax_.collections[1].get_offsets().data[:, 0].tolist(), strict=False))
+    return labels, points, [text.get_text() for text in display.ax_.texts]
+
+
+def test_candidates_come_best_first_with_what_they_cost():
+    """Fails when labels and points are sorted apart, or when a failure is dropped."""
+    display = TransferabilityDisplay.from_ranking(RANKING)
+    labels, points, texts = _shown(display)
+    assert labels == ["first · layers -1 · pooling auto", "second · layers [0, 1] · pooling max", "third"]
+    assert list(points.values()) == [0.5, 0.2]
+    assert texts == ["0.500 · 8 wide · 20 MB · 1.0 s", "0.200 · 16 wide · 2.0 s", "failed: DecodeError: sample 3"]
+    assert display.ax_.get_xlabel() == "LogME (nats a sample)"
+    bottom, top = display.ax_.get_ylim()
+    assert bottom > top, "the best is on top"
+
+
+def test_another_score_has_another_order():
+    labels, points, _ = _shown(TransferabilityDisplay.from_ranking(RANKING, score="knn"))
+    assert [label.split()[0] for label in labels] == ["second", "first", "third"]
+    assert list(points.values()) == [0.9, 0.7]
+
+
+def test_it_draws_where_it_is_told(pyplot):
+    figure, axes = pyplot.subplots(1, 2)
+    display = TransferabilityDisplay.from_ranking(RANKING.to_dict("records"), ax=axes[1])
+    assert display.ax_ is axes[1]
+    assert display.figure_ is figure
+    assert not axes[0].collections
+    again = display.plot(ax=axes[0])
+    assert again is display
+    assert display.ax_ is axes[0]
+
+
+def test_of_a_fitted_selector():
+    X, y = load_iris(return_X_y=True)
+    selector = BackboneSelector([ArrayEmbedder()], layers=[0, -1], criterion="knn")
+    with pytest.raises(NotFittedError):
+        TransferabilityDisplay.from_estimator(selector)
+    display = TransferabilityDisplay.from_estimator(selector.fit(X, y))
+    assert list(_shown(display)[1].values()) == [line["knn"] for line in selector.ranking_]
+    assert "nearest neighbours" in display.ax_.get_xlabel()
+    with pytest.raises(TypeError, match=r"ArrayEmbedder.*fitted BackboneSelector"):
+        TransferabilityDisplay.from_estimator(ArrayEmbedder())
+
+
+def test_a_criterion_of_ones_own_is_named_on_the_axis():
+    frame = pd.DataFrame({"candidate": ["a"], "my_score": [1.0]})
+    assert TransferabilityDisplay.from_ranking(frame).ax_.get_xlabel() == "my_score"
+
+
+@pytest.mark.parametrize(
+    ("ranking", "score", "message"),
+    [
+        ([], None, "ranking is empty"),
+        (RANKING, "h_score", r"score='h_score': the ranking has the scores \['logme', 'knn'\]"),
+        (RANKING, "width", "score='width'"),
+        (RANKING.drop(columns="candidate"), None, "pass what rank_backbones returned"),
+        (RANKING[2:], None, "all candidates failed"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(ranking, score, message):
+    with pytest.raises(ValueError, match=message):
+        TransferabilityDisplay.from_ranking(ranking, score=score)
+
+
+def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
+    for name in ("matplotlib", "matplotlib.pyplot"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError, match=r"pip install .skembed\[plot\]"):
+        TransferabilityDisplay.from_ranking(RANKING)

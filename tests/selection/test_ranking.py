@@ -1,0 +1,226 @@
+"""The table: what is in it, what order it has, and what becomes of candidates that fail."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+from sklearn.datasets import load_iris
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
+
+from skembed import TextEmbedder
+from skembed.exceptions import SkembedWarning
+from skembed.selection import h_score, knn_score, linear_probe_score, logme, nleep, rank_backbones, transrate
+from skembed.testing import ArrayBackbone, ArrayEmbedder, array_backbone
+
+X, y = load_iris(return_X_y=True)
+SCORES = ["logme", "h_score", "nleep", "transrate", "knn", "linear_probe"]
+
+
+def wide_backbone(n_features: int = 4) -> ArrayBackbone:
+    return array_backbone(n_features, width=32)
+
+
+def broken_backbone(n_features: int = 4) -> ArrayBackbone:
+    raise RuntimeError("out of luck")
+
+
+def _noise(rows):
+    return np.random.default_rng(0).normal(size=(len(rows), 3))
+
+
+def test_every_cell_is_what_the_functions_say():
+    """Fails when scores are swapped, layers are not set, or a candidate gets another's rows."""
+    table = rank_backbones(X, y, [ArrayEmbedder(), ArrayEmbedder(wide_backbone)], layers=[0, [0, -1]], scores=SCORES)
+    assert list(table.columns) == [
+        "candidate", "layers", "pooling", *SCORES, "embedding_seconds", *[f"{score}_seconds" for score in SCORES],
+        "width", "megabytes", "error",
+    ]  # fmt: skip
+    assert len(table) == 4
+    functions = dict(zip(SCORES, (logme, h_score, nleep, transrate, knn_score, linear_probe_score), strict=True))
+    for _, line in table.iterrows():
+        backbone = {"array_backbone": array_backbone, "wide_backbone": wide_backbone}[line["candidate"]]
+        rows = ArrayEmbedder(backbone, layers=line["layers"]).fit_transform(X)
+        assert line["width"] == rows.shape[1]
+        assert {score: line[score] for score in SCORES} == pytest.approx({s: f(rows, y) for s, f in functions.items()})
+        assert (line[[f"{score}_seconds" for score in SCORES]] > 0).all()
+        assert line["error"] == ""
+    assert table["layers"].tolist().count(0) == 2
+
+
+def test_layers_stand_as_they_were_asked_for():
+    """Beside a candidate that has none, pandas would make 1 to 1.0."""
+    table = rank_backbones(X, y, {"rows": ArrayEmbedder(pooling="max"), "plain": StandardScaler()}, layers=[1])
+    asked = table.set_index("candidate").loc[["rows", "plain"], ["layers", "pooling"]].to_numpy().tolist()
+    assert asked == [[1, "max"], [None, None]]
+    assert isinstance(asked[0][0], int)
+
+
+def test_the_first_score_sorts():
+    """Fails for an ascending table, and for one sorted by whatever comes last."""
+    candidates = {"noise": FunctionTransformer(_noise), "same": StandardScaler()}
+    for scores in (["logme", "transrate"], ["transrate", "logme"], ["knn"]):
+        table = rank_backbones(X, y, candidates, scores=scores)
+        assert table[scores[0]].is_monotonic_decreasing
+    assert table["candidate"].tolist() == ["same", "noise"]
+
+
+def test_weights_are_counted_in_megabytes():
+    """4 x 8 and 2 x 8 x 8 weights of four bytes; nothing for what has none."""
+    table = rank_backbones(X, y, [ArrayEmbedder(), StandardScaler()]).set_index("candidate")
+    assert table.loc["array_backbone", "megabytes"] == pytest.approx((4 * 8 + 2 * 64) * 4 / 1e6)
+    assert np.isnan(table.loc["StandardScaler", "megabytes"])
+
+
+def test_a_failing_candidate_is_a_line_and_stops_nothing():
+    """Its error is there to read, it comes last whatever the order, and there is one warning for all."""
+    candidates = [ArrayEmbedder(broken_backbone), ArrayEmbedder(layers=9), "no/such-model", ArrayEmbedder()]
+    with pytest.warns(SkembedWarning, match=r"3 of 4 candidates failed.*broken_backbone.*out of luck") as caught:
+        table = rank_backbones(X, y, candidates, scores=["logme", "knn"])
+    assert len([each for each in caught if issubclass(each.category, SkembedWarning)]) == 1
+    assert caught[0].filename == __file__
+    assert table["candidate"].tolist() == ["array_backbone", "broken_backbone", "array_backbone", "no/such-model"]
+    assert table["error"][0] == ""
+    assert table["error"][1] == "RuntimeError: out of luck"
+    assert "layers=9 is out of range" in table["error"][2]
+    assert "embedder=" in table["error"][3]
+    assert table.loc[1:, ["logme", "knn", "width", "megabytes", "embedding_seconds"]].isna().all(axis=None)
+
+
+def test_a_failing_score_leaves_the_others():
+    def fussy(rows, y):
+        if rows.shape[1] > 8:
+            raise ValueError("too wide")
+        return 1.0
+
+    with pytest.warns(SkembedWarning, match="1 of 2 candidates failed"):
+        table = rank_backbones(X, y, [ArrayEmbedder(), ArrayEmbedder(wide_backbone)], scores=["logme", fussy])
+    wide = table[table["candidate"] == "wide_backbone"].iloc[0]
+    assert np.isfinite(wide["logme"])
+    assert np.isnan(wide["fussy"])
+    assert wide["error"] == "fussy: ValueError: too wide"
+
+
+def test_rows_that_are_not_numbers_are_named():
+    """Unreadable samples would be scored away silently, or fail with a word about X that the user never gave."""
+    holes = FunctionTransformer(lambda rows: np.where(np.arange(len(rows))[:, None] % 50 == 7, np.nan, rows))
+    texts = [f"text {i}" for i in range(150)]
+    with pytest.warns(SkembedWarning):
+        table = rank_backbones(X, y, {"holes": holes})
+    with pytest.warns(SkembedWarning):
+        sparse = rank_backbones(texts, y, {"sparse": TfidfVectorizer()})
+    assert "3 of 150 rows are not finite, the first that of sample 7" in table["error"][0]
+    assert "no dense rows of numbers" in sparse["error"][0]
+
+
+def test_candidates_are_left_as_they_are():
+    embedder = ArrayEmbedder(layers=0)
+    for layers in ([-1], None):
+        rank_backbones(X, y, [embedder], layers=layers)
+    assert embedder.layers == 0
+    assert not hasattr(embedder, "spec_")
+
+
+def test_candidates_say_what_sets_them_apart():
+    """Two lines with the same words would be of no use."""
+    candidates = [ArrayEmbedder(), ArrayEmbedder(normalize=True), ArrayEmbedder(truncate_dim=4, batch_size=7)]
+    names = set(rank_backbones(X, y, candidates)["candidate"])
+    assert names == {"array_backbone", "array_backbone, normalize=True", "array_backbone, truncate_dim=4"}
+
+
+def test_names_are_read_by_the_embedder_given():
+    name = "skembed.testing.double:array_backbone"
+    table = rank_backbones(X, y, [name], embedder=ArrayEmbedder(layers=0, normalize=True))
+    assert table.loc[0, ["layers"]].tolist() == [0]
+    rows = ArrayEmbedder(layers=0, normalize=True).fit_transform(X)
+    assert table["logme"][0] == pytest.approx(logme(rows, y))
+
+
+def test_names_that_stand_for_two_modalities_are_asked_about():
+    with pytest.warns(SkembedWarning, match=r"image and text.*Pass embedder="):
+        rank_backbones(X, y, ["openai/clip-vit-base-patch32"])
+
+
+@pytest.mark.bundled
+def test_a_known_name_finds_its_embedder():
+    texts = [f"{animal} number {i}" for animal in ("cat", "dog") for i in range(5)]
+    name = "sentence-transformers/all-MiniLM-L6-v2"
+    table = rank_backbones(texts, ["cat"] * 5 + ["dog"] * 5, [name, TextEmbedder(layers=0)])
+    assert set(table["candidate"]) == {name}
+    assert table["megabytes"].tolist() == pytest.approx([90.87] * 2, abs=0.01)
+
+
+def test_samples_are_drawn_in_proportion():
+    """Fails when the draw is not stratified, or X and y are drawn apart."""
+    seen = []
+    spy = FunctionTransformer(lambda rows: seen.append(rows) or rows)
+
+    def classes(rows, y):
+        seen.append(np.bincount(y).tolist())
+        return logme(rows, y)
+
+    table = rank_backbones(X, y, [spy], scores=[classes, "knn"], max_samples=60)
+    assert len(seen[0]) == 60
+    assert seen[-1] == [20, 20, 20]
+    assert table["knn"][0] > 0.9
+    assert rank_backbones(X, y, [spy], max_samples=1000).shape[0] == 1
+
+
+@pytest.mark.parametrize("container", [list, pd.Series, pl.Series, lambda values: np.array(values, dtype=object)])
+def test_containers_of_samples_and_classes(container):
+    texts, classes = [f"text {i} {i % 3}" for i in range(30)], ["abc"[i % 3] for i in range(30)]
+    lengths = FunctionTransformer(lambda samples: np.array([[len(s), int(s[-1])] for s in list(samples)], dtype=float))
+    table = rank_backbones(container(texts), container(classes), [lengths], max_samples=24)
+    assert table["knn"][0] == 1.0
+
+
+def test_numbers_are_regressed():
+    target = X[:, 0] + X[:, 1] / 7
+    table = rank_backbones(X, target, [ArrayEmbedder()], scores=["logme", "knn", "linear_probe"])
+    rows = ArrayEmbedder().fit_transform(X)
+    expected = [logme(rows, target), knn_score(rows, target), linear_probe_score(rows, target)]
+    assert table.loc[0, ["logme", "knn", "linear_probe"]].tolist() == pytest.approx(expected)
+    assert min(expected[1:]) > 0.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "error", "message"),
+    [
+        ((X, y[:-1], [ArrayEmbedder()]), {}, ValueError, "inconsistent numbers of samples"),
+        ((X, y * 0, [ArrayEmbedder()]), {}, ValueError, "y holds 1 class"),
+        ((X, y, []), {}, ValueError, "candidates is empty"),
+        ((X, y, "resnet50"), {}, TypeError, "candidates='resnet50' is a single one"),
+        ((X, y, ArrayEmbedder()), {}, TypeError, "is a single one"),
+        ((X, y, [3]), {}, TypeError, "candidates holds 3, which is no"),
+        ((X, y, {"a": ArrayEmbedder}), {}, TypeError, "for 'a', which is no"),
+        ((X, y, 3), {}, TypeError, "candidates is a int"),
+        ((X, y, [ArrayEmbedder()]), {"layers": -1}, TypeError, "layers=-1 must be a list of settings"),
+        ((X, y, [ArrayEmbedder()]), {"scores": "logme"}, ValueError, "scores='logme' must be a list"),
+        ((X, y, [ArrayEmbedder()]), {"scores": ["leep"]}, ValueError, "source head.*'nleep'"),
+        ((X, y, [ArrayEmbedder()]), {"scores": ["lgme"]}, ValueError, "'lgme', which is unknown"),
+        ((X, X[:, 0], [ArrayEmbedder()]), {"scores": ["h_score"]}, ValueError, "defined for classes only"),
+        ((X, y, [ArrayEmbedder()]), {"max_samples": 2}, ValueError, "train_size"),
+    ],
+)
+def test_what_no_candidate_can_mend_is_refused(arguments, options, error, message):
+    with pytest.raises(error, match=message):
+        rank_backbones(*arguments, **options)
+
+
+def test_importing_selection_loads_neither_torch_nor_matplotlib():
+    code = (
+        "import sys, skembed.selection; known = {'torch', 'transformers', 'timm', 'torchaudio', 'matplotlib'};"
+        "heavy = known & set(sys.modules); assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_without_pandas_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match="pip install pandas"):
+        rank_backbones(X, y, [ArrayEmbedder()])
