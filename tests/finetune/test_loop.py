@@ -70,7 +70,7 @@ class World:
             normalize=False,
         )  # fmt: skip
         store = fill_store(ItemStore(), iter([self.network.backbone.preprocess(X, None)]))
-        self.source = NetworkSource(self.network, store)
+        self.source = NetworkSource(self.network, [store])
         self.targets = Targets(values, torch.ones(N) if weights is None else torch.from_numpy(weights).float())
         self.network.unfreeze(n_unfrozen)
         self.optimizer = build_optimizer(self.network, n_unfrozen, self.settings)
@@ -393,11 +393,11 @@ class Starved:
     def __init__(self, source, most, error, fail_at=None):
         self.source, self.most, self.error, self.fail_at, self.sizes = source, most, error, fail_at, []
 
-    def features(self, indices):
+    def features(self, indices, view=0):
         self.sizes.append(len(indices))
         if len(indices) > self.most or len(self.sizes) == self.fail_at:
             raise self.error
-        return self.source.features(indices)
+        return self.source.features(indices, view)
 
 
 @pytest.mark.parametrize("error", [
@@ -455,7 +455,7 @@ def test_a_loss_that_is_no_number_is_an_error_before_it_is_a_step(value, loss):
     world = World(2, task=Regression(np.zeros(CLASSES), np.ones(CLASSES), False))
     features = torch.zeros(N, WIDTH)
     features[4] = value
-    world.epoch.source = TableSource(features.numpy(), world.network.device)
+    world.epoch.source = TableSource([features.numpy()], world.network.device)
     before = world.values()
     with pytest.raises(TrainingError, match=f"loss became {loss}"):
         world.epoch.step(np.array([3, 4, 5]), epoch_rng(0))
@@ -511,7 +511,7 @@ def test_the_random_states_of_others_are_left_alone():
     world.train(2)
     evaluate(world.network, world.source, np.arange(N))
     _assert_untouched(before)
-    world.epoch.source = TableSource(np.full((N, WIDTH), np.nan, dtype=np.float32), world.network.device)
+    world.epoch.source = TableSource([np.full((N, WIDTH), np.nan, dtype=np.float32)], world.network.device)
     with pytest.raises(TrainingError):
         world.train(1)
     _assert_untouched(before)
@@ -583,7 +583,7 @@ def test_batch_norm_remembers_no_batch(family, n_unfrozen, tmp_path):
     shared = _bits(backbone.module)
     n_features = embedder._n_features_out
     network = Network(backbone, embedder._reading, _head(n_features, 2), n_features=n_features, normalize=False)
-    source = NetworkSource(network, fill_store(ItemStore(), prepared_chunks(embedder, network.backbone, images)))
+    source = NetworkSource(network, [fill_store(ItemStore(), prepared_chunks(embedder, network.backbone, images))])
     network.unfreeze(n_unfrozen)
     settings = _settings(backbone_factor=1.0, batch_size=5)
     targets = Targets(torch.eye(2)[torch.arange(10) % 2], torch.ones(10))

@@ -275,15 +275,19 @@ def test_replayed_rows_are_those_of_the_embedder(family, budget, tmp_path):
     expected = embedder.transform(samples)
     assert len(np.unique(expected.round(4), axis=0)) == len(samples)
     network = _network(embedder)
-    plain = NetworkSource(network, fill_store(ItemStore(budget), prepared_chunks(embedder, network.backbone, samples)))
+    plain = NetworkSource(
+        network, [fill_store(ItemStore(budget), prepared_chunks(embedder, network.backbone, samples))]
+    )
     replayed = NetworkSource(
         network,
-        fill_store(
-            ItemStore(budget),
-            prepared_chunks(embedder, network.backbone, samples),
-            backbone=embedder._load(),
-            block=replay_block(network, 1),
-        ),
+        [
+            fill_store(
+                ItemStore(budget),
+                prepared_chunks(embedder, network.backbone, samples),
+                backbone=embedder._load(),
+                block=replay_block(network, 1),
+            )
+        ],
     )
     order = np.array([3, 0, 4, 1, 1])
     for source in (plain, replayed):
@@ -328,7 +332,7 @@ def test_half_precision_is_kept_in_half_and_trained_in_single():
     assert store[0][0].data["hidden"].dtype == torch.bfloat16
     network = _double()
     network.unfreeze(1)
-    rows = NetworkSource(network, store).features(np.arange(4))
+    rows = NetworkSource(network, [store]).features(np.arange(4))
     assert rows.dtype == torch.float32
     torch.testing.assert_close(rows, network.features(samples), rtol=0, atol=0.02)
     rows.sum().backward()
@@ -346,7 +350,7 @@ def test_gradients_of_a_replayed_pass_are_those_of_a_plain_one(bert):
     for indices in (np.arange(len(TEXTS)), np.array([3])):
         gradients = []
         for held in (plain, store):
-            features = NetworkSource(network, held).features(indices)
+            features = NetworkSource(network, [held]).features(indices)
             (features * torch.arange(1.0, features.shape[1] + 1)).sum().backward()
             gradients.append([p.grad.clone() for p in network.backbone.module.parameters() if p.requires_grad])
             for parameter in network.backbone.module.parameters():
@@ -457,7 +461,7 @@ def test_sources_give_the_embedder_s_rows(double_data, n_unfrozen, replay, kind,
     with torch.no_grad():
         np.testing.assert_allclose(source.features(order).numpy(), expected[order], atol=1e-5)
     if kind is NetworkSource:
-        assert ("hidden" in source.store[0][0].data) == replayed
+        assert ("hidden" in source.stores[0][0][0].data) == replayed
 
 
 def test_a_prefix_is_computed_once_a_block(double_data, monkeypatch):
@@ -470,7 +474,7 @@ def test_a_prefix_is_computed_once_a_block(double_data, monkeypatch):
         return original(store, prepared, block=block, **settings)
 
     monkeypatch.setattr("skembed.finetune.data.fill_store", filled)
-    stores = [data.source(network, n_unfrozen)[0].store for n_unfrozen in (1, 1, 2, 2, 3, 3)]
+    stores = [data.source(network, n_unfrozen)[0].stores[0] for n_unfrozen in (1, 1, 2, 2, 3, 3)]
     assert blocks == [1, 0, None]
     assert stores[0] is stores[1]
     assert stores[2] is stores[3]

@@ -121,6 +121,7 @@ class Script:
         self.losses, self.scoring = iter(losses), scoring
         self.sources = []
         self.notes = []
+        self.replay = True
 
     def judge(self, outputs, y, targets, weights):
         value = next(self.losses)
@@ -128,7 +129,7 @@ class Script:
 
     def source(self, network, n_unfrozen):
         self.sources.append(n_unfrozen)
-        return TableSource(np.zeros((10, WIDTH), dtype=np.float32), network.device), n_unfrozen < 2
+        return TableSource([np.zeros((10, WIDTH), dtype=np.float32)], network.device), n_unfrozen < 2
 
 
 class Play:
