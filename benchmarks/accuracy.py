@@ -100,7 +100,6 @@ def _one_split(labelled: Labelled, seed: int, strategies: Sequence[str]) -> dict
     rows, rows_test = embedder.fit_transform(X), embedder.transform(X_test)
     measure(PROBE, lambda: make_pipeline(StandardScaler(), LogisticRegression(max_iter=500)).fit(rows, y), rows_test)
     for strategy in strategies:
-        # One block of a convolutional net, as of a transformer.
         classifier = FineTuneClassifier(embedder, strategy=strategy, random_state=seed)
         measure(strategy, lambda classifier=classifier: classifier.fit(X, y))
         print(f"  {strategy}: {classifier.report_.splitlines()[-2]}", flush=True)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skembed.augment.mixing import mixup
 from skembed.engine.device import is_out_of_memory
 from skembed.exceptions import DeviceWarning, TrainingError
 from skembed.finetune.network import FrozenNetwork
@@ -157,19 +158,6 @@ class Pull:
         return self.strength / 2 * torch.stack([(p - start).square().sum() for p, start in self.pairs]).sum()
 
 
-def mix_features(features: Tensor, targets: Tensor, alpha: float, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Mixup of a batch's rows, with the same shares for their targets [1]_.
-
-    References
-    ----------
-    .. [1] Zhang et al. (2018), mixup: Beyond Empirical Risk Minimization; on features as in Verma et al. (2019),
-       Manifold Mixup.
-    """
-    share = float(rng.beta(alpha, alpha))
-    other = torch.from_numpy(rng.permutation(len(features))).to(features.device)
-    return share * features + (1 - share) * features[other], share * targets + (1 - share) * targets[other]
-
-
 class Epoch:
     """What one epoch needs to know, so that a step is a short function.
 
@@ -241,7 +229,7 @@ class Epoch:
             features = self.source.features(part, self.view)
             targets = self.targets.values[torch.from_numpy(part)].to(features.device)
             if settings.mixup and len(part) > 1:
-                features, targets = mix_features(features, targets, settings.mixup, rng)
+                features, targets = mixup(features, targets, rng, settings.mixup)
             losses = self.task.losses(network.head(features), targets, settings.label_smoothing)
             loss = (losses * weights[start : start + self.fits].to(losses.device)).sum() / total
             loss.backward()

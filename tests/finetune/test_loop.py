@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from skembed import ImageEmbedder
+from skembed.augment.mixing import mixup
 from skembed.backbones.base import BackboneSpec
 from skembed.backbones.loading import load, open_spec
 from skembed.engine.reading import Reading
@@ -25,7 +26,6 @@ from skembed.finetune.loop import (
     build_optimizer,
     epoch_rng,
     evaluate,
-    mix_features,
     train_epoch,
 )
 from skembed.finetune.network import FrozenNetwork, Head, Network
@@ -295,7 +295,7 @@ def test_the_loss_that_is_told_leaves_the_pull_out():
 def test_mixup_is_a_share_of_two_rows_and_of_their_targets():
     generator = torch.Generator().manual_seed(0)
     features, targets = torch.randn(6, 4, generator=generator), torch.eye(6)
-    mixed, mixed_targets = mix_features(features, targets, 0.4, np.random.default_rng(7))
+    mixed, mixed_targets = mixup(features, targets, np.random.default_rng(7), 0.4)
     # A row of the mixed identity is its recipe.
     torch.testing.assert_close(mixed, mixed_targets @ features)
     torch.testing.assert_close(mixed_targets.sum(1), torch.ones(6))
@@ -307,7 +307,7 @@ def test_mixup_is_a_share_of_two_rows_and_of_their_targets():
 def test_mixup_draws_its_share_from_the_beta_distribution():
     rng, shares = np.random.default_rng(0), []
     for _ in range(2000):
-        _, targets = mix_features(torch.zeros(2, 1), torch.eye(2), 0.3, rng)
+        _, targets = mixup(torch.zeros(2, 1), torch.eye(2), rng, 0.3)
         shares.append(float(targets[0, 0]))
     # Where the pair is turned round, half of the time, its first share is drawn; else a row is mixed with itself.
     mixed = [share for share in shares if share < 1]
