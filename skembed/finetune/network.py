@@ -15,6 +15,7 @@ from skembed.backbones.base import Backbone, Block, Item
 from skembed.engine.device import move
 from skembed.engine.pooling import combine_layers, pool
 from skembed.engine.reading import Reading
+from skembed.finetune.convolutions import avoid_faulty_gradients
 from skembed.finetune.groups import parameter_groups, trainable
 from skembed.finetune.probe import Probe, Standardizer
 
@@ -137,6 +138,7 @@ class Network(FrozenNetwork):
     def __init__(self, backbone: Backbone, reading: Reading, head: Head, *, n_features: int, normalize: bool):
         self.base = backbone
         self.backbone = replace(backbone, module=copy.deepcopy(backbone.module))
+        avoid_faulty_gradients(self.backbone.module)
         self.reading = reading
         super().__init__(head.to(self.device))
         self.n_features, self.normalize = n_features, normalize

@@ -16,6 +16,7 @@ from skembed.backbones.base import BackboneSpec
 from skembed.backbones.loading import load, open_spec
 from skembed.engine.reading import Reading
 from skembed.exceptions import DeviceWarning, TrainingError
+from skembed.finetune.convolutions import _is_faulty as faulty
 from skembed.finetune.data import NetworkSource, TableSource, prepared_chunks
 from skembed.finetune.loop import (
     Averaged,
@@ -573,9 +574,6 @@ def test_unfreezing_fewer_freezes_the_rest_again():
     assert moved == {"layers.1.weight"}
 
 
-@pytest.mark.skip(
-    reason="torch 2.14.1 crashed in its backward pass (segmentation fault) in 2 of 5 runs; cause not found yet"
-)
 @pytest.mark.parametrize("family", ["timm_resnet", "hf_resnet"])
 @pytest.mark.parametrize("n_unfrozen", [0, 1, 2])
 def test_batch_norm_remembers_no_batch(family, n_unfrozen, tmp_path):
@@ -586,6 +584,8 @@ def test_batch_norm_remembers_no_batch(family, n_unfrozen, tmp_path):
     shared = _bits(backbone.module)
     n_features = embedder._n_features_out
     network = Network(backbone, embedder._reading, _head(n_features, 2), n_features=n_features, normalize=False)
+    # What overwrites memory in torch's backward pass (see skembed.finetune.convolutions) is not in what trains.
+    assert not any(faulty(m) for m in network.backbone.module.modules() if isinstance(m, torch.nn.Conv2d))
     source = NetworkSource(network, [fill_store(ItemStore(), prepared_chunks(embedder, network.backbone, images))])
     network.unfreeze(n_unfrozen)
     settings = _settings(backbone_factor=1.0, batch_size=5)
