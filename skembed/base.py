@@ -183,6 +183,10 @@ class BaseEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         WeightsMismatchError
             If the weights found now are not those that the embedder was fitted with.
         """
+        return self._transformed(X, self._compute)
+
+    def _transformed(self, X, compute) -> np.ndarray:
+        """What `transform` returns, where rows that no cache knows come from `compute`: `_compute` or the like."""
         from skembed.engine.recall import embed
 
         check_is_fitted(self)
@@ -190,7 +194,7 @@ class BaseEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         self._check_weights()
         result = embed(
             samples,
-            self._compute,
+            compute,
             key=self._key(),
             n_features=self._width,
             cache=self._resolve_cache(),
@@ -199,9 +203,9 @@ class BaseEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             progress=type(self).__name__ if self.verbose else None,
         )
         if result.errors and self.on_error == "warn":
-            warn_unreadable(result.errors, len(samples), stacklevel=3)
+            warn_unreadable(result.errors, len(samples), stacklevel=4)
         if result.n_truncated:
-            warnings.warn(self._truncation_message(result.n_truncated, len(samples)), TruncationWarning, stacklevel=3)
+            warnings.warn(self._truncation_message(result.n_truncated, len(samples)), TruncationWarning, stacklevel=4)
         return self._finished(result.embeddings)
 
     def _finished(self, rows: np.ndarray) -> np.ndarray:
@@ -223,8 +227,8 @@ class BaseEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
 
     # -- inside -----------------------------------------------------------------------------------------
 
-    def _compute(self, samples, *, positions, report):
-        """Embed samples; the first moment at which weights are needed."""
+    def _compute(self, samples, *, positions, report, advance=None):
+        """Embed samples; the first moment at which weights are needed. For `advance` see `extract`."""
         from skembed.engine.extract import extract
 
         backbone = self._load()
@@ -239,6 +243,7 @@ class BaseEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             chunk_size=self._chunk_size,
             on_error=self.on_error,
             report=report,
+            advance=advance,
         )
 
     def _resolve_cache(self) -> EmbeddingCache | None:

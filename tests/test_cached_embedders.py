@@ -112,6 +112,40 @@ def test_warm_is_cold(modality, tmp_path):
     np.testing.assert_array_equal(warm[0], warm[2])
 
 
+@pytest.mark.parametrize("modality", ["text", "image", "audio"])
+@pytest.mark.parametrize("batch_size", [1, 7, 32])
+def test_rows_depend_on_neither_batches_nor_order_nor_what_was_known(modality, batch_size, tmp_path):
+    family = {"text": "bert", "image": "timm_vit", "audio": "wav2vec2_stable"}[modality]
+    tiny.BUILDERS[family](tmp_path)
+    samples, rng = _of_many_lengths(modality, 40), np.random.default_rng(1)
+    cls = {"text": TextEmbedder, "image": ImageEmbedder, "audio": AudioEmbedder}[modality]
+    rate = {"sampling_rate": 16000} if modality == "audio" else {}
+
+    def rows(where, size, cache):
+        embedder = cls(str(tmp_path), device="cpu", precision="float32", batch_size=size, cache=cache, **rate)
+        return embedder.fit(samples).transform([samples[i] for i in where])
+
+    alone = np.concatenate([rows([i], 1, None) for i in range(40)])
+    order = rng.permutation(40)
+    np.testing.assert_allclose(rows(order, batch_size, None), alone[order], atol=2e-5)
+    # Every third is known from batches of another size; all of them the time after.
+    cache = EmbeddingCache()
+    rows(order[::3], 5, cache)
+    np.testing.assert_allclose(rows(np.arange(40), batch_size, cache), alone, atol=2e-5)
+    misses = cache.info().misses
+    np.testing.assert_allclose(rows(order, batch_size, cache), alone[order], atol=2e-5)
+    assert cache.info().misses == misses
+
+
+def _of_many_lengths(modality, n):
+    rng = np.random.default_rng(0)
+    if modality == "text":
+        return [f"{i} " + " ".join(rng.choice(["cat", "moon", "over"], size=rng.integers(1, 6))) for i in range(n)]
+    if modality == "image":
+        return [rng.integers(0, 256, size=(20 + i, 40, 3), dtype=np.uint8) for i in range(n)]
+    return [(0.1 * rng.normal(size=2000 + 300 * int(rng.integers(20)))).astype(np.float32) for i in range(n)]
+
+
 @pytest.mark.bundled
 def test_every_setting_that_changes_a_row_changes_its_place():
     cache, samples = EmbeddingCache(), ["one text of some length", "another"]

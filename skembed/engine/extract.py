@@ -66,6 +66,8 @@ class Extraction:
 
 #: Takes the positions of samples that are done, their rows, and whether each was truncated.
 Report = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
+#: Takes prepared samples and their positions; returns samples that enter the network further on.
+Advance = Callable[[Sequence[Sequence[Item]], Sequence[int]], Sequence[Sequence[Item]]]
 
 
 def extract(
@@ -80,6 +82,7 @@ def extract(
     chunk_size: int = 1024,
     on_error: str = "raise",
     report: Report | None = None,
+    advance: Advance | None = None,
 ) -> Extraction:
     """Decode, prepare, run and pool every sample.
 
@@ -105,6 +108,8 @@ def extract(
         What happens to a sample that cannot be read.
     report : callable, optional
         Called after each batch with the samples that it completed.
+    advance : callable, optional
+        Takes prepared samples and their positions; returns samples that enter the network further on.
 
     Returns
     -------
@@ -113,14 +118,13 @@ def extract(
     """
     n_samples = len(samples)
     result = Extraction(np.full((n_samples, n_features), np.nan, dtype=np.float32), np.zeros(n_samples, dtype=bool))
+    places = range(n_samples) if positions is None else positions
     starts = range(0, n_samples, chunk_size)
     with workers() as pool:
 
         def begin(start: int):
             part = slice(start, start + chunk_size)
-            where = None if positions is None else positions[part]
-            where = range(start, min(start + chunk_size, n_samples)) if where is None else where
-            return prepare(backbone, samples[part], reading, read, pool, where, on_error)
+            return prepare(backbone, samples[part], reading, read, pool, places[part], on_error)
 
         ahead = None
         for number, start in enumerate(starts):
@@ -132,13 +136,11 @@ def extract(
             result.errors += errors
             good = [i for i, items in enumerate(prepared) if items is not None]
             result.truncated[[start + i for i in good]] = [prepared[i][1] for i in good]
-            embed_items(
-                backbone,
-                [prepared[i][0] for i in good],
-                reading,
-                batch_size,
-                _placed(result, np.array([start + i for i in good], dtype=np.int64), report),
-            )
+            items: Sequence[Sequence[Item]] = [prepared[i][0] for i in good]
+            if advance is not None:
+                items = advance(items, [places[start + i] for i in good])
+            where = np.array([start + i for i in good], dtype=np.int64)
+            embed_items(backbone, items, reading, batch_size, _placed(result, where, report))
     return result
 
 
@@ -213,7 +215,7 @@ def prepare(backbone, samples, reading: Reading, read, pool, positions, on_error
     return decode_all(samples, prepare, on_error=on_error, positions=positions, run=run)
 
 
-def embed_items(backbone, items: list[list[Item]], reading: Reading, batch_size, place) -> None:
+def embed_items(backbone, items: Sequence[Sequence[Item]], reading: Reading, batch_size, place) -> None:
     """One row a sample; the windows of a long sample are averaged, weighted by their real length.
 
     `place` is told which samples are done, and their rows.

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from skembed.augment import Augmentation, sample_rng
 from skembed.base import BaseEmbedder
+from skembed.engine.device import resolve_device
 from skembed.engine.extract import embed_items, prepare, workers
 from skembed.finetune.loop import Source
 from skembed.finetune.network import FrozenNetwork, Network
-from skembed.finetune.prefix import MEMORY, ItemStore, Sample, agree, fill_store, replay_block
+from skembed.finetune.prefix import MEMORY, FirstPass, ItemStore, Sample, agree, fill_store, last_frozen, replay_block
 
-__all__ = ["TableSource", "TrainingData", "Views", "embed_view", "prepared_chunks"]
+__all__ = ["TableSource", "TrainingData", "Views", "embed_first", "embed_view", "prepared_chunks"]
 
 #: Samples on which a replayed pass is compared with a plain one.
 _TRIED = 4
@@ -175,13 +176,59 @@ def embed_view(embedder: BaseEmbedder, samples: Sequence[Any], views: Views, vie
     """
     backbone = embedder._load()
     rows = np.empty((len(samples), embedder._width), dtype=np.float32)
-    batch_size = None if embedder.batch_size == "auto" else int(embedder.batch_size)
     start = 0
     for chunk in prepared_chunks(embedder, backbone, samples, views=views, view=view):
         part = rows[start : start + len(chunk)]
-        embed_items(backbone, [list(sample) for sample in chunk], embedder._reading, batch_size, part.__setitem__)
+        embed_items(backbone, chunk, embedder._reading, _batch_size(embedder), part.__setitem__)
         start += len(chunk)
     return embedder._finished(rows)
+
+
+def embed_first(embedder: BaseEmbedder, samples: Sequence[Any], n_unfrozen: int) -> tuple[np.ndarray, FirstPass | None]:
+    """Rows of samples, as `transform` gives them, and what the blocks below those that train returned on the way.
+
+    Parameters
+    ----------
+    embedder : BaseEmbedder
+        Fitted.
+    samples : sequence
+        Raw samples.
+    n_unfrozen : int
+        Blocks that train; 0 keeps nothing on the way.
+
+    Returns
+    -------
+    rows : ndarray of shape (n_samples, n_features), float32
+    first : FirstPass or None
+        None where nothing was kept: no block is frozen, all rows were known, the network cannot be entered there, or
+        is not on a processor.
+    """
+    block = last_frozen(embedder._reading, n_unfrozen) if n_unfrozen else None
+    # To enter a network is to pass over its lower blocks, for every thread that is in it. On a processor that is one.
+    if block is None or resolve_device(embedder.device).type != "cpu":
+        return embedder.transform(samples), None
+    passes: list[FirstPass | None] = []
+
+    def compute(missing: Sequence[Any], *, positions: Sequence[int], report: Any) -> Any:
+        if not passes:
+            passes.append(_first_pass(embedder, block, missing[:_TRIED], positions[:_TRIED]))
+        return embedder._compute(missing, positions=positions, report=report, advance=passes[0])
+
+    rows = embedder._transformed(samples, compute)
+    return rows, passes[0] if passes else None
+
+
+def _first_pass(
+    embedder: BaseEmbedder, block: int, samples: Sequence[Any], positions: Sequence[int]
+) -> FirstPass | None:
+    """One that may keep what it sees; None where rows would not be those of a plain pass."""
+    first = FirstPass(embedder._load(), block, _batch_size(embedder))
+    tried = next(prepared_chunks(embedder, first.backbone, samples, positions=positions))
+    return first if first.is_exact(tried, embedder._reading) else None
+
+
+def _batch_size(embedder: BaseEmbedder) -> int | None:
+    return None if embedder.batch_size == "auto" else int(embedder.batch_size)
 
 
 class TrainingData:
@@ -199,6 +246,8 @@ class TrainingData:
         Whether frozen blocks may be computed once and kept.
     views : Views, optional
         How samples are changed for training.
+    first : FirstPass, optional
+        What frozen blocks returned while the embeddings were computed.
     """
 
     def __init__(
@@ -209,8 +258,10 @@ class TrainingData:
         *,
         replay: bool,
         views: Views | None = None,
+        first: FirstPass | None = None,
     ):
         self.embedder, self.samples, self.frozen, self.replay, self.views = embedder, samples, frozen, replay, views
+        self.first = first
         #: Why the frozen blocks were not replayed, where they were not.
         self.notes: list[str] = []
         self._whole: ItemStore | None = None
@@ -279,10 +330,19 @@ class TrainingData:
         return stores
 
     def _filled(self, network: Network, block: int, view: int) -> ItemStore:
-        chunks = prepared_chunks(self.embedder, network.backbone, self.samples, views=self.views, view=view)
-        batch_size = None if self.embedder.batch_size == "auto" else int(self.embedder.batch_size)
+        known = self.first.known if self.first is not None and self.first.block == block and view == 0 else {}
+        missing = [i for i in range(len(self.samples)) if i not in known]
+        chunks = prepared_chunks(
+            self.embedder,
+            network.backbone,
+            [self.samples[i] for i in missing],
+            views=self.views,
+            view=view,
+            positions=missing,
+        )
         store = ItemStore(MEMORY // self._n_views)
-        return fill_store(store, chunks, backbone=self.embedder._load(), block=block, batch_size=batch_size)
+        backbone, batch_size = self.embedder._load(), _batch_size(self.embedder)
+        return fill_store(store, chunks, backbone=backbone, block=block, batch_size=batch_size, known=known)
 
     def _prepared(self, network: Network) -> ItemStore:
         if self._whole is None:

@@ -19,9 +19,10 @@ from skembed.backbones.tuned import TunedWeights
 from skembed.base import BaseEmbedder
 from skembed.engine.device import resolve_device
 from skembed.finetune.checkpoint import Checkpoint
-from skembed.finetune.data import TrainingData, Views
+from skembed.finetune.data import TrainingData, Views, embed_first
 from skembed.finetune.loop import Settings, Targets, evaluate
 from skembed.finetune.network import FrozenNetwork, Head, Network
+from skembed.finetune.prefix import FirstPass
 from skembed.finetune.probe import Probe, Standardizer, search_probe
 from skembed.finetune.stages import Progress, Recipe, Stage, plan_stages
 from skembed.finetune.tasks import Scores, Task
@@ -145,10 +146,10 @@ def run_fit(request: Request) -> Outcome:
     request : Request
         All of it checked.
     """
-    frozen = request.embedder.transform(request.samples)
+    frozen, first = embed_first(request.embedder, request.samples, _first_unfrozen(request))
     encoded = request.task.encode(request.y)
     standardizer, probe = _probe(request, frozen, encoded, request.train)
-    recipe = _recipe(request, frozen, encoded, standardizer, probe)
+    recipe = _recipe(request, frozen, encoded, standardizer, probe, first)
     baseline = (
         recipe.judge(probe(standardizer(frozen[request.held_out])))
         if len(request.held_out)
@@ -164,6 +165,13 @@ def run_fit(request: Request) -> Outcome:
     if checkpoint is not None and outcome.progress.ended != "interrupted":
         checkpoint.remove()
     return outcome
+
+
+def _first_unfrozen(request: Request) -> int:
+    """How many blocks train in the first stage that trains any and replays the others; 0 where none does."""
+    if not request.replay or not request.max_epochs or (request.augmentation is not None and not request.augment_views):
+        return 0
+    return next((stage.n_unfrozen for stage in _stages(request) if stage.n_unfrozen), 0)
 
 
 def untrained(request: Request) -> Recipe:
@@ -196,7 +204,12 @@ def _probe(request: Request, frozen: np.ndarray, encoded: np.ndarray, train: np.
 
 
 def _recipe(
-    request: Request, frozen: np.ndarray, encoded: np.ndarray, standardizer: Standardizer, probe: Probe
+    request: Request,
+    frozen: np.ndarray,
+    encoded: np.ndarray,
+    standardizer: Standardizer,
+    probe: Probe,
+    first: FirstPass | None = None,
 ) -> Recipe:
     embedder, settings = request.embedder, request.settings
     head = Head(standardizer, probe, settings.dropout)
@@ -214,25 +227,17 @@ def _recipe(
             n_features=embedder._n_features_out,
             normalize=bool(embedder._normalized),
         )
-    stages = plan_stages(
-        request.strategy,
-        network.depth,
-        n_unfrozen=_checked_blocks(request, network),
-        max_epochs=request.max_epochs,
-        stage_epochs=request.stage_epochs,
-        unfreeze_step=request.unfreeze_step,
-    )
     targets = Targets(torch.from_numpy(encoded).float(), torch.from_numpy(request.weights).float())
     return Recipe(
         network,
         request.task,
-        TrainingData(embedder, request.samples, frozen, replay=request.replay, views=_views(request)),
+        TrainingData(embedder, request.samples, frozen, replay=request.replay, views=_views(request), first=first),
         targets,
         request.y,
         request.train,
         request.held_out,
         settings,
-        stages if request.max_epochs else [],
+        _stages(request) if request.max_epochs else [],
         max_epochs=request.max_epochs,
         patience=request.patience,
         seed=request.seed,
@@ -246,14 +251,22 @@ def _views(request: Request) -> Views | None:
     return Views(request.augmentation, request.seed, request.augment_views)
 
 
-def _checked_blocks(request: Request, network: FrozenNetwork) -> int:
-    if request.strategy == "partial" and network.depth and request.n_unfrozen > network.depth:
+def _stages(request: Request) -> list[Stage]:
+    depth = max(request.embedder._reading.layers) + 1
+    if request.strategy == "partial" and request.n_unfrozen > depth:
         raise ValueError(
-            f"n_unfrozen={request.n_unfrozen} is more than the {network.depth} blocks that can train: "
+            f"n_unfrozen={request.n_unfrozen} is more than the {depth} blocks that can train: "
             f"{request.embedder.spec_.name} has {request.embedder.n_blocks_}, stem included, and those above the "
             f"highest of layers={request.embedder.layers!r} are not used. Use a smaller number, or strategy='full'."
         )
-    return request.n_unfrozen
+    return plan_stages(
+        request.strategy,
+        depth,
+        n_unfrozen=request.n_unfrozen,
+        max_epochs=request.max_epochs,
+        stage_epochs=request.stage_epochs,
+        unfreeze_step=request.unfreeze_step,
+    )
 
 
 def _checkpoint(request: Request, frozen: np.ndarray) -> Checkpoint | None:

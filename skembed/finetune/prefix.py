@@ -18,15 +18,18 @@ from torch import Tensor
 
 from skembed.backbones.base import Backbone, Item
 from skembed.engine.device import move
-from skembed.engine.extract import computing, each_batch
+from skembed.engine.extract import computing, each_batch, embed_items
+from skembed.engine.reading import Reading
 from skembed.finetune.network import Network
 
-__all__ = ["MEMORY", "ItemStore", "agree", "fill_store", "replay_block"]
+__all__ = ["MEMORY", "FirstPass", "ItemStore", "agree", "fill_store", "last_frozen", "replay_block"]
 
 #: Bytes of prepared samples, or of activations, that are held in memory; the rest goes to a temporary file.
 MEMORY = 2 * 1024**3
 #: Largest difference, relative to the largest value, between a replayed pass and a plain one.
 _TOLERANCE = 1e-3
+#: What networks raise that cannot be entered behind a block.
+_CANNOT_ENTER = (IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
 
 Sample = Sequence[Item]
 
@@ -64,7 +67,7 @@ class ItemStore:
         OSError
             If memory is used up and the disk is full.
         """
-        size = sum(_size(value) for item in sample for value in item.data.values())
+        size = _bytes(sample)
         if self._held + size <= self.budget:
             self._held += size
         else:
@@ -116,14 +119,73 @@ class _Spilled:
         self.offset, self.size, self.dtype, self.shape, self.array = offset, size, dtype, shape, array
 
 
-def _size(value: Any) -> int:
-    return value.nbytes if isinstance(value, (np.ndarray, Tensor)) else 0
+def _bytes(sample: Sample) -> int:
+    values = (value for item in sample for value in item.data.values())
+    return sum(value.nbytes for value in values if isinstance(value, (np.ndarray, Tensor)))
 
 
 def replay_block(network: Network, n_unfrozen: int) -> int | None:
     """The block behind which training may enter the network; None if all of it trains or is read."""
-    block = min(network.depth - n_unfrozen - 1, *network.reading.layers)
+    return last_frozen(network.reading, n_unfrozen)
+
+
+def last_frozen(reading: Reading, n_unfrozen: int) -> int | None:
+    """The same of a network that is not there yet: blocks above the highest layer that is read never train."""
+    block = min(max(reading.layers) - n_unfrozen, *reading.layers)
     return block if block >= 0 else None
+
+
+class FirstPass:
+    """Keeps what frozen blocks return for samples while these are embedded, so that they are run once for both.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        Embeds them.
+    block : int
+        The last block that is frozen.
+    batch_size : int, optional
+        See `skembed.engine.extract.extract`.
+    budget : int, default=MEMORY
+        Bytes that are kept; beyond them samples are advanced and forgotten.
+    """
+
+    def __init__(self, backbone: Backbone, block: int, batch_size: int | None = None, budget: int = MEMORY):
+        self.backbone, self.block, self.batch_size, self.budget = backbone, block, batch_size, budget
+        #: Samples behind the block, by their positions.
+        self.known: dict[int, Sample] = {}
+
+    def __call__(self, samples: Sequence[Sample], positions: Sequence[int]) -> list[Sample]:
+        """Samples behind the block."""
+        advanced = _run_up_to(self.backbone, samples, self.block, self.batch_size)
+        for position, sample in zip(positions, advanced, strict=True):
+            size = _bytes(sample)
+            if size <= self.budget:
+                self.budget -= size
+                self.known[position] = sample
+        return advanced
+
+    def is_exact(self, samples: Sequence[Sample], reading: Reading) -> bool:
+        """Whether rows are the same when the network is left behind the block and entered again."""
+
+        def rows(items: Sequence[Sample]) -> np.ndarray:
+            found: dict[int, np.ndarray] = {}
+
+            def place(done: np.ndarray, vectors: np.ndarray) -> None:
+                found.update(zip(done, vectors, strict=True))
+
+            embed_items(self.backbone, items, reading, self.batch_size, place)
+            return np.stack([found[i] for i in range(len(items))])
+
+        plain = rows(samples)
+        try:
+            again = rows(_run_up_to(self.backbone, samples, self.block, self.batch_size))
+        except _CANNOT_ENTER:
+            return False
+        # Rounding of half precision depends on the batch; the hidden states themselves are kept as they were.
+        exact = next(self.backbone.module.parameters()).dtype == torch.float32
+        tolerance = (_TOLERANCE if exact else 10 * _TOLERANCE) * np.abs(plain).max()
+        return again.shape == plain.shape and bool(np.abs(again - plain).max() <= tolerance)
 
 
 def fill_store(
@@ -134,6 +196,7 @@ def fill_store(
     block: int | None = None,
     batch_size: int | None = None,
     report: Callable[[int], None] | None = None,
+    known: dict[int, Sample] | None = None,
 ) -> ItemStore:
     """Keep prepared samples, as they are or run up to a block.
 
@@ -151,12 +214,22 @@ def fill_store(
         See `skembed.engine.extract.extract`.
     report : callable, optional
         Told how many samples were kept, after each chunk.
+    known : dict of int to sample, optional
+        By position those that are behind the block already, and not in `prepared`; they move into the store.
     """
+    known = {} if known is None else known
+
+    def take_known() -> None:
+        while len(store) in known:
+            store.append(known.pop(len(store)))
+
+    take_known()
     for chunk in prepared:
         if backbone is not None and block is not None:
             chunk = _run_up_to(backbone, chunk, block, batch_size)
         for sample in chunk:
             store.append(sample)
+            take_known()
         if report is not None:
             report(len(store))
     return store

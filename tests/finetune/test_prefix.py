@@ -8,16 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
 
-from skembed import AudioEmbedder, ImageEmbedder, TextEmbedder
+from skembed import AudioEmbedder, EmbeddingCache, FineTuneClassifier, ImageEmbedder, TextEmbedder
 from skembed.backbones.base import Item
 from skembed.backbones.loading import load
 from skembed.engine.reading import Reading
 from skembed.exceptions import DeviceWarning
 from skembed.finetune import prefix
-from skembed.finetune.data import NetworkSource, TableSource, TrainingData, prepared_chunks
+from skembed.finetune.data import NetworkSource, TableSource, TrainingData, embed_first, prepared_chunks
 from skembed.finetune.network import Head, Network
-from skembed.finetune.prefix import ItemStore, agree, fill_store, replay_block
+from skembed.finetune.prefix import FirstPass, ItemStore, agree, fill_store, replay_block
 from skembed.finetune.probe import Probe, Standardizer
 from skembed.testing import ArrayBackbone, ArrayEmbedder, array_backbone
 from tests.backbones import tiny
@@ -493,3 +494,84 @@ def test_a_prefix_that_differs_is_not_used_and_that_is_told_once(double_data, mo
             np.testing.assert_allclose(source.features(np.arange(9)).numpy(), expected, atol=1e-5)
     (note,) = data.notes
     assert note.startswith("The frozen blocks were computed in every epoch: its rows differ")
+
+
+# -- embedding and advancing in one pass ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cache", [None, "memory"])
+def test_one_pass_gives_the_rows_and_what_the_frozen_blocks_return(bert, cache):
+    """Against each sample run alone; a text that occurs twice is advanced with the others that are left."""
+    embedder = clone(bert).set_params(cache=None if cache is None else EmbeddingCache()).fit(TEXTS)
+    samples = [*TEXTS[:3], TEXTS[1], *TEXTS[3:]]
+    network = _network(embedder)
+    rows, first = embed_first(embedder, samples, 1)
+    np.testing.assert_allclose(rows, bert.transform(samples), rtol=0, atol=1e-5)
+    assert set(first.known) == {0, 1, 2, 4, 5, 6, 7, 8}
+    data = TrainingData(embedder, samples, rows, replay=True, first=first)
+    source, replayed = data.source(network, 1)
+    assert replayed
+    assert not first.known, "what is in the store is not held twice"
+    for index, windows in enumerate(_prepared(embedder, network, samples)):
+        for kept, item in zip(source.stores[0][index], windows, strict=True):
+            with torch.no_grad():
+                (alone,) = network.backbone.forward_blocks(network.backbone.collate([item]), [network.depth - 2])
+            torch.testing.assert_close(kept.data["hidden"], alone.values[0], rtol=1e-4, atol=1e-5)
+
+
+def test_frozen_blocks_see_each_sample_once_in_a_whole_fit():
+    X = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+    embedder = ArrayEmbedder(precision="float32", cache=None).fit(X)
+    shared, seen = load(embedder.spec_, torch.device("cpu"), "float32").module, []
+    hook = shared.layers[0].register_forward_hook(lambda module, inputs, outputs: seen.append(len(inputs[0])))
+    model = FineTuneClassifier(embedder, strategy="partial", n_unfrozen=1, max_epochs=2, refit=False, random_state=0)
+    try:
+        model.fit(X, np.arange(60) % 2)
+    finally:
+        hook.remove()
+    # Four samples both ways on the shared network and on the one that trains, and then each sample; where the network
+    # is entered above, the layer is handed a single row that it does not compute.
+    assert sum(n for n in seen if n > 1) == 60 + 4 * 4
+
+
+def test_a_network_that_would_give_other_rows_is_embedded_as_ever(monkeypatch):
+    X = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
+    embedder = ArrayEmbedder(precision="float32", cache=None).fit(X)
+    expected = embedder.transform(X)
+    for mutant in (_swapped, _too_deep, _without_numbers):
+        with monkeypatch.context() as patch:
+            patch.setattr(ArrayBackbone, "advance", mutant(ArrayBackbone.advance))
+            rows, first = embed_first(embedder, list(X), 1)
+        assert first is None
+        np.testing.assert_allclose(rows, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("n_unfrozen", "known"), [(0, False), (3, False), (1, True)])
+def test_nothing_is_kept_where_no_block_is_frozen_or_all_rows_are_known(n_unfrozen, known):
+    X = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
+    embedder = ArrayEmbedder(precision="float32", cache=EmbeddingCache()).fit(X)
+    expected = embedder.transform(X) if known else clone(embedder).set_params(cache=None).fit(X).transform(X)
+    rows, first = embed_first(embedder, list(X), n_unfrozen)
+    assert first is None
+    np.testing.assert_allclose(rows, expected, atol=1e-6)
+
+
+def test_a_shared_network_is_entered_where_no_other_thread_can_be_in_it(monkeypatch):
+    """On a processor one thread computes at a time; elsewhere another may be at the blocks that are passed over."""
+    X = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
+    embedder = ArrayEmbedder(precision="float32", cache=None).fit(X)
+    monkeypatch.setattr("skembed.finetune.data.resolve_device", lambda device: torch.device("cuda"))
+    assert embed_first(embedder, list(X), 1)[1] is None
+
+
+def test_no_more_than_a_budget_is_kept_on_the_way(bert):
+    backbone = load(bert.spec_, torch.device("cpu"), "float32")
+    samples = _prepared(bert, _network(bert), TEXTS)
+    first = FirstPass(backbone, 1, budget=5000)
+    advanced = first(samples, range(10, 18))
+    assert len(advanced) == 8
+    sizes = {p: sum(item.data["hidden"].nbytes for item in sample) for p, sample in first.known.items()}
+    assert 0 < len(sizes) < 8
+    assert sum(sizes.values()) <= 5000
+    for position, sample in first.known.items():
+        assert sample is advanced[position - 10]
