@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import tempfile
 import time
@@ -164,12 +163,6 @@ def resident_set(batches: int = 2000, size: int = 32) -> dict[str, float]:
     }
 
 
-def resident_set_of_few_kernels() -> dict[str, float]:
-    """The same where oneDNN keeps 64 kernels and not 1,024: it compiles one for each number of tokens that it meets."""
-    os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = "64"
-    return {f"{name}, 64 kernels": value for name, value in resident_set().items()}
-
-
 def many_texts_at_once(n: int = 100_000) -> dict[str, float]:
     """The most memory held above the loaded model while so many texts are embedded, with the default cache."""
     from skembed import TextEmbedder
@@ -184,11 +177,7 @@ def many_texts_at_once(n: int = 100_000) -> dict[str, float]:
     return {f"{n:,} texts, MB above the model": memory.above, f"{n:,} texts, s": seconds}
 
 
-_WATCHED: dict[str, Callable[[], dict[str, float]]] = {
-    "resident_set": resident_set,
-    "resident_set_of_few_kernels": resident_set_of_few_kernels,
-    "many_texts_at_once": many_texts_at_once,
-}
+_WATCHED = {"resident_set": resident_set, "many_texts_at_once": many_texts_at_once}
 
 # -- all of it --------------------------------------------------------------------------------------------
 
@@ -235,14 +224,6 @@ GOALS = (
     Goal(f"{_SECOND}: transform", _FIRST, _figure("transform, first/second"), 30),
     Goal(f"{_SECOND}: the whole script, imports and all", _FIRST, _figure("whole, first/second"), 30),
     Goal("resident set over 2,000 batches", "", _figure("resident set, kB a batch"), 1, " kB a batch", at_most=True),
-    Goal(
-        "resident set over 2,000 batches, oneDNN keeps 64 kernels and not 1,024",
-        "",
-        _figure("resident set, kB a batch, 64 kernels"),
-        1,
-        " kB a batch",
-        at_most=True,
-    ),
     Goal("peak memory, 100,000 short texts", "the loaded model", _figure(_PEAK), 1500, " MB", at_most=True, digits=0),
 )
 

@@ -23,7 +23,17 @@ from skembed.engine.reading import Reading
 from skembed.exceptions import DecodeError, DeviceWarning
 from skembed.inputs import decode_all
 
-__all__ = ["Extraction", "computing", "each_batch", "embed_items", "extract", "prepare", "probe_width", "workers"]
+__all__ = [
+    "Extraction",
+    "computing",
+    "each_batch",
+    "embed_items",
+    "extract",
+    "prepare",
+    "probe_width",
+    "undisturbed",
+    "workers",
+]
 
 #: So many times larger are the batches that "auto" plans for an accelerator: a CPU's caches like them small.
 #: Halving on out-of-memory is the safety net.
@@ -296,6 +306,13 @@ def _try_batch(backbone, items: list[Item], run: Callable[[list[Item]], Any]) ->
         stacklevel=2,
     )
     return None
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """While no other thread computes on the CPU, and so none has entered a shared network behind a block."""
+    with _computing:
+        yield
 
 
 @contextmanager

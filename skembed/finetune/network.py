@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from skembed.backbones.base import Backbone, Block, Item
 from skembed.engine.device import move
+from skembed.engine.extract import undisturbed
 from skembed.engine.pooling import combine_layers, pool
 from skembed.engine.reading import Reading
 from skembed.finetune.convolutions import avoid_faulty_gradients
@@ -137,7 +138,9 @@ class Network(FrozenNetwork):
 
     def __init__(self, backbone: Backbone, reading: Reading, head: Head, *, n_features: int, normalize: bool):
         self.base = backbone
-        self.backbone = replace(backbone, module=copy.deepcopy(backbone.module))
+        # Copied while another thread passes over its lower blocks, the network would pass over them for good.
+        with undisturbed():
+            self.backbone = replace(backbone, module=copy.deepcopy(backbone.module))
         avoid_faulty_gradients(self.backbone.module)
         self.reading = reading
         super().__init__(head.to(self.device))

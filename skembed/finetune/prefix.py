@@ -28,8 +28,8 @@ __all__ = ["MEMORY", "FirstPass", "ItemStore", "agree", "fill_store", "last_froz
 MEMORY = 2 * 1024**3
 #: Largest difference, relative to the largest value, between a replayed pass and a plain one.
 _TOLERANCE = 1e-3
-#: What networks raise that cannot be entered behind a block.
-_CANNOT_ENTER = (IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
+#: What networks raise that cannot be entered behind a block; NotImplementedError is a RuntimeError.
+_CANNOT_ENTER = (IndexError, KeyError, RuntimeError, TypeError, ValueError)
 
 Sample = Sequence[Item]
 
@@ -270,7 +270,7 @@ def agree(network: Network, samples: Sequence[Sample], block: int) -> str | None
             replayed = network.features([[next(advanced) for _ in sample] for sample in samples])
         except NotImplementedError as error:
             return str(error)
-        except (IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        except _CANNOT_ENTER as error:
             return f"entering it behind block {block} failed ({type(error).__name__}: {str(error)[:200]})"
         if replayed.shape == plain.shape and bool((replayed - plain).abs().max() <= _TOLERANCE * plain.abs().max()):
             return None

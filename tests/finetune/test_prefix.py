@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from sklearn.base import clone
 
 from skembed import AudioEmbedder, EmbeddingCache, FineTuneClassifier, ImageEmbedder, TextEmbedder
 from skembed.backbones.base import Item
+from skembed.backbones.blocks import enter_behind
 from skembed.backbones.loading import load
+from skembed.engine.extract import computing
 from skembed.engine.reading import Reading
 from skembed.exceptions import DeviceWarning
 from skembed.finetune import prefix
@@ -562,6 +565,24 @@ def test_a_shared_network_is_entered_where_no_other_thread_can_be_in_it(monkeypa
     embedder = ArrayEmbedder(precision="float32", cache=None).fit(X)
     monkeypatch.setattr("skembed.finetune.data.resolve_device", lambda device: torch.device("cuda"))
     assert embed_first(embedder, list(X), 1)[1] is None
+
+
+def test_a_network_is_not_copied_while_another_thread_is_in_it_behind_a_block():
+    """The copy would pass over the same blocks for good."""
+    X = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    embedder = ArrayEmbedder(precision="float32", cache=None).fit(X)
+    shared = load(embedder.spec_, torch.device("cpu"), "float32")
+    copies = []
+    copying = threading.Thread(target=lambda: copies.append(_network(embedder)))
+    with computing(torch.device("cpu")), enter_behind(list(shared.module.layers), 1, torch.zeros(5, 8)):
+        copying.start()
+        copying.join(0.3)
+        assert not copies
+    copying.join(30)
+    (network,) = copies
+    with torch.no_grad():
+        rows = network.features(shared.preprocess(X, None)).numpy()
+    np.testing.assert_allclose(rows, embedder.transform(X), atol=1e-6)
 
 
 def test_no_more_than_a_budget_is_kept_on_the_way(bert):
