@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import sqlite3
 import threading
 import time
@@ -197,9 +198,7 @@ class SqliteStore:
         with self._lock:
             for attempt in range(2):
                 try:
-                    if self._connection is None:
-                        self._connection = self._open()
-                    return work(self._connection)
+                    return self._patiently(work)
                 # A flipped name of a column is not even text.
                 except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
                     if isinstance(error, sqlite3.OperationalError) and not _is_damage(error):
@@ -208,6 +207,23 @@ class SqliteStore:
                         raise CacheUnavailable(f"{self.directory / _FILE} is damaged: {error}") from error
                     self._set_aside()
             raise AssertionError("unreachable")
+
+    def _patiently(self, work: Callable[[sqlite3.Connection], _Result]) -> _Result:
+        """Work, once the file is open; again where it is busy in a way that SQLite's own timeout does not wait for.
+
+        Processes that open a new file at the same moment are such a case: each changes it to a write-ahead log.
+        """
+        until = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                if self._connection is None:
+                    self._connection = self._open()
+                return work(self._connection)
+            except sqlite3.OperationalError as error:
+                if not _is_busy(error) or time.monotonic() > until:
+                    raise
+            # Not all at the same moment again.
+            time.sleep(random.uniform(0.001, 0.02))
 
     def _open(self) -> sqlite3.Connection:
         self._namespaces = {}
@@ -224,10 +240,14 @@ class SqliteStore:
             # Made by us, it is its owner's; somebody who shares it with a group may say so afterwards.
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
         connection = _connect(path.as_posix(), uri=False)
-        connection.execute("PRAGMA journal_mode=WAL")
-        # In WAL mode this loses at most the last transactions when the power fails, and never the file.
-        connection.execute("PRAGMA synchronous=NORMAL")
-        connection.executescript(_SCHEMA)
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            # In WAL mode this loses at most the last transactions when the power fails, and never the file.
+            connection.execute("PRAGMA synchronous=NORMAL")
+            connection.executescript(_SCHEMA)
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def _open_for_reading(self, path: Path) -> sqlite3.Connection:
@@ -279,6 +299,11 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
             connection.execute("ROLLBACK")
         raise
     connection.execute("COMMIT")
+
+
+def _is_busy(error: sqlite3.OperationalError) -> bool:
+    """Whether another connection has the file at this moment; of the extended codes only the lowest byte tells."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def _is_damage(error: sqlite3.OperationalError) -> bool:

@@ -111,6 +111,31 @@ print(EmbeddingCache(sys.argv[1]).info().entries)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_new_file_opened_by_many_at_once_is_waited_for(tmp_path):
+    # SQLite's own timeout does not wait while another connection changes the file to a write-ahead log: without
+    # patience of our own one round in eight had a process that gave up.
+    _script(
+        """
+def begin(directory, gate, number):
+    os.read(gate, 1)
+    EmbeddingCache(directory).put_many("n", [key(number)], [row(number)])
+
+for attempt in range(60):
+    gate, opener = os.pipe()
+    def at_once(number, gate=gate, opener=opener, directory=f"{sys.argv[1]}-{attempt}"):
+        os.close(opener)
+        begin(directory, gate, number)
+    pids = [child(at_once, number) for number in range(8)]
+    os.close(opener)
+    os.close(gate)
+    assert [os.waitpid(pid, 0)[1] for pid in pids] == [0] * 8
+    assert check(f"{sys.argv[1]}-{attempt}", 8) == 8
+""",
+        tmp_path / "c",
+    )
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_opens_the_file_for_itself(tmp_path):
     _script(
         """
