@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+
+from skembed.backbones.attention import attend_plainly
 
 __all__ = ["Packing", "attend", "pad_rows"]
-
-#: Shorter sequences are too small to gain from `_attend_by_products`.
-_SHORT = 100
-#: Attention scores held at a time (elements): what two cores' caches hold in bfloat16.
-_SCORES = 4_500_000
 
 
 class Packing:
@@ -151,52 +146,5 @@ def attend(
         if mask is not None:
             keys = mask[:, None, None, :]
             added = keys if added is None else added.masked_fill(~keys, torch.finfo(added.dtype).min)
-        if added is None and not dropout and _prefers_products(q, k, v):
-            parts.append(_attend_by_products(q, k, v))
-        else:
-            out = scaled_dot_product_attention(q, k, v, attn_mask=added, dropout_p=dropout)
-            parts.append(out.transpose(1, 2).flatten(2))
+        parts.append(attend_plainly(q, k, v, added=added, dropout=dropout).transpose(1, 2).flatten(2))
     return queries.join(parts)
-
-
-def _prefers_products(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    return (
-        query.dtype == torch.bfloat16
-        and query.device.type == "cpu"
-        and key.shape[2] >= _SHORT
-        and not (torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value)))
-        and not _has_matrix_units()
-    )
-
-
-@functools.cache
-def _has_matrix_units() -> bool:
-    """Whether torch's fused attention has bfloat16 kernels of its own here, as it has with AMX."""
-    try:
-        return bool(torch.cpu.get_capabilities()["amx_tile"])  # type: ignore[attr-defined]
-    except (AttributeError, KeyError, RuntimeError):
-        return True
-
-
-def _attend_by_products(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attention as two products and a softmax, some queries of all heads at a time.
-
-    Without AMX torch's fused attention multiplies bfloat16 no faster than float32; plain products do. Measured with
-    6 heads of 64 over 1500 keys on an EPYC with AVX512-BF16: 14 ms against 24.
-    """
-    clips, heads, n_queries, size = query.shape
-    n_keys = key.shape[2]
-    # Contiguous once, where the products would copy strided heads at every step.
-    query, key, value = (x.flatten(0, 1).contiguous() for x in (query * size**-0.5, key, value))
-    key = key.transpose(1, 2)
-    step = max(1, _SCORES // (clips * heads * n_keys))
-    # One buffer for all: fresh memory of this size costs more in page faults than the products do.
-    buffer = query.new_empty(clips * heads * min(step, n_queries) * n_keys)
-    out = query.new_empty(clips, n_queries, heads, size)
-    for start in range(0, n_queries, step):
-        part = query[:, start : start + step]
-        scores = buffer[: part.shape[0] * part.shape[1] * n_keys].view(part.shape[0], part.shape[1], n_keys)
-        torch.bmm(part, key, out=scores)
-        torch.softmax(scores, -1, out=scores)
-        out[:, start : start + step] = torch.bmm(scores, value).unflatten(0, (clips, heads)).transpose(1, 2)
-    return out.flatten(2)

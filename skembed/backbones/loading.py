@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from skembed.backbones.base import Backbone, BackboneSpec
+from skembed.backbones.linear import multiply_by_onednn
 from skembed.backbones.locating import Located, identify
 from skembed.backbones.weights import read_json
 from skembed.engine.device import resolve_precision
@@ -56,6 +57,8 @@ class LoadedBackbones:
                 backbone = open_spec(spec, located)
                 dtype = resolve_precision(precision, device, keeps_in_half=backbone.keeps_in_half)
                 backbone.module.to(device=device, dtype=dtype).eval().requires_grad_(False)
+                if device.type == "cpu":
+                    multiply_by_onednn(backbone.module)
                 self.n_loads += 1
                 self._held[key] = backbone
             self._held.move_to_end(key)

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+
+from skembed.backbones.attention import attend_plainly
 
 __all__ = ["Packing", "allow_packing", "pack_inputs", "plan_packing"]
 
@@ -37,6 +38,10 @@ _FAMILIES = {
 }
 
 
+#: Leading bits of a number of tokens that tell one shape from another; see `_round_up`.
+_BITS = 6
+
+
 @dataclass(eq=False)
 class Packing:
     """Where the tokens of one padded batch lie once they are put end to end, longest text first.
@@ -48,20 +53,25 @@ class Packing:
     index : Tensor of shape (total,), int64
         Positions of the real tokens in the flattened padded batch.
     groups : tuple of (start, count, length)
-        Texts of equal length are neighbours: `count` of `length` tokens each, from position `start` on.
+        Texts of equal length are neighbours: `count` of `length` tokens each, from position `start` on. The last one
+        is the filler, where there is any.
+    n_filler : int
+        Tokens behind the texts that are computed and dropped.
     """
 
     shape: tuple[int, int]
     index: Tensor
     groups: tuple[tuple[int, int, int], ...]
+    n_filler: int = 0
     _heeded: bool = field(default=False, init=False)
 
     def pack(self, values: Tensor) -> Tensor:
-        """From (batch, time, ...) to (1, total, ...)."""
-        return values.flatten(0, 1)[self.index].unsqueeze(0)
+        """From (batch, time, ...) to (1, total + n_filler, ...)."""
+        index = torch.cat([self.index, self.index[:1].expand(self.n_filler)]) if self.n_filler else self.index
+        return values.flatten(0, 1)[index].unsqueeze(0)
 
     def unpack(self, values: Tensor) -> Tensor:
-        """From (1, total, width) to (batch, time, width), with zeros where there is padding."""
+        """From (1, total + n_filler, width) to (batch, time, width), with zeros where there is padding."""
         if not self._heeded:
             # The network dropped the keyword on its way down, and all texts have looked at each other.
             raise RuntimeError(
@@ -70,7 +80,7 @@ class Packing:
             )
         batch, time = self.shape
         padded = values.new_zeros(batch * time, values.shape[-1])
-        return padded.index_copy_(0, self.index, values[0]).view(batch, time, -1)
+        return padded.index_copy_(0, self.index, values[0, : len(self.index)]).view(batch, time, -1)
 
 
 def allow_packing(module: nn.Module) -> None:
@@ -113,7 +123,20 @@ def plan_packing(module: nn.Module, mask: Tensor) -> Packing | None:
     for length, count in zip(values, counts, strict=True):
         groups.append((start, count, length))
         start += count * length
-    return Packing((batch, time), order[rows] * time + columns, tuple(groups))
+    n_filler = _round_up(start) - start
+    if n_filler:
+        groups.append((start, 1, n_filler))
+    return Packing((batch, time), order[rows] * time + columns, tuple(groups), n_filler)
+
+
+def _round_up(total: int) -> int:
+    """The next of 32 numbers of tokens between a power of two and the next: at most 3 % more.
+
+    oneDNN makes and keeps a kernel for each shape that it meets. With every sum of lengths a shape of its own, it made
+    new ones in nearly every batch, and memory grew by tens of kilobytes each time.
+    """
+    step = 1 << max(0, total.bit_length() - _BITS)
+    return -(-total // step) * step
 
 
 def pack_inputs(module: nn.Module, ids: Tensor, packing: Packing) -> dict[str, Any]:
@@ -160,7 +183,7 @@ def _attend(
     for start, count, length in packing.groups:
         # Views: nothing is copied before the results are joined.
         q, k, v = (row[start : start + count * length].unflatten(0, (count, length)).transpose(1, 2) for row in rows)
-        part = scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scaling)
+        part = attend_plainly(q, k, v, dropout=dropout, scale=scaling)
         parts.append(part.transpose(1, 2).flatten(0, 1))
     return torch.cat(parts).unsqueeze(0), None
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from skembed.backbones import audio_packed, audio_waveform
+from skembed.backbones import attention, audio_packed, audio_waveform
 from skembed.backbones.audio_packed import Packing, attend, pad_rows
 from skembed.backbones.base import AudioOptions
 from tests.backbones.tiny import AUDIO
@@ -158,21 +158,21 @@ def test_padding_is_zeros_behind_the_clips():
 @pytest.fixture
 def without_matrix_units(monkeypatch):
     """As on a CPU whose fused attention has no bfloat16 of its own; counts how often products are taken."""
-    calls, products = [], audio_packed._attend_by_products
-    monkeypatch.setattr(audio_packed, "_has_matrix_units", lambda: False)
-    monkeypatch.setattr(audio_packed, "_attend_by_products", lambda *heads: calls.append(1) or products(*heads))
+    calls, products = [], attention._by_products
+    monkeypatch.setattr(attention, "_has_matrix_units", lambda: False)
+    monkeypatch.setattr(attention, "_by_products", lambda *heads: calls.append(1) or products(*heads))
     return calls
 
 
 @pytest.mark.parametrize("scores", [10**7, 50_000])
 def test_attention_by_products_is_attention(without_matrix_units, monkeypatch, scores):
-    monkeypatch.setattr(audio_packed, "_SCORES", scores)
+    monkeypatch.setattr(attention, "_SCORES", scores)
     lengths = [330, 150, 150, 20]
     packing = Packing(lengths, torch.device("cpu"))
     query, key, value = (rows_of(lengths, 48, torch.bfloat16) * scale for scale in (1.0, 2.0, 0.5))
     found = attend(query, key, value, 2, packing).float()
-    # 330, and both of 150 together; 20 is too short to gain.
-    assert len(without_matrix_units) == 2
+    # 330, both of 150 together, and 20.
+    assert len(without_matrix_units) == 3
     expected = [
         scaled_dot_product_attention(*(x.unflatten(-1, (2, -1)).transpose(1, 2).float() for x in heads))
         for heads in zip(packing.split(query), packing.split(key), packing.split(value), strict=True)

@@ -129,7 +129,9 @@ def test_a_packed_batch_equals_one_text_at_a_time(directories, shapes, name):
     backbone = _open(directories(name))
     texts = _texts(backbone)
     found = _run(backbone, texts)
-    assert shapes[0] == (1, int(found[0].mask.sum()))
+    total = int(found[0].mask.sum())
+    assert shapes[0][0] == 1
+    assert total <= shapes[0][1] < 1.04 * total
     assert len(found) == 4
     for tokens in found:
         assert tokens.values.shape == (*tokens.mask.shape, 16)
@@ -154,7 +156,7 @@ def test_texts_that_see_each_other_are_noticed(directories, monkeypatch, name):
 
     def blind(module, mask):
         packed = plan(module, mask)
-        packed.groups = ((0, 1, len(packed.index)),)
+        packed.groups = ((0, 1, len(packed.index) + packed.n_filler),)
         return packed
 
     monkeypatch.setattr(text_transformers, "plan_packing", blind)
@@ -179,6 +181,25 @@ def test_a_group_for_each_length_longest_first(directories):
     assert packed.groups == ((0, 1, 4), (4, 2, 2), (8, 1, 1))
     assert packed.index.tolist() == [4, 5, 6, 7, 0, 1, 12, 13, 8]
     assert packed.pack(torch.arange(16).view(4, 4)).tolist() == [packed.index.tolist()]
+
+
+@PACKED
+@pytest.mark.parametrize("n_filler", [1, 3, 40])
+def test_the_filler_is_seen_by_no_text(directories, shapes, monkeypatch, name, n_filler):
+    monkeypatch.setattr(packing, "_round_up", lambda total: total + n_filler)
+    backbone = _open(directories(name))
+    texts = _texts(backbone)
+    found = _run(backbone, texts)
+    assert shapes[0] == (1, int(found[0].mask.sum()) + n_filler)
+    _assert_equal(found, _alone(directories(name), texts))
+
+
+def test_numbers_of_tokens_are_few_and_little_more_than_there_are():
+    found = {total: packing._round_up(total) for total in range(1, 4097)}
+    assert all(total <= rounded < 1.032 * total for total, rounded in found.items())
+    # 32 from one power of two to the next; below 64 each number is its own.
+    assert len({rounded for total, rounded in found.items() if 64 < total <= 4096}) == 6 * 32
+    assert all(found[total] == total for total in range(1, 64))
 
 
 @pytest.mark.parametrize("rows", [[[0, 1, 1], [1, 1, 1]], [[1, 0, 1], [1, 1, 1]], [[0, 0, 0], [1, 1, 1]]])

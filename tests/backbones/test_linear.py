@@ -1,0 +1,201 @@
+"""Linear layers by oneDNN against torch's own, and what must not change about them."""
+
+from __future__ import annotations
+
+import copy
+import io
+
+import pytest
+import torch
+from torch import nn
+
+from skembed.backbones import linear
+from skembed.backbones.linear import OneDnnLinear, multiply_by_onednn
+
+pytestmark = pytest.mark.skipif(
+    torch.float32 not in linear._faster_types(), reason="this processor multiplies by torch's own library"
+)
+
+
+def _pair(bias=True, dtype=torch.float32):
+    """A plain layer, and one with equal tensors that oneDNN computes."""
+    torch.manual_seed(0)
+    plain = nn.Linear(24, 40, bias=bias).to(dtype).requires_grad_(False)
+    fast = copy.deepcopy(plain)
+    multiply_by_onednn(fast)
+    assert type(fast) is OneDnnLinear
+    return plain, fast
+
+
+@pytest.fixture
+def called(monkeypatch):
+    """How often oneDNN's product was computed, and with which weights."""
+    weights, product = [], linear._product
+
+    def spying(rows, weight, bias):
+        weights.append(weight)
+        return product(rows, weight, bias)
+
+    monkeypatch.setattr(linear, "_product", spying)
+    return weights
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(24,), (1, 24), (7, 24), (2, 3, 24), (2, 3, 4, 24)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_are_those_of_torch(called, bias, shape, dtype):
+    if dtype not in linear._faster_types():
+        pytest.skip("no products of this type here")
+    plain, fast = _pair(bias, dtype)
+    rows = torch.randn(shape).to(dtype)
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    for mode in (torch.inference_mode, torch.no_grad, torch.enable_grad):
+        with mode():
+            torch.testing.assert_close(fast(rows), plain(rows), atol=tolerance, rtol=tolerance)
+    assert len(called) == 3
+    # Frozen weights are laid out once, and then taken as they are.
+    assert all(each.is_mkldnn for each in called)
+    assert len({id(each) for each in called}) == 1
+
+
+def test_rows_that_are_strided_and_rows_of_nothing():
+    plain, fast = _pair()
+    rows = torch.randn(24, 14).t()[::2]
+    torch.testing.assert_close(fast(rows), plain(rows))
+    assert fast(rows[:0]).shape == (0, 40)
+    torch.testing.assert_close(fast(rows.double().float()), plain(rows))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(24,), (7, 24), (2, 3, 24)])
+@pytest.mark.parametrize("trains", ["rows", "weight", "both"])
+def test_gradients_are_those_of_torch(called, bias, shape, trains):
+    torch.manual_seed(1)
+    start, target = torch.randn(shape), torch.randn((*shape[:-1], 40))
+    found = []
+    for layer in _pair(bias):
+        layer.requires_grad_(trains != "rows")
+        rows = start.clone().requires_grad_(trains != "weight")
+        # A gradient that is expanded, as `sum` hands it over, has no strides of its own.
+        loss = (layer(rows) * target).sum() + layer(rows).sum()
+        loss.backward()
+        found.append((loss.detach(), rows.grad, *(p.grad for p in layer.parameters())))
+    for plain, fast in zip(*found, strict=True):
+        assert (plain is None) == (fast is None)
+        if plain is not None:
+            torch.testing.assert_close(fast, plain, atol=1e-4, rtol=1e-4)
+    assert len(called) >= 4
+
+
+def test_a_weight_that_was_written_to_is_laid_out_anew():
+    plain, fast = _pair()
+    rows = torch.randn(7, 24)
+    with torch.no_grad():
+        before = fast(rows)
+        for layer in (plain, fast):
+            layer.weight.mul_(2)
+    assert not torch.allclose(fast(rows), before)
+    torch.testing.assert_close(fast(rows), plain(rows))
+    fast.load_state_dict({name: -value for name, value in plain.state_dict().items()})
+    torch.testing.assert_close(fast(rows), -plain(rows))
+    fast.weight.data = plain.weight.data.clone()
+    fast.bias.data = plain.bias.data.clone()
+    torch.testing.assert_close(fast(rows), plain(rows))
+
+
+def test_a_weight_that_trained_is_read_as_it_is():
+    _, fast = _pair()
+    fast.requires_grad_(True)
+    rows = torch.randn(7, 24)
+    with torch.no_grad():
+        before = fast(rows)
+    torch.optim.SGD(fast.parameters(), lr=1.0).step(lambda: fast(rows).square().sum().backward())
+    with torch.no_grad():
+        assert not torch.allclose(fast(rows), before)
+        torch.testing.assert_close(fast(rows), nn.functional.linear(rows, fast.weight, fast.bias))
+
+
+def test_copies_names_and_files_are_those_of_a_plain_layer():
+    plain, fast = _pair()
+    rows = torch.randn(7, 24)
+    expected = fast(rows)
+    assert isinstance(fast, nn.Linear)
+    assert list(fast.state_dict()) == ["weight", "bias"]
+    copied = copy.deepcopy(fast)
+    assert copied.weight.data_ptr() != fast.weight.data_ptr()
+    with torch.no_grad():
+        copied.weight.zero_()
+    torch.testing.assert_close(copied(rows), plain.bias.expand(7, 40))
+    torch.testing.assert_close(fast(rows), expected)
+    file = io.BytesIO()
+    torch.save(fast.state_dict(), file)
+    assert len(file.getvalue()) < 8_000  # once, and no layout beside it
+
+
+def test_a_layout_goes_with_its_weight():
+    before = len(linear._laid_out)
+    _, fast = _pair()
+    fast(torch.randn(7, 24))
+    assert len(linear._laid_out) == before + 1
+    del fast
+    assert len(linear._laid_out) == before
+
+
+def test_other_layers_and_types_are_left_alone(called):
+    class Own(nn.Linear):
+        pass
+
+    network = nn.Sequential(nn.Linear(24, 8), Own(8, 8), nn.Conv2d(3, 3, 1))
+    multiply_by_onednn(network)
+    assert [type(layer) for layer in network] == [OneDnnLinear, Own, nn.Conv2d]
+    double = nn.Sequential(nn.Linear(24, 8)).double()
+    multiply_by_onednn(double)
+    rows = torch.randn(3, 24, dtype=torch.float64)
+    assert double(rows).dtype == torch.float64
+    assert not called
+
+
+def test_a_large_network_is_not_held_twice(called, monkeypatch):
+    monkeypatch.setattr(linear, "_MOST_LAID_OUT", 24 * 40 * 4 - 1)
+    plain, fast = _pair()
+    rows = torch.randn(7, 24)
+    torch.testing.assert_close(fast(rows), plain(rows))
+    assert called[0] is fast.weight
+
+
+def test_tensors_without_versions_are_read_as_they_are():
+    with torch.inference_mode():
+        layer = nn.Linear(24, 40).requires_grad_(False)
+        multiply_by_onednn(layer)
+        rows = torch.randn(7, 24)
+        layer(rows)
+        layer.weight.zero_()
+        torch.testing.assert_close(layer(rows), layer.bias.expand(7, 40))
+
+
+@pytest.mark.parametrize("broken", [AttributeError, RuntimeError, TypeError, None])
+def test_a_torch_without_the_operations_goes_on_with_its_own(monkeypatch, broken):
+    def product(rows, weight, bias):
+        if broken is not None:
+            raise broken("another release")
+        return torch.zeros(len(rows), 40, dtype=rows.dtype)
+
+    monkeypatch.setattr(linear, "_product", product)
+    assert not linear._is_right(torch.float32)
+    assert not linear._is_right(torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [
+        ({}, ()),
+        ({"avx2": True, "cpu_name": "AMD EPYC"}, ()),
+        ({"avx512_f": True, "cpu_name": "AMD EPYC"}, (torch.float32,)),
+        ({"avx512_f": True, "cpu_name": "Intel(R) Xeon(R)"}, ()),
+        ({"avx512_f": True, "amx_bf16": True, "cpu_name": "Intel(R) Xeon(R)"}, (torch.bfloat16,)),
+    ],
+)
+def test_the_processor_decides(monkeypatch, capabilities, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    monkeypatch.setattr(linear, "_is_right", lambda dtype: True)
+    assert linear._faster_types.__wrapped__() == expected
