@@ -259,7 +259,7 @@ def _change(found: Mapping[str, Any], name: str, strategy: str) -> float:
 
 GOALS = [
     Goal(
-        f"{name}, {strategy}, 5 to 40 samples a class, augmented: points of accuracy",
+        f"{name}, {strategy}, augmented, over the learning curve: points of accuracy",
         "the same without augmentation",
         lambda found, name=name, strategy=strategy: _change(found, name, strategy),
         0.0,

@@ -62,7 +62,7 @@ def test_a_learning_curve_is_measured_goes_on_and_is_reported(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == written
     assert written["runs"][:2] == first
     assert len(written["runs"]) == 4
-    assert "| topics, head, 5 to 40 samples a class, augmented: points of accuracy |" in report.table([written])
+    assert "| topics, head, augmented, over the learning curve: points of accuracy |" in report.table([written])
 
 
 @pytest.mark.parametrize(("differences", "verdict"), [
