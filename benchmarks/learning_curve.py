@@ -9,8 +9,9 @@ once with ``augment="standard", augment_views=4``. "head" is the frozen backbone
 know is left out. A class that is smaller gives all it has; a size that most classes cannot give is left out.
 
 Whether augmentation helps is said in a sentence for each strategy, from the differences between the two fits to the
-same samples and their standard error. Every fit is written down at once: run again, the benchmark goes on with those
-that are missing. With matplotlib there is a picture beside the JSON file.
+same samples and their standard error, which is over draws of training samples and for these held-out ones. Every fit is
+written down at once: run again, the benchmark goes on with those that are missing. With matplotlib there is a picture
+beside the JSON file.
 """
 
 from __future__ import annotations

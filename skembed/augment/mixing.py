@@ -17,7 +17,7 @@ __all__ = ["Mix", "cutmix", "draw_mix", "mixup", "resolve_mixup_on"]
 #: What is in the inputs of samples that have no pixels.
 _NO_PIXELS = {
     "text": "the inputs of texts are the numbers of their tokens, which have no average",
-    "audio": "the inputs of recordings differ in length, and silence is what most of an average would be",
+    "audio": "the inputs of recordings differ in length, and the shorter of two would be mixed with silence",
 }
 
 

@@ -318,6 +318,17 @@ def test_features_are_mixed_where_that_is_asked_for_and_blocks_are_replayed(embe
     np.testing.assert_allclose(_losses(fitted), _losses(plain), rtol=1e-4)
 
 
+def test_cutmix_is_of_pixels_where_mixup_is_of_features(embedder, images, monkeypatch):
+    mixes = []
+    original = NetworkSource.mixed_features
+    monkeypatch.setattr(NetworkSource, "mixed_features", lambda *given: mixes.append(given[2]) or original(*given))
+    fitted = _fit(embedder, images, mixup=0.4, mixup_on="features", cutmix=1.0, batch_size=4, max_epochs=4)
+    n_batches = len(fitted.history_) * 6
+    assert 0.2 * n_batches < len(mixes) < 0.8 * n_batches
+    assert all(mix.centre for mix in mixes)
+    assert not any(record["replayed"] for record in fitted.history_)
+
+
 def test_each_image_is_augmented_once_an_epoch_and_then_mixed(embedder, images):
     seen = []
 
