@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from benchmarks import embed, images, recordings, report, texts
+from benchmarks import embed, images, learning_curve, recordings, report, texts
 from benchmarks.common import document
 
 
@@ -43,3 +43,38 @@ def test_the_newest_measurement_counts():
     old, new = ({**document("cache", results={"get, disk, rows/s": speed})} for speed in (1.0, 60_000.0))
     old["measured"] = "2000-01-01T00:00:00+00:00"
     assert "| 60,000 rows/s |" in report.table([new, old])
+
+
+def test_a_learning_curve_is_measured_goes_on_and_is_reported(tmp_path, capsys):
+    path = tmp_path / "curve.json"
+    arguments = ["--only", "topics", "--sizes", "3", "5000", "--epochs", "1", "--json", str(path)]
+    learning_curve.main([*arguments, "--strategies", "head", "telepathy", "--repeats", "1"])
+    told = capsys.readouterr().out
+    assert "strategy='telepathy' is left out" in told
+    assert "5000 a class is left out" in told
+    assert "topics, head, over all sizes: augmentation changed the accuracy by" in told
+    assert "no difference can be told from chance" in told
+    first = json.loads(path.read_text())["runs"]
+    assert [run["augmented"] for run in first] == [False, True]
+    assert path.with_suffix(".png").stat().st_size > 1000
+    learning_curve.main([*arguments, "--strategies", "head", "--repeats", "2"])
+    written = json.loads(path.read_text())
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == written
+    assert written["runs"][:2] == first
+    assert len(written["runs"]) == 4
+    assert "| topics, head, augmented, over the learning curve: points of accuracy |" in report.table([written])
+
+
+@pytest.mark.parametrize(("differences", "verdict"), [
+    ([0.05, 0.06, 0.055], "it helps"), ([-0.05, -0.06, -0.055], "it does harm"), ([0.05, -0.04, 0.01], "no difference"),
+    ([0.05], "no difference"), ([0.0, 0.0], "no difference"), ([0.05, 0.07], "no difference"),
+])  # fmt: skip
+def test_few_pairs_tell_little(differences, verdict):
+    runs = [
+        {"set": "topics", "strategy": "head", "size": 5, "repeat": i, "augmented": augmented, "accuracy": 0.5 + more}
+        for i, difference in enumerate(differences)
+        for augmented, more in ((False, 0.0), (True, difference))
+    ]
+    assert verdict in learning_curve.sentence(runs, "topics", "head", 5)
+    with pytest.raises(LookupError):
+        learning_curve.sentence(runs, "images", "head")

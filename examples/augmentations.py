@@ -1,15 +1,17 @@
-"""What each augmentation does: a picture for images, one for recordings, a listing for texts.
+"""What each augmentation does: pictures for images, mixed images and recordings, a listing for texts.
 
     python examples/augmentations.py [DIRECTORY]
 
-Runs offline, on a photograph that comes with scikit-learn and a recording that is made here, and writes
-augmentations_images.png and augmentations_audio.png. Needs ``pip install -e ".[bundled,plot]"``.
+Runs offline, on two photographs that come with scikit-learn and a recording that is made here, and writes
+augmentations_images.png, augmentations_mixed.png and augmentations_audio.png. Needs
+``pip install -e ".[bundled,plot]"``.
 """
 
 from __future__ import annotations
 
 import sys
 import textwrap
+from itertools import count
 from pathlib import Path
 
 import matplotlib
@@ -18,10 +20,11 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from skembed.augment import PRESETS, resolve_augmentation, sample_rng
+from skembed.augment import PRESETS, cutmix, mixup, resolve_augmentation, sample_rng
 from skembed.backbones.base import AudioOptions, TextOptions
 from skembed.backbones.loading import load
 from skembed.backbones.registry import resolve
@@ -40,6 +43,8 @@ IMAGES = [
     "standard",
     "strong",
 ]
+#: Ways to mix two images of a batch, with their alpha.
+MIXTURES = [(mixup, 0.2), (mixup, 1.0), (cutmix, 1.0)]
 #: With what is drawn of each: the waveform, or the spectrogram that the backbone makes of it.
 RECORDINGS = [
     ("gain", "waveform"),
@@ -48,6 +53,8 @@ RECORDINGS = [
     (("noise", {"snr": (5, 10), "kind": "pink", "probability": 1.0}), "spectrogram"),
     (("speed_perturbation", {"factors": (0.8, 0.9, 1.1, 1.2)}), "spectrogram"),
     ("spec_augment", "spectrogram"),
+    ("light", "waveform"),
+    ("standard", "spectrogram"),
     ("strong", "spectrogram"),
 ]
 SYNONYMS = {"parcel": ["package", "shipment"], "arrived": ["come"], "overdue": ["late"], "invoice": ["bill"]}
@@ -97,6 +104,25 @@ def draw_images(path: Path) -> None:
         line[0].imshow(image)
         for draw, ax in enumerate(line[1:], start=1):
             ax.imshow(augmentation.on_sample(image, sample_rng(0, epoch=draw, index=0)))
+    figure.savefig(path, dpi=80)
+    plt.close(figure)
+
+
+def draw_mixed(path: Path) -> None:
+    """Rows are ways to mix; above each image is its target, which moves with what is in it."""
+    names = ("china", "flower")
+    photographs = [Image.fromarray(load_sample_image(f"{name}.jpg")).resize((240, 160)) for name in names]
+    pixels = torch.stack([torch.from_numpy(np.array(one)).permute(2, 0, 1) / 255 for one in photographs])
+    figure, axes = grid([f"{mix.__name__}\nalpha={alpha}" for mix, alpha in MIXTURES], height=1.7)
+    for (mix, alpha), line in zip(MIXTURES, axes, strict=True):
+        line[0].imshow(photographs[0])
+        line[0].set_title(f"{names[0]} 1.00", fontsize=9)
+        draws = (mix(pixels, torch.eye(2), sample_rng(0, epoch, index=0), alpha) for epoch in count(1))
+        # In half of all draws each of the two is mixed with itself.
+        mixed_with_other = ((images, targets) for images, targets in draws if targets[0, 1] > 0)
+        for ax, (images, targets) in zip(line[1:], mixed_with_other, strict=False):
+            ax.imshow(images[0].permute(1, 2, 0).numpy())
+            ax.set_title(", ".join(f"{n} {t:.2f}" for n, t in zip(names, targets[0].tolist(), strict=True)), fontsize=9)
     figure.savefig(path, dpi=80)
     plt.close(figure)
 
@@ -160,7 +186,7 @@ def main() -> None:
     directory = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
     directory.mkdir(parents=True, exist_ok=True)
     list_texts()
-    for name, draw in (("images", draw_images), ("audio", draw_recordings)):
+    for name, draw in (("images", draw_images), ("mixed", draw_mixed), ("audio", draw_recordings)):
         path = directory / f"augmentations_{name}.png"
         draw(path)
         print(f"\nwrote {path}", end="")

@@ -3,14 +3,127 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
 
-__all__ = ["cutmix", "mixup"]
+__all__ = ["Mix", "cutmix", "draw_mix", "mixup", "resolve_mixup_on"]
+
+#: What is in the inputs of samples that have no pixels.
+_NO_PIXELS = {
+    "text": "the inputs of texts are the numbers of their tokens, which have no average",
+    "audio": "the inputs of recordings differ in length, and the shorter of two would be mixed with silence",
+}
+
+
+@dataclass(frozen=True)
+class Mix:
+    """How the samples of one batch are mixed: drawn before anything is computed, so that it can be done in parts.
+
+    Parameters
+    ----------
+    share : float
+        What stays of each sample, 0 to 1; of the area, where a rectangle is pasted.
+    other : ndarray of int
+        With whom each sample is mixed: position in the batch.
+    centre : (float, float), optional
+        Of the rectangle, in parts of height and width; None averages.
+    """
+
+    share: float
+    other: np.ndarray
+    centre: tuple[float, float] | None = None
+
+    def part(self, start: int, stop: int) -> tuple[np.ndarray, Mix]:
+        """Positions that are needed to mix some samples of the batch, these first, and the same mix among them."""
+        own = np.arange(start, stop)
+        partners = self.other[own]
+        needed = np.concatenate([own, np.setdiff1d(partners, own)])
+        place = {position: i for i, position in enumerate(needed.tolist())}
+        return needed, replace(self, other=np.array([place[i] for i in partners.tolist()]))
+
+    def __call__(self, values: Tensor) -> tuple[Tensor, float]:
+        """Mixed samples, as many as `other` has, and the share of each that stayed."""
+        own = values[: len(self.other)]
+        if self.centre is None:
+            return _blend(own, values[self.other.tolist()], self.share), self.share
+        height, width = values.shape[2:]
+        rows, columns = (
+            _cut(length, self.share, at * length) for length, at in zip((height, width), self.centre, strict=True)
+        )
+        mixed = own.clone()
+        mixed[:, :, rows, columns] = values[self.other.tolist(), :, rows, columns]
+        pasted = (rows.stop - rows.start) * (columns.stop - columns.start)
+        return mixed, 1 - pasted / (height * width)
+
+
+def draw_mix(n: int, rng: np.random.Generator, *, mixup: float = 0.0, cutmix: float = 0.0) -> Mix:
+    """Draw how a batch is mixed; where both ways are asked for, by one of them, each as often as the other.
+
+    Parameters
+    ----------
+    n : int
+        Samples of the batch.
+    rng : numpy.random.Generator
+        The only source of chance.
+    mixup, cutmix : float
+        The alpha of each, 0 for not at all; one of them is more.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> mix = draw_mix(4, np.random.default_rng(0), mixup=0.2, cutmix=1.0)
+    >>> sorted(mix.other.tolist())
+    [0, 1, 2, 3]
+    """
+    # Nothing is drawn where there is no choice, so that a second way does not move the draws of the first.
+    pastes = cutmix > 0 and (mixup == 0 or rng.random() < 0.5)
+    alpha = cutmix if pastes else mixup
+    share, other = float(rng.beta(alpha, alpha)), rng.permutation(n)
+    return Mix(share, other, (rng.random(), rng.random()) if pastes else None)
+
+
+def resolve_mixup_on(mixup_on: str, modality: str, *, cutmix: float = 0.0) -> str:
+    """What mixup acts on for samples of a modality.
+
+    Parameters
+    ----------
+    mixup_on : {"auto", "inputs", "features"}
+        "auto" is "inputs" for images and "features" for all else.
+    modality : {"image", "text", "audio", "array"}
+        Of the embedder.
+    cutmix : float, default=0
+        Its alpha.
+
+    Returns
+    -------
+    {"inputs", "features"}
+
+    Raises
+    ------
+    ValueError
+        If the inputs of such samples cannot be mixed in the way that is asked for.
+
+    Examples
+    --------
+    >>> resolve_mixup_on("auto", "image"), resolve_mixup_on("auto", "text")
+    ('inputs', 'features')
+    """
+    if cutmix and modality != "image":
+        reason = _NO_PIXELS.get(modality, "there is no rectangle to cut out")
+        raise ValueError(f"cutmix={cutmix!r} is for images: {reason}. Use mixup={cutmix!r}, which mixes embeddings.")
+    if mixup_on == "inputs" and modality in _NO_PIXELS:
+        raise ValueError(
+            f"mixup_on='inputs' is for images: {_NO_PIXELS[modality]}. Use mixup_on='features', which mixes embeddings."
+        )
+    if mixup_on == "auto":
+        return "inputs" if modality == "image" else "features"
+    return mixup_on
 
 
 def mixup(inputs: Tensor, targets: Tensor, rng: np.random.Generator, alpha: float = 0.2) -> tuple[Tensor, Tensor]:
@@ -47,8 +160,7 @@ def mixup(inputs: Tensor, targets: Tensor, rng: np.random.Generator, alpha: floa
     _check(inputs, targets, alpha, "mixup")
     if not alpha:
         return inputs, targets
-    share, other = float(rng.beta(alpha, alpha)), rng.permutation(len(inputs)).tolist()
-    return _blend(inputs, other, share), _blend(targets, other, share)
+    return _mixed(inputs, targets, draw_mix(len(inputs), rng, mixup=alpha))
 
 
 def cutmix(inputs: Tensor, targets: Tensor, rng: np.random.Generator, alpha: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -91,24 +203,22 @@ def cutmix(inputs: Tensor, targets: Tensor, rng: np.random.Generator, alpha: flo
         )
     if not alpha:
         return inputs, targets
-    height, width = inputs.shape[2:]
-    share, other = float(rng.beta(alpha, alpha)), rng.permutation(len(inputs)).tolist()
-    rows, columns = _cut(height, share, rng), _cut(width, share, rng)
-    mixed = inputs.clone()
-    mixed[:, :, rows, columns] = inputs[other, :, rows, columns]
-    pasted = (rows.stop - rows.start) * (columns.stop - columns.start)
-    return mixed, _blend(targets, other, 1 - pasted / (height * width))
+    return _mixed(inputs, targets, draw_mix(len(inputs), rng, cutmix=alpha))
 
 
-def _cut(length: int, share: float, rng: np.random.Generator) -> slice:
-    """One side of a rectangle of the area 1 - share, about a centre anywhere; what is outside is clipped."""
+def _mixed(inputs: Tensor, targets: Tensor, mix: Mix) -> tuple[Tensor, Tensor]:
+    mixed, share = mix(inputs)
+    return mixed, _blend(targets, targets[mix.other.tolist()], share)
+
+
+def _cut(length: int, share: float, centre: float) -> slice:
+    """One side of a rectangle of the area 1 - share; what is outside is clipped."""
     half = length * math.sqrt(1 - share) / 2
-    centre = rng.uniform(0, length)
     return slice(round(max(0.0, centre - half)), round(min(length, centre + half)))
 
 
-def _blend(values: Tensor, other: list[int], share: float) -> Tensor:
-    return share * values + (1 - share) * values[other]
+def _blend(values: Tensor, others: Tensor, share: float) -> Tensor:
+    return share * values + (1 - share) * others
 
 
 def _check(inputs: Tensor, targets: Tensor, alpha: float, name: str) -> None:

@@ -53,6 +53,8 @@ class BaseFineTuner(TransformerMixin, CallbackSupportMixin, BaseEstimator):
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "l2_sp": [Interval(Real, 0, None, closed="left")],
         "mixup": [Interval(Real, 0, None, closed="left")],
+        "mixup_on": [StrOptions({"auto", "inputs", "features"})],
+        "cutmix": [Interval(Real, 0, None, closed="left")],
         "augment": "no_validation",
         "augment_views": [Interval(Integral, 1, None, closed="left"), None],
         "n_views": [Interval(Integral, 1, None, closed="left")],
@@ -131,7 +133,7 @@ class BaseFineTuner(TransformerMixin, CallbackSupportMixin, BaseEstimator):
             task=task,
             train=train,
             held_out=held_out,
-            settings=self._settings(),
+            settings=self._settings(embedder),
             strategy=self.strategy,
             n_unfrozen=int(self.n_unfrozen),
             max_epochs=int(self.max_epochs),
@@ -190,7 +192,8 @@ class BaseFineTuner(TransformerMixin, CallbackSupportMixin, BaseEstimator):
 
         return None if self.augment is None else resolve_augmentation(self.augment, embedder._modality)
 
-    def _settings(self):
+    def _settings(self, embedder: BaseEmbedder):
+        from skembed.augment.mixing import resolve_mixup_on
         from skembed.finetune.loop import Settings
 
         return Settings(
@@ -204,6 +207,8 @@ class BaseFineTuner(TransformerMixin, CallbackSupportMixin, BaseEstimator):
             l2_sp=float(self.l2_sp),
             label_smoothing=float(getattr(self, "label_smoothing", 0.0)),
             mixup=float(self.mixup),
+            mixup_on=resolve_mixup_on(self.mixup_on, embedder._modality, cutmix=self.cutmix),
+            cutmix=float(self.cutmix),
             clip_norm=None if self.clip_norm is None else float(self.clip_norm),
             ema=None if self.ema is None else float(self.ema),
         )

@@ -63,7 +63,16 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
     label_smoothing : float, default=0
         Part of each target that is spread over all classes.
     mixup : float, default=0
-        Parameter of the Beta distribution by which embeddings, and targets, of a batch are mixed in pairs; 0 for none.
+        Parameter of the Beta distribution, such as 0.2, by which the samples of a batch are averaged in pairs, and
+        their targets with them [6]_; 0 for none. With weights, each target counts by that of its own sample.
+    mixup_on : {"auto", "inputs", "features"}, default="auto"
+        What mixup averages: pixels, or embeddings. "auto" is "inputs" for images, as mixup is meant, and "features"
+        for texts and recordings, whose inputs have no average. No frozen block can be replayed for mixed inputs: all
+        of them are run in every epoch, also by "head". "features" costs nothing.
+    cutmix : float, default=0
+        Parameter of the Beta distribution, such as 1, from which the area of a rectangle is drawn that is pasted from
+        one image of a batch into another, targets mixed by the areas [7]_; 0 for none. Of inputs, as above. With
+        `mixup` too, each batch is mixed by one of them, drawn with equal chances.
     augment : None, str, callable or sequence, default=None
         How samples are changed for training: "light", "standard" or "strong"; operations by name, as ("name",
         {parameters}) or as objects of `skembed.augment`; a function of a decoded sample; or several of them in order.
@@ -131,6 +140,9 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
     .. [4] Guo et al. (2017), On Calibration of Modern Neural Networks.
     .. [5] Kumar et al. (2022), Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution: why
        training starts from the probe.
+    .. [6] Zhang et al. (2018), mixup: Beyond Empirical Risk Minimization. On features: Verma et al. (2019), Manifold
+       Mixup.
+    .. [7] Yun et al. (2019), CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features.
 
     Examples
     --------
@@ -169,6 +181,8 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
         l2_sp=0.0,
         label_smoothing=0.0,
         mixup=0.0,
+        mixup_on="auto",
+        cutmix=0.0,
         augment=None,
         augment_views=None,
         n_views=1,
@@ -201,6 +215,8 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
         self.l2_sp = l2_sp
         self.label_smoothing = label_smoothing
         self.mixup = mixup
+        self.mixup_on = mixup_on
+        self.cutmix = cutmix
         self.augment = augment
         self.augment_views = augment_views
         self.n_views = n_views

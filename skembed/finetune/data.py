@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from skembed.augment import Augmentation, sample_rng
+from skembed.augment.mixing import Mix
 from skembed.base import BaseEmbedder
 from skembed.engine.device import resolve_device
 from skembed.engine.extract import embed_items, prepare, workers
@@ -59,8 +60,16 @@ class NetworkSource:
         self.network, self.stores = network, stores
 
     def features(self, indices: np.ndarray, view: int = 0) -> Tensor:
+        return self.network.features(self.samples(indices, view))
+
+    def mixed_features(self, indices: np.ndarray, mix: Mix, view: int = 0) -> tuple[Tensor, float]:
+        """Features of samples that enter the network mixed with one another, and the share of each that stays."""
+        return self.network.mixed_features(self.samples(indices, view), mix)
+
+    def samples(self, indices: np.ndarray, view: int) -> list[Sample]:
+        """What enters the network."""
         store = self.stores[view % len(self.stores)]
-        return self.network.features([store[int(i)] for i in indices])
+        return [store[int(i)] for i in indices]
 
 
 class FreshSource(NetworkSource):
@@ -79,8 +88,8 @@ class FreshSource(NetworkSource):
         super().__init__(network, [store])
         self.prepare = prepare
 
-    def features(self, indices: np.ndarray, view: int = 0) -> Tensor:
-        return self.network.features(self.prepare(indices, view)) if view else super().features(indices)
+    def samples(self, indices: np.ndarray, view: int) -> list[Sample]:
+        return self.prepare(indices, view) if view else super().samples(indices, view)
 
 
 @dataclass(frozen=True)
@@ -248,6 +257,8 @@ class TrainingData:
         How samples are changed for training.
     first : FirstPass, optional
         What frozen blocks returned while the embeddings were computed.
+    mixes_inputs : bool, default=False
+        Whether training mixes samples before they enter the network.
     """
 
     def __init__(
@@ -259,6 +270,7 @@ class TrainingData:
         replay: bool,
         views: Views | None = None,
         first: FirstPass | None = None,
+        mixes_inputs: bool = False,
     ):
         self.embedder, self.samples, self.frozen, self.replay, self.views = embedder, samples, frozen, replay, views
         self.first = first
@@ -272,6 +284,12 @@ class TrainingData:
             self._note(
                 "The frozen blocks were computed in every epoch: samples were changed anew each time. "
                 "augment_views=4, say, keeps four views of each sample, and what the frozen blocks return for them."
+            )
+        if mixes_inputs:
+            self.replay = False
+            self._note(
+                "The frozen blocks were computed in every epoch: samples were mixed before they entered, each time "
+                "with others. Without cutmix, and with mixup_on='features', what they return is computed once."
             )
 
     def source(self, network: FrozenNetwork, n_unfrozen: int) -> tuple[Source, bool]:

@@ -169,9 +169,15 @@ def run_fit(request: Request) -> Outcome:
 
 def _first_unfrozen(request: Request) -> int:
     """How many blocks train in the first stage that trains any and replays the others; 0 where none does."""
-    if not request.replay or not request.max_epochs or (request.augmentation is not None and not request.augment_views):
+    if not request.replay or not request.max_epochs or _changes_inputs(request):
         return 0
     return next((stage.n_unfrozen for stage in _stages(request) if stage.n_unfrozen), 0)
+
+
+def _changes_inputs(request: Request) -> bool:
+    """Whether what enters the network is another in each epoch."""
+    fresh = request.augmentation is not None and request.augment_views is None
+    return fresh or request.settings.mixes_inputs
 
 
 def untrained(request: Request) -> Recipe:
@@ -215,8 +221,7 @@ def _recipe(
     head = Head(standardizer, probe, settings.dropout)
     device = resolve_device(embedder.device)
     network: FrozenNetwork
-    fresh = request.augmentation is not None and request.augment_views is None
-    if request.max_epochs == 0 or (request.strategy == "head" and request.replay and not fresh):
+    if request.max_epochs == 0 or (request.strategy == "head" and request.replay and not _changes_inputs(request)):
         # Frozen features are all that it takes: the weights need not even be loaded.
         network = FrozenNetwork(head.to(device))
     else:
@@ -231,7 +236,15 @@ def _recipe(
     return Recipe(
         network,
         request.task,
-        TrainingData(embedder, request.samples, frozen, replay=request.replay, views=_views(request), first=first),
+        TrainingData(
+            embedder,
+            request.samples,
+            frozen,
+            replay=request.replay,
+            views=_views(request),
+            first=first,
+            mixes_inputs=settings.mixes_inputs,
+        ),
         targets,
         request.y,
         request.train,

@@ -6,13 +6,13 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from skembed.augment.mixing import mixup
+from skembed.augment.mixing import Mix, draw_mix
 from skembed.engine.device import is_out_of_memory
 from skembed.exceptions import DeviceWarning, TrainingError
 from skembed.finetune.network import FrozenNetwork
@@ -36,8 +36,15 @@ class Settings:
     l2_sp: float = 0.0
     label_smoothing: float = 0.0
     mixup: float = 0.0
+    mixup_on: str = "features"
+    cutmix: float = 0.0
     clip_norm: float | None = 1.0
     ema: float | None = None
+
+    @property
+    def mixes_inputs(self) -> bool:
+        """Whether batches are mixed before they enter the network, so that no sample is the same in two epochs."""
+        return self.cutmix > 0 or (self.mixup > 0 and self.mixup_on == "inputs")
 
     def stronger(self) -> Settings:
         """The same with stronger regularisation, for a second attempt after the first did harm."""
@@ -56,6 +63,12 @@ class Source(Protocol):
     def features(self, indices: np.ndarray, view: int = 0) -> Tensor: ...
 
 
+class MixingSource(Source, Protocol):
+    """A source that has the inputs of the samples too."""
+
+    def mixed_features(self, indices: np.ndarray, mix: Mix, view: int = 0) -> tuple[Tensor, float]: ...
+
+
 @dataclass(frozen=True)
 class Targets:
     """What the samples of a source should give.
@@ -70,6 +83,23 @@ class Targets:
 
     values: Tensor
     weights: Tensor
+
+    def of(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Targets and weights of samples."""
+        at = torch.from_numpy(indices)
+        return self.values[at], self.weights[at]
+
+    def mixed(self, indices: np.ndarray, others: np.ndarray, share: float) -> tuple[Tensor, Tensor]:
+        """Targets and weights of samples of which a share stays and the rest is of others.
+
+        Each of the two targets counts by the weight of its own sample, as classes do that have weights in torch's
+        cross-entropy with soft targets: what should hardly count does not, whoever it is mixed with. The weights of a
+        batch sum to what they did.
+        """
+        (values, weights), (other_values, other_weights) = self.of(indices), self.of(others)
+        kept, whole = share * weights, share * weights + (1 - share) * other_weights
+        # Both may be zero, where a class has no weight.
+        return torch.lerp(other_values, values, (kept / whole.clamp_min(1e-30)).unsqueeze(1)), whole
 
 
 def epoch_rng(seed: int, *place: int) -> np.random.Generator:
@@ -191,9 +221,14 @@ class Epoch:
 
     def step(self, batch: np.ndarray, rng: np.random.Generator) -> float:
         """One step of the optimiser; returns the batch's loss, penalty left out."""
+        settings = self.settings
+        mix = None
+        if (settings.mixup or settings.cutmix) and len(batch) > 1:
+            # For the whole batch and once, so that a second attempt in smaller parts is the same step.
+            mix = draw_mix(len(batch), rng, mixup=settings.mixup, cutmix=settings.cutmix)
         while True:
             try:
-                return self._step(batch, rng)
+                return self._step(batch, mix)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -216,22 +251,30 @@ class Epoch:
             stacklevel=2,
         )
 
-    def _step(self, batch: np.ndarray, rng: np.random.Generator) -> float:
+    def _part(self, batch: np.ndarray, start: int, mix: Mix | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Features, targets and weights of as many samples of a batch as fit."""
+        part = batch[start : start + self.fits]
+        if mix is None:
+            return self.source.features(part, self.view), *self.targets.of(part)
+        needed, mix = mix.part(start, start + len(part))
+        indices = batch[needed]
+        if mix.centre is not None or self.settings.mixup_on == "inputs":
+            features, share = cast(MixingSource, self.source).mixed_features(indices, mix, self.view)
+        else:
+            features, share = mix(self.source.features(indices, self.view))
+        return features, *self.targets.mixed(part, indices[mix.other], share)
+
+    def _step(self, batch: np.ndarray, mix: Mix | None) -> float:
         network, settings = self.network, self.settings
-        weights = self.targets.weights[torch.from_numpy(batch)]
-        total = float(weights.sum())
+        total = float(self.targets.weights[torch.from_numpy(batch)].sum())
         if total == 0:
             return 0.0
         self.optimizer.zero_grad(set_to_none=True)
         summed = 0.0
         for start in range(0, len(batch), self.fits):
-            part = batch[start : start + self.fits]
-            features = self.source.features(part, self.view)
-            targets = self.targets.values[torch.from_numpy(part)].to(features.device)
-            if settings.mixup and len(part) > 1:
-                features, targets = mixup(features, targets, rng, settings.mixup)
-            losses = self.task.losses(network.head(features), targets, settings.label_smoothing)
-            loss = (losses * weights[start : start + self.fits].to(losses.device)).sum() / total
+            features, targets, weights = self._part(batch, start, mix)
+            losses = self.task.losses(network.head(features), targets.to(features.device), settings.label_smoothing)
+            loss = (losses * weights.to(losses.device)).sum() / total
             loss.backward()
             summed += float(loss.detach())
         penalty = self.pull()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from skembed.augment.mixing import Mix
 from skembed.backbones.base import Backbone, Block, Item
 from skembed.engine.device import move
 from skembed.engine.extract import undisturbed
@@ -187,13 +188,33 @@ class Network(FrozenNetwork):
     def features(self, samples: Sequence[Sequence[Item]]) -> Tensor:
         """Rows of shape (n_samples, n_features) of prepared samples; the windows of a long one are averaged."""
         flat = [item for windows in samples for item in windows]
-        batch = move(self.backbone.collate(flat), self.device, torch.float32)
+        rows = self._rows(move(self.backbone.collate(flat), self.device, torch.float32))
+        return self._finished(_average(rows, samples) if len(flat) > len(samples) else rows)
+
+    def mixed_features(self, samples: Sequence[Sequence[Item]], mix: Mix) -> tuple[Tensor, float]:
+        """Rows of samples of one item that are mixed before they enter, and the share of each that stays.
+
+        What enters has been scaled and shifted by channel, as the network wants it. An average of such pixels is what
+        becomes of the average of the pixels themselves, and a rectangle of them what becomes of the rectangle.
+        """
+        batch = move(self.backbone.collate([item for (item,) in samples]), self.device, torch.float32)
+        if len(batch) > 1 or not all(values.is_floating_point() for values in batch.values()):
+            read = ", ".join(f"{name} ({values.dtype})" for name, values in batch.items())
+            raise ValueError(
+                f"{self.backbone.spec.name} reads {read}, of which no mixture can be made: that takes one tensor of "
+                "floats. Use mixup with mixup_on='features', which mixes embeddings, and cutmix=0."
+            )
+        ((name, values),) = batch.items()
+        mixed, share = mix(values)
+        return self._finished(self._rows({name: mixed})), share
+
+    def _rows(self, batch: Mapping[str, Tensor]) -> Tensor:
         tokens = self.backbone.forward_blocks(batch, self.reading.layers)
         attention = self.reading.pooling == "layer_attention"
         pooling = self.backbone.default_pooling if attention else self.reading.pooling
-        rows = combine_layers([pool(each, pooling) for each in tokens], attention=attention)
-        if len(flat) > len(samples):
-            rows = _average(rows, samples)
+        return combine_layers([pool(each, pooling) for each in tokens], attention=attention)
+
+    def _finished(self, rows: Tensor) -> Tensor:
         rows = rows[:, : self.n_features]
         return nn.functional.normalize(rows, dim=1) if self.normalize else rows
 

@@ -28,7 +28,7 @@ class FineTuneRegressor(RegressorMixin, BaseFineTuner):
         See `FineTuneClassifier`.
     max_epochs, stage_epochs, unfreeze_step, patience, batch_size
         See `FineTuneClassifier`.
-    dropout, weight_decay, l2_sp, mixup, augment, augment_views, n_views, clip_norm, ema
+    dropout, weight_decay, l2_sp, mixup, mixup_on, cutmix, augment, augment_views, n_views, clip_norm, ema
         See `FineTuneClassifier`.
     scoring : str or callable, default=None
         The scorer by which epochs are compared. None compares the held-out squared error.
@@ -74,6 +74,8 @@ class FineTuneRegressor(RegressorMixin, BaseFineTuner):
         weight_decay=0.01,
         l2_sp=0.0,
         mixup=0.0,
+        mixup_on="auto",
+        cutmix=0.0,
         augment=None,
         augment_views=None,
         n_views=1,
@@ -104,6 +106,8 @@ class FineTuneRegressor(RegressorMixin, BaseFineTuner):
         self.weight_decay = weight_decay
         self.l2_sp = l2_sp
         self.mixup = mixup
+        self.mixup_on = mixup_on
+        self.cutmix = cutmix
         self.augment = augment
         self.augment_views = augment_views
         self.n_views = n_views
