@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -40,6 +41,9 @@ _FAMILIES = {
 
 #: Leading bits of a number of tokens that tell one shape from another; see `_round_up`.
 _BITS = 6
+#: So many times more attention scores are computed where that saves a call for each length: measured with gradients
+#: and dropout, 32 short texts of MiniLM.
+_PADDED_SCORES = 4
 
 
 @dataclass(eq=False)
@@ -64,6 +68,13 @@ class Packing:
     groups: tuple[tuple[int, int, int], ...]
     n_filler: int = 0
     _heeded: bool = field(default=False, init=False)
+
+    @property
+    def pads_cheaply(self) -> bool:
+        """Whether attention over the padded batch has few more scores than over its groups."""
+        batch, time = self.shape
+        exact = sum(count * length**2 for _, count, length in self.groups)
+        return batch * time**2 <= _PADDED_SCORES * exact
 
     def pack(self, values: Tensor) -> Tensor:
         """From (batch, time, ...) to (1, total + n_filler, ...)."""
@@ -179,6 +190,8 @@ def _attend(
         )
     packing._heeded = True
     rows = [states[0].transpose(0, 1) for states in (query, key, value)]
+    if torch.is_grad_enabled() and packing.pads_cheaply:
+        return _attend_padded(packing, rows, dropout, scaling).unsqueeze(0), None
     parts = []
     for start, count, length in packing.groups:
         # Views: nothing is copied before the results are joined.
@@ -186,6 +199,17 @@ def _attend(
         part = attend_plainly(q, k, v, dropout=dropout, scale=scaling)
         parts.append(part.transpose(1, 2).flatten(0, 1))
     return torch.cat(parts).unsqueeze(0), None
+
+
+def _attend_padded(packing: Packing, rows: list[Tensor], dropout: float, scaling: float | None) -> Tensor:
+    """The same over one padded batch: a group for each length costs more than it saves where gradients follow."""
+    (batch, time), n_real = packing.shape, len(packing.index)
+    padded = [row.new_zeros(batch * time, *row.shape[1:]).index_copy(0, packing.index, row[:n_real]) for row in rows]
+    q, k, v = (each.unflatten(0, packing.shape).transpose(1, 2) for each in padded)
+    seen = torch.zeros(batch * time, dtype=torch.bool).index_fill(0, packing.index, True).view(batch, 1, 1, time)
+    attended = scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout, scale=scaling)
+    real = attended.transpose(1, 2).flatten(0, 1)[packing.index]
+    return torch.cat([real, real.new_zeros(packing.n_filler, *real.shape[1:])]) if packing.n_filler else real
 
 
 AttentionInterface.register(_NAME, _attend)

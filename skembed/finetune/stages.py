@@ -29,6 +29,8 @@ __all__ = ["Progress", "Recipe", "Stage", "plan_stages"]
 
 #: A loss that is lower by less than this part is no better.
 _LEAST_GAIN = 1e-4
+#: Training samples whose loss is less than this part of the held-out loss are known by heart.
+_KNOWN = 0.05
 
 
 @dataclass(frozen=True)
@@ -252,8 +254,10 @@ class Recipe:
             progress.ended = "max_epochs was reached"
         elif not deepest and (gained or not harmed or stage.n_unfrozen == 0):
             progress.stage, progress.attempt = progress.stage + 1, 0
-        elif len(self.stages) > 1 and gained and len(self.held_out):
+        elif len(self.stages) > 1 and gained and len(self.held_out) and not self._knows_by_heart():
             pass  # as deep as it goes, and another round may gain again
+        elif len(self.stages) > 1 and gained and len(self.held_out):
+            progress.ended = f"{stage.name}: the training samples are known by heart"
         elif len(self.stages) > 1 and not gained and progress.attempt == 0:
             progress.attempt = 1
         elif not gained:
@@ -264,6 +268,10 @@ class Recipe:
         progress.round += 1
         progress.epoch = progress.stale = 0
         progress.tried = None
+
+    def _knows_by_heart(self) -> bool:
+        """Whether so little is left of the training loss that another round has next to nothing to learn from."""
+        return self.progress.history[-1]["train_loss"] < _KNOWN * self.progress.best.loss
 
     def trainer(self, stage: Stage, settings: Settings, resumed: dict[str, Any] | None = None) -> Epoch:
         """What trains the blocks of a stage, with its own optimiser."""

@@ -194,6 +194,40 @@ def test_the_filler_is_seen_by_no_text(directories, shapes, monkeypatch, name, n
     _assert_equal(found, _alone(directories(name), texts))
 
 
+@PACKED
+def test_attention_with_gradients_is_padded_to_the_same_end(directories, monkeypatch, name):
+    """Against a group for each length, which the tests above hold against the library."""
+    backbone, found = _open(directories(name)), {}
+    texts, padded = _texts(backbone), packing._attend_padded
+    for allowed in (0, 100):
+        monkeypatch.setattr(packing, "_PADDED_SCORES", allowed)
+        module = backbone.module.requires_grad_(True)
+        module.zero_grad()
+        calls = []
+        with monkeypatch.context() as patched:
+            patched.setattr(packing, "_attend_padded", lambda *a, calls=calls: calls.append(1) or padded(*a))
+            tokens = backbone.forward_blocks(_batch(backbone, texts), [3])[0]
+        assert bool(calls) is bool(allowed)
+        assert tokens.values.isfinite().all()
+        (tokens.values * torch.linspace(-1, 1, 16)).sum().backward()
+        found[allowed] = (tokens.values.detach(), {n: p.grad for n, p in module.named_parameters()})
+    module.requires_grad_(False)
+    torch.testing.assert_close(found[100][0], found[0][0], atol=1e-5, rtol=1e-5)
+    for parameter, gradient in found[0][1].items():
+        torch.testing.assert_close(found[100][1][parameter], gradient, atol=1e-5, rtol=1e-4)
+
+
+def test_a_batch_is_padded_where_that_is_cheap(directories):
+    module = _open(directories("bert")).module
+
+    def cheap(*lengths):
+        mask = torch.arange(max(lengths)) < torch.tensor(lengths).unsqueeze(1)
+        return packing.plan_packing(module, mask).pads_cheaply
+
+    assert cheap(10, 12, 20)
+    assert not cheap(*[5] * 31, 60)  # 32 x 60 x 60 scores instead of 31 x 25 and 3,600
+
+
 def test_numbers_of_tokens_are_few_and_little_more_than_there_are():
     found = {total: packing._round_up(total) for total in range(1, 4097)}
     assert all(total <= rounded < 1.032 * total for total, rounded in found.items())

@@ -135,8 +135,12 @@ class Script:
 class Play:
     """A recipe of three blocks in which the n-th epoch moves all that trains by one, and is scored by a script."""
 
-    def __init__(self, monkeypatch, losses, strategy="progressive", *, raising=None, scoring=None, **parameters):
+    def __init__(
+        self, monkeypatch, losses, strategy="progressive", *, raising=None, scoring=None, learned=None, **parameters
+    ):
         self.epochs = []
+        #: Training losses of some epochs; of the others it is their number.
+        self.learned = learned or {}
         self.raising = raising or {}
         script = Script(losses, scoring)
         head = Head(Standardizer(np.zeros(WIDTH), np.ones(WIDTH)), Probe(np.zeros((2, WIDTH)), np.zeros(2), 1.0))
@@ -174,7 +178,7 @@ class Play:
             raise error
         if trainer.average is not None:
             trainer.average.update()
-        return float(len(self.epochs))
+        return self.learned.get(len(self.epochs), float(len(self.epochs)))
 
     def run(self, baseline=1.0):
         self.recipe.begin(Scores(baseline, 0.5))
@@ -225,6 +229,15 @@ def test_gain_goes_on_to_the_next_blocks_and_at_the_deepest_to_another_round(mon
     # A round is a run of its own: its schedule begins anew, and it goes on from the best.
     assert [epoch["steps"] for epoch in play.epochs] == [(0, 4), (2, 4)] * 7
     assert [epoch["before"][0] for epoch in play.epochs[8:]] == [8, 9, 10, 11, 10, 11]
+
+
+@pytest.mark.parametrize(("loss", "known"), [(0.0149, True), (0.0151, False)])
+def test_a_gain_at_the_deepest_is_the_last_where_the_samples_are_known_by_heart(monkeypatch, loss, known):
+    play = Play(monkeypatch, [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.35, 0.3, *[0.5] * 4], stage_epochs=2, learned={8: loss})
+    progress = play.run()
+    assert progress.best.loss == 0.3
+    assert (len(progress.history) == 8) is known
+    assert (progress.ended == "all blocks: the training samples are known by heart") is known
 
 
 def test_what_neither_gains_nor_harms_goes_on(monkeypatch):
