@@ -19,16 +19,20 @@ __all__ = [
     "plain_labels",
     "pyplot",
     "shorten",
+    "shorten_middle",
     "shorten_start",
 ]
 
 #: One hue for what was measured, another for the best, and grey for what was not: told apart in print and by
 #: colour-blind readers [1]_.
 COLOUR, BEST, GREY = "#4477aa", "#cc6677", "#777777"
-#: Classes: the muted scheme of [1]_, the hues that are easily taken for each other far apart.
+#: Classes: the muted scheme of [1]_, the hues that are easily taken for each other far apart, black
+#: among them, and its palest last.
 #:
 #: .. [1] Tol (2021), Colour Schemes, SRON/EPS/TN/09-002.
-_CLASSES = ("#332288", "#cc6677", "#117733", "#88ccee", "#ddcc77", "#882255", "#44aa99", "#999933", "#aa4499")
+_CLASSES = (
+    "#332288", "#cc6677", "#117733", "#88ccee", "#882255", "#44aa99", "#aa4499", "#999933", "#000000", "#ddcc77",
+)  # fmt: skip
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
@@ -96,6 +100,7 @@ def panels(
         return given
     if ax is None:
         figure = plt.figure(figsize=figsize, layout="constrained")
+        figure.get_layout_engine().set(wspace=0.03)
         grid = figure.add_gridspec(*shape, height_ratios=heights, width_ratios=widths)
     else:
         figure = ax.figure
@@ -122,14 +127,14 @@ def plain_labels(labels: Iterable[Any]) -> None:
 
 
 def class_style(number: int) -> tuple[str, str]:
-    """Colour and marker of a class: neighbours differ in both, and 63 classes in one at least.
+    """Colour and marker of a class: neighbours differ in both, and 70 classes in one at least.
 
     Examples
     --------
     >>> class_style(0), class_style(1)
     (('#332288', 'o'), ('#cc6677', 's'))
-    >>> len({class_style(i) for i in range(63)})
-    63
+    >>> len({class_style(i) for i in range(70)})
+    70
     """
     return _CLASSES[number % len(_CLASSES)], _MARKERS[number % len(_MARKERS)]
 
@@ -160,6 +165,21 @@ def shorten(text: Any, width: int) -> str:
         return line
     kept = textwrap.shorten(line, width, placeholder="…")
     return kept if len(kept) > width / 2 else f"{line[: width - 1].rstrip()}…"
+
+
+def shorten_middle(name: Any, width: int) -> str:
+    """A name of at most `width` characters: beginning and end, since names of classes often differ in either.
+
+    Examples
+    --------
+    >>> shorten_middle("red-winged blackbird", 13), shorten_middle("robin", 13)
+    ('red-wi…ckbird', 'robin')
+    """
+    line = " ".join(str(name).split())
+    if len(line) <= width:
+        return line
+    tail = (width - 1) // 2
+    return f"{line[: width - 1 - tail]}…{line[-tail:]}"
 
 
 def shorten_start(text: Any, width: int) -> str:

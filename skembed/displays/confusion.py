@@ -10,7 +10,7 @@ from sklearn.metrics import confusion_matrix
 from sklearn.utils import check_consistent_length
 from sklearn.utils.validation import check_is_fitted
 
-from skembed._plotting import GREY, luminance, panels, plain_labels, pyplot, shorten
+from skembed._plotting import GREY, luminance, panels, plain_labels, pyplot, shorten_middle
 from skembed.displays.samples import image_of, is_image, line_of
 from skembed.inputs import as_samples
 
@@ -19,7 +19,7 @@ __all__ = ["ConfusedPair", "ConfusionExamplesDisplay"]
 #: Pixels of the side of an example.
 _EXAMPLE = 112
 #: Characters of a class's name at an axis and over examples, and of a text among the examples.
-_TICK, _TITLE, _LINE = 18, 22, 62
+_TICK, _TITLE, _LINE = 18, 17, 64
 
 
 class ConfusedPair(NamedTuple):
@@ -156,8 +156,8 @@ class ConfusionExamplesDisplay:
 
         Parameters
         ----------
-        ax : Axes, default=None
-            A place that is divided; None makes a figure.
+        ax : Axes or sequence of Axes, default=None
+            A place that is divided, or one for the matrix and one that is divided among the pairs; None makes a figure.
         n_pairs, n_examples : int, default=5
             Pairs of classes, and samples of each, at most.
         max_classes : int, default=30
@@ -185,42 +185,43 @@ class ConfusionExamplesDisplay:
         self.matrix_ = confusion_matrix(true, predicted, labels=self.classes_)
         self.pairs_ = _most_confused(true, predicted, self.matrix_, self.classes_, n_pairs)
         shown = _most_troubled(self.matrix_, max_classes)
-        side = float(np.clip(0.42 * len(shown), 3.5, 11))
-        matrix, *places = self._places(ax, side, n_examples)
+        names = [shorten_middle(name, _TICK) for name in self.classes_[shown]]
+        matrix, *places = self._places(ax, names)
         self.axes_, self.figure_ = np.array([matrix, *places], dtype=object), matrix.figure
-        self._draw_matrix(matrix, shown, side)
+        self._draw_matrix(matrix, shown, names)
         draw = _draw_images if is_image(self.samples[0]) else _draw_lines
         for place, pair in zip(places, self.pairs_, strict=False):
             draw(place, self.samples, pair.indices[:n_examples], n_examples)
-            names = (shorten(name, _TITLE) for name in (pair.true, pair.predicted))
+            both = (shorten_middle(name, _TITLE) for name in (pair.true, pair.predicted))
             count = f"{len(pair.indices)} of {pair.n_true}"
-            place.set_title(" taken for ".join(names) + f": {count}", fontsize="medium", loc="left", parse_math=False)
+            title = " taken for ".join(both) + f": {count}"
+            plain_labels([place.set_title(title, fontsize="small", fontweight="bold", loc="left")])
         if not self.pairs_:
             places[0].set_axis_off()
             places[0].text(0.5, 0.5, "No sample was confused.", ha="center", va="center", color=GREY)
         return self
 
-    def _places(self, ax, side: float, n_examples: int) -> list:
+    def _places(self, ax, names: list[str]) -> list:
         """Axes of the matrix, and one below the other those of the pairs."""
         who, n_rows = type(self).__name__, max(1, len(self.pairs_))
-        size = side + 1.6 + 5.2, max(side + 1.4, 1.3 * n_rows)
-        matrix, right = panels(who, ax, (1, 2), figsize=size, widths=(side + 1.6, 5.2))
+        side, labels = _side(len(names)), 0.085 * max(map(len, names))
+        size = side + labels + 1.7 + 5.4, max(side + labels + 0.6, 1.25 * n_rows)
+        matrix, right = panels(who, ax, (1, 2), figsize=size, widths=(side + labels + 1.7, 5.4))
         return [matrix, *panels(who, right, (n_rows, 1), figsize=size)]
 
-    def _draw_matrix(self, ax, shown: np.ndarray, side: float) -> None:
+    def _draw_matrix(self, ax, shown: np.ndarray, names: list[str]) -> None:
         counts = self.matrix_[np.ix_(shown, shown)]
         totals = self.matrix_.sum(axis=1, keepdims=True)[shown]
         shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
-        drawn = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        drawn = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
         # A cell's height in points, and digits that leave room around them.
-        cell = 72 * side / len(shown)
+        cell = 72 * _side(len(shown)) / len(shown)
         size = float(np.clip(0.38 * cell, 4, 11))
         for i, j in np.argwhere(counts > 0):
             dark = luminance(drawn.cmap(drawn.norm(shares[i, j]))) < 0.35
             ax.text(
                 j, i, str(counts[i, j]), ha="center", va="center", fontsize=size, color="white" if dark else "black"
             )
-        names = [shorten(name, _TICK) for name in self.classes_[shown]]
         long = max(map(len, names)) > 3
         labels = float(np.clip(0.6 * cell, 5, 10))
         ax.set_xticks(np.arange(len(shown)), names, rotation=90 if long else 0, fontsize=labels)
@@ -231,6 +232,11 @@ class ConfusionExamplesDisplay:
         ax.set(xlabel=f"predicted class{note}", ylabel="true class")
         ax.tick_params(length=0)
         ax.figure.colorbar(drawn, ax=ax, label="share of the true class", shrink=0.7)
+
+
+def _side(n_classes: int) -> float:
+    """Inches of a side of the matrix."""
+    return float(np.clip(0.42 * n_classes, 3.0, 11.0))
 
 
 def _most_confused(true, predicted, matrix: np.ndarray, classes: np.ndarray, most: int) -> list[ConfusedPair]:
@@ -263,6 +269,6 @@ def _draw_images(ax, samples: Sequence[Any], chosen: np.ndarray, n_examples: int
 def _draw_lines(ax, samples: Sequence[Any], chosen: np.ndarray, n_examples: int) -> None:
     for place, i in enumerate(chosen):
         line = line_of(samples[i], _LINE, index=int(i))
-        height = 1 - (place + 0.5) / n_examples
+        height = 1 - (place + 0.5) / (n_examples + 0.5)
         ax.text(0.01, height, line, va="center", fontsize="small", transform=ax.transAxes, parse_math=False)
     ax.set_axis_off()

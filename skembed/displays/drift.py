@@ -123,7 +123,7 @@ class DriftDisplay:
         # Room for the numbers behind the longest bar; an axis from 0 to 1 % where nothing moved.
         axes[0].set_xlim(0, 130 * np.nanmax(drift, initial=0.0) or 1.0)
         for place, value in zip(places, drift, strict=True):
-            text = f" {100 * value:.2g} %" if value else " unchanged"
+            text = f" {_percent(value)}" if value else " unchanged"
             axes[0].text(100 * value, place, text, va="center", fontsize="small", color="black" if value else GREY)
         axes[0].set_yticks(places, list(self.blocks))
         axes[0].set_ylim(-0.6, len(drift) - 0.4)
@@ -153,6 +153,17 @@ class DriftDisplay:
         if found.shape != (len(self.blocks),):
             raise ValueError(f"{name} has shape {found.shape} for {len(self.blocks)} blocks. Give one value a block.")
         return found
+
+
+def _percent(share: float) -> str:
+    """Two digits that count.
+
+    Examples
+    --------
+    >>> _percent(0.03), _percent(0.000123), _percent(1.5)
+    ('3.0 %', '0.012 %', '150 %')
+    """
+    return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:#.2g} %"
 
 
 def weight_drift(before: Mapping[str, Any], after: Mapping[str, Any], blocks: Iterable[Block]) -> np.ndarray:

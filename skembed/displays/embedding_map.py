@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.utils.multiclass import type_of_target
 
-from skembed._plotting import COLOUR, GREY, bare, class_style, plain_labels, pyplot, shorten
+from skembed._plotting import COLOUR, GREY, bare, class_style, plain_labels, pyplot, shorten_middle
 from skembed.displays.estimators import as_embedder, transformed
 from skembed.displays.samples import describe_sample, follow_mouse, image_of, spread_out
 from skembed.inputs import as_samples
@@ -18,7 +18,7 @@ from skembed.inputs import as_samples
 __all__ = ["EmbeddingMapDisplay"]
 
 #: Entries of one column of the legend, and characters of a class's name in it.
-_LEGEND_ROWS, _LEGEND_WIDTH = 20, 24
+_LEGEND_ROWS, _LEGEND_WIDTH = 26, 24
 #: Side of a thumbnail, in points (1/72 inch).
 _THUMBNAIL = 30
 
@@ -171,7 +171,8 @@ class EmbeddingMapDisplay:
         plt = pyplot(type(self).__name__)
         positions = self._checked()
         if ax is None:
-            _, ax = plt.subplots(figsize=(9, 6), layout="constrained")
+            # As much room for the map, however many columns the legend has.
+            _, ax = plt.subplots(figsize=(7.2 + 1.9 * _columns(self.y, max_classes), 6), layout="constrained")
         self.ax_, self.figure_ = ax, ax.figure
         kind = None if self.y is None else type_of_target(self.y, input_name="y")
         if kind is None:
@@ -201,21 +202,20 @@ class EmbeddingMapDisplay:
         largest = np.sort(np.argsort(-counts, kind="stable")[:max_classes])
         colours = np.full(len(y), GREY, dtype=object)
         rest = ~np.isin(y, classes[largest])
-        if rest.any():
-            label = f"{len(classes) - len(largest)} smaller classes"
-            ax.scatter(*positions[rest].T, s=12, color=GREY, alpha=0.4, linewidths=0, label=label)
         for number, name in enumerate(classes[largest]):
             colour, marker = class_style(number)
             own = y == name
             colours[own] = colour
             ax.scatter(
-                *positions[own].T, s=26, color=colour, marker=marker, alpha=0.8, linewidths=0.3, edgecolors="white",
-                label=shorten(name, _LEGEND_WIDTH),
+                *positions[own].T, s=30, color=colour, marker=marker, alpha=0.8, linewidths=0,
+                label=shorten_middle(name, _LEGEND_WIDTH),
             )  # fmt: skip
-        columns = -(-(len(largest) + bool(rest.any())) // _LEGEND_ROWS)
+        if rest.any():
+            label = f"{len(classes) - len(largest)} smaller classes"
+            ax.scatter(*positions[rest].T, s=12, color=GREY, alpha=0.4, linewidths=0, label=label, zorder=0.5)
         legend = ax.legend(
             loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0, frameon=False, fontsize="small",
-            ncols=columns, markerscale=1.4, handletextpad=0.3, columnspacing=1.0,
+            ncols=_columns(self.y, max_classes), markerscale=1.4, handletextpad=0.3, columnspacing=1.0,
         )  # fmt: skip
         plain_labels(legend.get_texts())
         return colours
@@ -247,6 +247,14 @@ class EmbeddingMapDisplay:
             if values is not None and len(values) != len(positions):
                 raise ValueError(f"{name} has {len(values)} entries for {len(positions)} positions. Give one a sample.")
         return positions
+
+
+def _columns(y: Any, max_classes: int) -> int:
+    """Columns of the legend: none without classes."""
+    if y is None or type_of_target(y, input_name="y") not in ("binary", "multiclass"):
+        return 0
+    n_classes = len(np.unique(np.asarray(y)))
+    return -(-min(n_classes, max_classes + 1) // _LEGEND_ROWS)
 
 
 def _caption(samples: Sequence[Any], y: Any, i: int) -> str:

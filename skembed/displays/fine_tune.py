@@ -15,7 +15,7 @@ __all__ = ["FineTuneDisplay"]
 
 #: Characters of a stage's name that fit over one inch.
 _CHARACTERS_AN_INCH = 13
-#: A loss that spans so many times its least value is drawn on a logarithmic axis.
+#: Losses of which one is so many times the usual are drawn on a logarithmic axis.
 _WIDE = 30
 #: Rates that the legend names, at most; of more the head's, the top, the middle and the lowest block's.
 _NAMED_RATES = 6
@@ -176,9 +176,9 @@ class FineTuneDisplay:
         if np.isfinite(valid).any():
             _broken_line(ax, spans, valid, color=COLOUR, marker="s", label="held out")
             self._mark(ax, valid)
-        shown = np.concatenate([train, valid])
-        shown = shown[np.isfinite(shown)]
-        if len(shown) and shown.min() > 0 and shown.max() > _WIDE * shown.min():
+        # The held-out loss is what is looked at: beside it a training loss of nearly nothing may lie at the bottom.
+        usual = np.nanmedian(valid if np.isfinite(valid).any() else train)
+        if np.nanmax([train, valid]) > _WIDE * usual > 0:
             ax.set_yscale("log")
         ax.set_ylabel("loss")
 
@@ -197,10 +197,10 @@ class FineTuneDisplay:
 
         # The head comes first and the blocks from the top; the epoch with the most of them has them all.
         names = max((list(record["rates"]) for record in self.history), key=len)
-        colours = [BEST, *matplotlib.colormaps["viridis"](np.linspace(0.85, 0.0, max(1, len(names) - 1)))]
+        colours = ["black", *matplotlib.colormaps["viridis"](np.linspace(0.85, 0.0, max(1, len(names) - 1)))]
         spoken = set(names)
         if len(names) > _NAMED_RATES:
-            spoken = {names[0], names[1], names[(len(names)) // 2], names[-1]}
+            spoken = {names[0], names[1], names[len(names) // 2], names[-1]}
         for name, colour in zip(names, colours, strict=False):
             rates = np.array([record["rates"].get(name, np.nan) for record in self.history], dtype=float)
             rates[rates <= 0] = np.nan  # some schedules end at zero, which a logarithmic axis has not
@@ -263,6 +263,6 @@ def _name_stages(ax, spans: list[Span]) -> None:
     top.tick_params(length=0, labelsize="small")
     top.spines["top"].set_visible(False)
     if not fits:
-        top.tick_params(rotation=30)
+        top.tick_params(rotation=45)
         for label in top.get_xticklabels():
             label.set(ha="left", rotation_mode="anchor")

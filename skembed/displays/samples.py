@@ -51,7 +51,7 @@ def image_of(sample: Any, size: int, *, index: int) -> Image.Image:
 
 def _path_of(sample: Any) -> str | None:
     if isinstance(sample, dict):
-        sample = sample.get("path")
+        return sample.get("path")
     if isinstance(sample, os.PathLike):
         return os.fspath(sample)
     return getattr(sample, "filename", None) or None
