@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks import accuracy, cache, embed, finetune, gridsearch
+from benchmarks import accuracy, cache, embed, finetune, gridsearch, selection
 from benchmarks.common import RESULTS, Goal
 
 __all__ = ["main", "rewritten", "table"]
@@ -27,6 +27,7 @@ _GOALS = {
     "cache": cache.GOALS,
     "finetune": finetune.GOALS,
     "accuracy": accuracy.GOALS,
+    "selection": selection.GOALS,
 }
 
 

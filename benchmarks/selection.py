@@ -167,6 +167,7 @@ def _judged(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             tuned = column("fine_tuned")
             row["tau, fine-tuned"] = float(kendalltau(found, tuned).statistic)
             row["regret, fine-tuned, points"] = float(100 * (tuned.max() - tuned[found.argmax()]))
+            row["seconds of fine-tuning all"] = float(column("fine_tuned_seconds").sum())
         rows.append(row)
     return rows
 
@@ -177,6 +178,11 @@ def _of(set_: str, score: str, what: str) -> Callable[[Any], float]:
         return row[what]
 
     return value
+
+
+def _fine_tuning_saved(found) -> float:
+    lines = found["results"]["topics"]["candidates"]
+    return sum(line["fine_tuned_seconds"] for line in lines) / sum(line["logme_seconds"] for line in lines)
 
 
 #: For the score that sorts the table of `rank_backbones` unless another is asked for.
@@ -200,6 +206,16 @@ GOALS = [
             10.0,
         ),
     )
+] + [
+    Goal(
+        "topics: Kendall's tau of LogME",
+        "accuracy after fine-tuning the top block",
+        _of("topics", "logme", "tau, fine-tuned"),
+        0.6,
+        "",
+        digits=2,
+    ),
+    Goal("topics: LogME of all candidates", "fine-tuning the top block of all", _fine_tuning_saved, 100, digits=0),
 ]
 
 
