@@ -301,8 +301,9 @@ def _umap(random_state: int | None):
         raise ImportError('method="umap" needs umap-learn: pip install umap-learn. Or use method="pca".') from error
 
     def fit(rows: np.ndarray):
-        # Its default of 15 neighbours must be fewer than the samples.
-        umap = UMAP(n_neighbors=min(15, len(rows) - 1), random_state=random_state)
+        # Its default of 15 neighbours must be fewer than the samples; seeded, it runs in one thread.
+        n_jobs = -1 if random_state is None else 1
+        umap = UMAP(n_neighbors=min(15, len(rows) - 1), random_state=random_state, n_jobs=n_jobs)
         return umap.fit_transform(rows), ("UMAP, first dimension", "UMAP, second dimension")
 
     return fit

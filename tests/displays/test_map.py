@@ -225,7 +225,7 @@ def test_umap_is_used_where_it_is_installed(monkeypatch, rows):
     monkeypatch.setitem(sys.modules, "umap", types.SimpleNamespace(UMAP=Double))
     display = EmbeddingMapDisplay.from_embedder(ArrayEmbedder(), X[:10], y[:10], method="umap", random_state=3)
     np.testing.assert_allclose(display.positions, 2 * ArrayEmbedder().fit_transform(X[:10])[:, :2])
-    assert calls == [{"n_neighbors": 9, "random_state": 3}]
+    assert calls == [{"n_neighbors": 9, "random_state": 3, "n_jobs": 1}]
     assert display.ax_.get_xlabel() == "UMAP, first dimension"
 
 
