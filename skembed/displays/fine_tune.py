@@ -160,6 +160,7 @@ class FineTuneDisplay:
             if self.best_epoch_ is not None:
                 each.axvline(self.best_epoch_, color=BEST, linestyle="--", linewidth=1.2, zorder=1)
             bare(each, grid="y")
+            each.margins(y=0.1)  # a mark at the very edge would be cut in half
             each.legend(frameon=False, fontsize="small", **beside)
         for each in axes[:-1]:
             each.tick_params(labelbottom=False)
