@@ -118,12 +118,13 @@ def test_a_class_that_was_only_predicted_has_a_row_of_zeros():
 def test_of_many_classes_the_most_confused_are_shown():
     true = np.arange(50).repeat(4)
     predicted = true.copy()
-    predicted[[4 * 7, 4 * 7 + 1, 4 * 30]] = [8, 8, 31]
+    predicted[[4 * 7, 4 * 7 + 1, 4 * 7 + 2, 4 * 30]] = [8, 8, 40, 31]
     display = _draw(list(map(str, true)), true, predicted, max_classes=4)
     ax = display.axes_[0]
     assert [label.get_text() for label in ax.get_xticklabels()] == ["7", "8", "30", "31"]
-    assert _cells(ax) == {(0, 0): 2, (0, 1): 2, (1, 1): 4, (2, 2): 3, (2, 3): 1, (3, 3): 4}
-    np.testing.assert_allclose(ax.images[0].get_array()[0], [0.5, 0.5, 0, 0])
+    assert _cells(ax) == {(0, 0): 1, (0, 1): 2, (1, 1): 4, (2, 2): 3, (2, 3): 1, (3, 3): 4}
+    # Of all four samples of the class, one of which was taken for a class that is not shown.
+    np.testing.assert_allclose(ax.images[0].get_array()[0], [0.25, 0.5, 0, 0])
     assert "4 of 50 classes" in ax.get_xlabel()
     assert display.matrix_.shape == (50, 50)
 

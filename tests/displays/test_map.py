@@ -41,6 +41,7 @@ def _move(display, place):
     x, y = display.ax_.transData.transform(place)
     canvas.callbacks.process("motion_notify_event", MouseEvent("motion_notify_event", canvas, x, y))
     (note,) = [text for text in display.ax_.texts if hasattr(text, "xyann")]
+    assert not note.get_parse_math(), "dollars are no formulas"
     return note.get_text() if note.get_visible() else None
 
 
