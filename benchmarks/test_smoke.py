@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from benchmarks import embed, images, learning_curve, recordings, report, texts
+from benchmarks import embed, images, learning_curve, recordings, report, selection, texts
 from benchmarks.common import document
 
 
@@ -78,3 +78,29 @@ def test_few_pairs_tell_little(differences, verdict):
     assert verdict in learning_curve.sentence(runs, "topics", "head", 5)
     with pytest.raises(LookupError):
         learning_curve.sentence(runs, "images", "head")
+
+
+def test_scores_are_judged_by_the_accuracy_of_all_candidates(tmp_path, capsys):
+    path = tmp_path / "selection.json"
+    selection.main(["--only", "topics", "--samples", "600", "--json", str(path)])
+    written = json.loads(path.read_text())
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == written
+    found = written["results"]["topics"]
+    assert len(found["candidates"]) >= 8
+    assert all(-1 <= row["tau"] <= 1 and row["regret, points"] >= 0 for row in found["scores"])
+    assert "Kendall's tau of LogME" in report.table([written])
+
+
+def test_tau_and_regret_of_a_score_that_is_half_right():
+    """Of three pairs two are in order; its choice is the second best by accuracy, and the best after fine-tuning."""
+    seconds = {f"{name}_seconds": 0.5 for name in (*selection.FORETELLING, selection.PROBE)}
+    lines = [
+        {**dict.fromkeys(selection.FORETELLING, score), selection.PROBE: accuracy, "fine_tuned": tuned,
+         "fine_tuned_seconds": 2.0, **seconds}
+        for score, accuracy, tuned in [(0.1, 0.5, 0.6), (0.9, 0.7, 0.9), (0.5, 0.8, 0.7)]
+    ]  # fmt: skip
+    row = selection._judged(lines)[0]
+    assert row["tau"] == pytest.approx(1 / 3)
+    assert row["regret, points"] == pytest.approx(10)
+    assert (row["times as fast"], row["tau, fine-tuned"], row["regret, fine-tuned, points"]) == (1, 1, 0)
+    assert selection._fine_tuning_saved({"results": {"topics": {"candidates": lines}}}) == 4

@@ -16,6 +16,7 @@ LAYERS = [
     ("skembed.exceptions", 1),
     ("skembed.engine.batching", 1),
     ("skembed._sklearn", 1),
+    ("skembed._plotting", 1),
     ("skembed.finetune.schedules", 1),
     ("skembed.finetune.groups", 2),
     ("skembed.finetune.probe", 1),
@@ -39,6 +40,7 @@ LAYERS = [
     ("skembed.augment", 3),
     ("skembed.finetune", 6),
     ("skembed.selection", 6),
+    ("skembed.displays", 7),
     ("skembed.testing", 7),
     ("skembed", 7),
 ]

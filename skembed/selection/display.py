@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from skembed._plotting import BEST, COLOUR, GREY, bare, pyplot, shorten
+
 __all__ = ["TransferabilityDisplay"]
 
-#: One hue for what was measured, and grey for what was not: told apart in print and by colour-blind readers.
-_COLOUR, _BEST, _GREY = "#4477aa", "#cc6677", "#777777"
 _NOT_SCORES = {"embedding_seconds", "width", "megabytes"}
 _LABELS = {
     "logme": "LogME (nats a sample)",
@@ -139,7 +139,7 @@ class TransferabilityDisplay:
         TransferabilityDisplay
             Itself, with `ax_` and `figure_`.
         """
-        plt = _pyplot()
+        plt = pyplot(type(self).__name__)
         values = np.array([line[self.score] for line in self.ranking], dtype=float)
         failed = ~np.isfinite(values)
         if failed.all():
@@ -151,29 +151,20 @@ class TransferabilityDisplay:
             _, ax = plt.subplots(figsize=(8.5, 1.4 + 0.34 * len(lines)), layout="constrained")
         places = np.arange(len(lines))
         # Points and not bars: these scores have no zero that a length could start from.
-        ax.hlines(places, values.min(where=~failed, initial=np.inf), values, color=_COLOUR, alpha=0.25, linewidth=2)
-        ax.scatter(values[~failed], places[~failed], s=45, color=_COLOUR, zorder=3)
-        ax.scatter(values[:1], places[:1], s=70, color=_BEST, zorder=4)
+        ax.hlines(places, values.min(where=~failed, initial=np.inf), values, color=COLOUR, alpha=0.25, linewidth=2)
+        ax.scatter(values[~failed], places[~failed], s=45, color=COLOUR, zorder=3)
+        ax.scatter(values[:1], places[:1], s=70, color=BEST, zorder=4)
         for place, line, lost in zip(places, lines, failed, strict=True):
             text = _reason(line) if lost else _cost(line, values[place])
             where = (0.01, 1.01)[int(not lost)]
-            ax.text(where, place, text, transform=ax.get_yaxis_transform(), va="center", color=_GREY, fontsize="small")
+            ax.text(where, place, text, transform=ax.get_yaxis_transform(), va="center", color=GREY, fontsize="small")
         ax.set_yticks(places, [_name(line) for line in lines])
         ax.set_ylim(len(lines) - 0.4, -0.6)
         ax.margins(x=0.04)
         ax.set_xlabel(_LABELS.get(self.score, self.score))
-        ax.grid(axis="x", alpha=0.3)
-        ax.spines[["top", "right"]].set_visible(False)
+        bare(ax, grid="x")
         self.ax_, self.figure_ = ax, ax.figure
         return self
-
-
-def _pyplot() -> Any:
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise ImportError('TransferabilityDisplay needs matplotlib: pip install "skembed[plot]"') from error
-    return plt
 
 
 def _score_columns(line: dict[str, Any]) -> list[str]:
@@ -205,5 +196,4 @@ def _cost(line: dict[str, Any], value: float) -> str:
 
 
 def _reason(line: dict[str, Any]) -> str:
-    error = str(line.get("error") or "no finite score")
-    return f"failed: {error[:70]}{'…' if len(error) > 70 else ''}"
+    return f"failed: {shorten(line.get('error') or 'no finite score', 71)}"

@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 
 from skembed.selection.targets import check_rows, class_codes, resolve_task, target_columns
 
-__all__ = ["knn_score", "linear_probe_score"]
+__all__ = ["knn_score", "linear_probe_folds", "linear_probe_score"]
 
 
 def knn_score(
@@ -77,7 +77,7 @@ def knn_score(
         model: BaseEstimator = KNeighborsClassifier(n_neighbors, metric=metric)
     else:
         model = KNeighborsRegressor(n_neighbors, metric=metric)
-    return _cross_validate(model, X, y, cv, scoring, task, random_state)
+    return float(np.mean(_cross_validate(model, X, y, cv, scoring, task, random_state)))
 
 
 def linear_probe_score(
@@ -125,6 +125,44 @@ def linear_probe_score(
     >>> linear_probe_score(X, X[:, 0] - X[:, 1]) > 0.99
     True
     """
+    folds = linear_probe_folds(X, y, C=C, cv=cv, scoring=scoring, task=task, random_state=random_state)
+    return float(np.mean(folds))
+
+
+def linear_probe_folds(
+    X,
+    y,
+    *,
+    C: float = 1.0,
+    cv: int | Any = 5,
+    scoring: str | None = None,
+    task: str = "auto",
+    random_state: int | None = 0,
+) -> np.ndarray:
+    """What `linear_probe_score` is the mean of: the score of each fold.
+
+    Parameters
+    ----------
+    X, y, C, cv, scoring, task, random_state
+        See `linear_probe_score`.
+
+    Returns
+    -------
+    ndarray of shape (n_folds,), float64
+
+    Raises
+    ------
+    ValueError
+        See `linear_probe_score`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skembed.selection.probes import linear_probe_folds
+    >>> X = np.repeat(np.eye(2), 6, axis=0)
+    >>> linear_probe_folds(X, np.repeat(["a", "b"], 6), cv=3)
+    array([1., 1., 1.])
+    """
     if resolve_task(y, task) == "classification":
         model: BaseEstimator = LogisticRegression(C=C, max_iter=500)
     else:
@@ -132,7 +170,7 @@ def linear_probe_score(
     return _cross_validate(make_pipeline(StandardScaler(), model), X, y, cv, scoring, task, random_state)
 
 
-def _cross_validate(model, X, y, cv, scoring, task: str, random_state) -> float:
+def _cross_validate(model, X, y, cv, scoring, task: str, random_state) -> np.ndarray:
     rows = check_rows(X)
     if resolve_task(y, task) == "classification":
         values, _ = class_codes(y, len(rows))
@@ -152,4 +190,4 @@ def _cross_validate(model, X, y, cv, scoring, task: str, random_state) -> float:
     with warnings.catch_warnings():
         # A probe is compared with its like: the last digits of its weights do not matter.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return float(np.mean(cross_val_score(model, rows, values, cv=folds, scoring=scoring, error_score="raise")))
+        return cross_val_score(model, rows, values, cv=folds, scoring=scoring, error_score="raise")

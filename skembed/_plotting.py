@@ -1,0 +1,198 @@
+"""The only door to matplotlib: found when it is first needed, and the colours and habits that pictures share."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+__all__ = [
+    "BEST",
+    "COLOUR",
+    "GREY",
+    "bare",
+    "class_style",
+    "luminance",
+    "panels",
+    "plain_labels",
+    "pyplot",
+    "shorten",
+    "shorten_middle",
+    "shorten_start",
+]
+
+#: One hue for what was measured, another for the best, and grey for what was not: told apart in print and by
+#: colour-blind readers [1]_.
+COLOUR, BEST, GREY = "#4477aa", "#cc6677", "#777777"
+#: Classes: the muted scheme of [1]_, the hues that are easily taken for each other far apart, black
+#: among them, and its palest last.
+#:
+#: .. [1] Tol (2021), Colour Schemes, SRON/EPS/TN/09-002.
+_CLASSES = (
+    "#332288", "#cc6677", "#117733", "#88ccee", "#882255", "#44aa99", "#aa4499", "#999933", "#000000", "#ddcc77",
+)  # fmt: skip
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+
+def pyplot(who: str) -> Any:
+    """matplotlib.pyplot.
+
+    Parameters
+    ----------
+    who : str
+        Name of what needs it, for the error.
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is not installed; says how to install it.
+    """
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise ImportError(f'{who} needs matplotlib: pip install "skembed[plot]"') from error
+    return plt
+
+
+def panels(
+    who: str,
+    ax: Any,
+    shape: tuple[int, int],
+    *,
+    figsize: tuple[float, float],
+    heights: Sequence[float] | None = None,
+    widths: Sequence[float] | None = None,
+    sharex: bool = False,
+    sharey: bool = False,
+) -> np.ndarray:
+    """Several axes: in a new figure, in the place of one axes, or those that were given.
+
+    Parameters
+    ----------
+    who : str
+        Name of what draws, for errors.
+    ax : None, Axes, or sequence of Axes
+        None makes a figure of `figsize` inches. A single one is hidden and its place divided.
+    shape : (int, int)
+        Rows and columns.
+    heights, widths : sequence of float, optional
+        Of rows and columns, relative to each other.
+    sharex, sharey : bool, default=False
+        Whether all panels that are made here have the same limits and show them once.
+
+    Returns
+    -------
+    ndarray of Axes, one-dimensional
+
+    Raises
+    ------
+    ValueError
+        If so many axes were given that are not needed, or too few.
+    """
+    plt = pyplot(who)
+    n_axes = shape[0] * shape[1]
+    if ax is not None and not hasattr(ax, "get_subplotspec"):
+        given = np.array(ax, dtype=object).ravel()
+        if len(given) != n_axes:
+            raise ValueError(f"ax has {len(given)} axes, and {who} draws {n_axes}. Give that many, one, or None.")
+        return given
+    if ax is None:
+        figure = plt.figure(figsize=figsize, layout="constrained")
+        figure.get_layout_engine().set(wspace=0.03)
+        grid = figure.add_gridspec(*shape, height_ratios=heights, width_ratios=widths)
+    else:
+        figure = ax.figure
+        place = ax.get_subplotspec()
+        if place is None:
+            raise ValueError(f"ax was placed by hand, so {who} cannot divide it. Give axes of a grid, or None.")
+        ax.set_axis_off()
+        grid = place.subgridspec(*shape, height_ratios=heights, width_ratios=widths)
+    return np.asarray(grid.subplots(sharex=sharex, sharey=sharey, squeeze=False)).ravel()
+
+
+def bare(ax: Any, *, grid: str | None = None) -> None:
+    """Without the lines at the top and the right; with a grid for reading values off."""
+    ax.spines[["top", "right"]].set_visible(False)
+    if grid is not None:
+        ax.grid(axis=grid, alpha=0.3)
+        ax.set_axisbelow(True)
+
+
+def plain_labels(labels: Iterable[Any]) -> None:
+    """Labels with words of the user's, in which dollar signs are no formulas."""
+    for label in labels:
+        label.set_parse_math(False)
+
+
+def class_style(number: int) -> tuple[str, str]:
+    """Colour and marker of a class: neighbours differ in both, and 70 classes in one at least.
+
+    Examples
+    --------
+    >>> class_style(0), class_style(1)
+    (('#332288', 'o'), ('#cc6677', 's'))
+    >>> len({class_style(i) for i in range(70)})
+    70
+    """
+    return _CLASSES[number % len(_CLASSES)], _MARKERS[number % len(_MARKERS)]
+
+
+def luminance(colour: Any) -> float:
+    """Relative luminance of red, green and blue in [0, 1], from 0 for black to 1 for white (WCAG 2).
+
+    Examples
+    --------
+    >>> luminance((1.0, 1.0, 1.0)), luminance((0.0, 0.0, 0.0))
+    (1.0, 0.0)
+    """
+    levels = np.asarray(colour, dtype=float)[:3]
+    linear = np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4)
+    return float(np.round(linear @ (0.2126, 0.7152, 0.0722), 6))
+
+
+def shorten(text: Any, width: int) -> str:
+    """One line of at most `width` characters, cut between words where that is possible.
+
+    Examples
+    --------
+    >>> shorten("a line\\n  and  another", 30), shorten("supercalifragilistic", 8), shorten("well over ten", 10)
+    ('a line and another', 'superca…', 'well over…')
+    """
+    line = " ".join(str(text).split())
+    if len(line) <= width:
+        return line
+    kept = textwrap.shorten(line, width, placeholder="…")
+    return kept if len(kept) > width / 2 else f"{line[: width - 1].rstrip()}…"
+
+
+def shorten_middle(name: Any, width: int) -> str:
+    """A name of at most `width` characters: beginning and end, since names of classes often differ in either.
+
+    Examples
+    --------
+    >>> shorten_middle("red-winged blackbird", 13), shorten_middle("robin", 13)
+    ('red-wi…ckbird', 'robin')
+    """
+    line = " ".join(str(name).split())
+    if len(line) <= width:
+        return line
+    tail = (width - 1) // 2
+    return f"{line[: width - 1 - tail]}…{line[-tail:]}"
+
+
+def shorten_start(text: Any, width: int) -> str:
+    """The end of a text, as of a path, where the beginning says less.
+
+    Examples
+    --------
+    >>> shorten_start("data/images/cats/0012.jpg", 16), shorten_start("cats/1.jpg", 16)
+    ('…/cats/0012.jpg', 'cats/1.jpg')
+    """
+    line = str(text)
+    if len(line) <= width:
+        return line
+    kept = line[-(width - 1) :]
+    _, slash, rest = kept.partition("/")
+    return f"…/{rest}" if slash and rest else f"…{kept}"

@@ -1,0 +1,258 @@
+"""How far training moved each block from what was pre-trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sklearn.base import clone
+
+from skembed._plotting import BEST, COLOUR, GREY, bare, panels, pyplot
+from skembed.backbones.tuned import TunedWeights
+from skembed.base import BaseEmbedder
+from skembed.displays.estimators import fitted_fine_tuner, layer_features
+
+if TYPE_CHECKING:
+    from skembed.backbones.base import Block
+
+__all__ = ["DriftDisplay", "linear_cka", "weight_drift"]
+
+
+class DriftDisplay:
+    """Relative change of the weights of each block, and how alike its features are before and after.
+
+    Blocks are listed from the stem at the bottom to the top. Build it with `from_estimator`.
+
+    Parameters
+    ----------
+    blocks : sequence of str of length n_blocks
+        Names, the stem first.
+    weight_drift : array-like of shape (n_blocks,)
+        Norm of the change divided by the norm of the pre-trained weights.
+    cka : array-like of shape (n_blocks,), default=None
+        Linear CKA [1]_ of the features that each block gives before and after, from 0 to 1, where 1 says that they are
+        the same but for rotation and scale; NaN where it is not known.
+
+    Attributes
+    ----------
+    axes_ : ndarray of Axes
+        Weights, and with `cka` features.
+    figure_ : matplotlib Figure
+        Figure that holds them.
+
+    References
+    ----------
+    .. [1] Kornblith, Norouzi, Lee & Hinton (2019), Similarity of Neural Network Representations Revisited.
+
+    Examples
+    --------
+    >>> from skembed.displays import DriftDisplay
+    >>> display = DriftDisplay(["stem", "layers.0"], [0.0, 0.02], cka=[1.0, 0.9]).plot()  # doctest: +SKIP
+    >>> len(display.axes_)  # doctest: +SKIP
+    2
+    """
+
+    def __init__(self, blocks: Sequence[str], weight_drift: Any, cka: Any = None):
+        self.blocks = blocks
+        self.weight_drift = weight_drift
+        self.cka = cka
+
+    @classmethod
+    def from_estimator(cls, estimator, X=None, *, ax=None) -> DriftDisplay:
+        """Compare what a fine-tuner kept with what it was pre-trained as.
+
+        Parameters
+        ----------
+        estimator : FineTuneClassifier, FineTuneRegressor, or a Pipeline with one of them
+            Fitted. Where no block was trained, or the probe was kept, every drift is zero.
+        X : list, ndarray, Series or one-column dataframe of shape (n_samples,), default=None
+            Raw samples to compare features on, best some that were not trained on; a hundred are enough. Each network
+            runs once over them. None compares weights alone.
+        ax : Axes or sequence of Axes, default=None
+            Where to draw: a place that is divided, or one for the weights and, with X, one for the features. None
+            makes a figure.
+
+        Returns
+        -------
+        DriftDisplay
+            Drawn.
+
+        Raises
+        ------
+        TypeError
+            If it is another estimator.
+        NotFittedError
+            If it is not fitted.
+        ImportError
+            If matplotlib is not installed.
+        """
+        pyplot(cls.__name__)
+        fitted, prepare = fitted_fine_tuner(estimator, cls.__name__)
+        blocks, drift = _weights_compared(fitted.embedder_)
+        cka = None if X is None else _features_compared(fitted.embedder_, prepare(X))
+        return cls(blocks, drift, cka).plot(ax=ax)
+
+    def plot(self, ax=None) -> DriftDisplay:
+        """Draw the drift.
+
+        Parameters
+        ----------
+        ax : Axes or sequence of Axes, default=None
+            Where to draw; None makes a figure that is high enough for all blocks.
+
+        Returns
+        -------
+        DriftDisplay
+            Itself, with `axes_` and `figure_`.
+
+        Raises
+        ------
+        ValueError
+            If there is not one value a block.
+        """
+        pyplot(type(self).__name__)
+        drift = self._checked("weight_drift", self.weight_drift)
+        n_panels = 1 if self.cka is None else 2
+        size = 3.5 + 3.0 * n_panels, 1.5 + 0.27 * max(4, len(drift))
+        axes = panels(type(self).__name__, ax, (1, n_panels), figsize=size, sharey=True)
+        places = np.arange(len(drift))
+        self.axes_, self.figure_ = axes, axes[0].figure
+        axes[0].barh(places, 100 * drift, color=COLOUR, height=0.7)
+        axes[0].set_xlabel("change of the weights, % of their norm")
+        # Room for the numbers behind the longest bar; an axis from 0 to 1 % where nothing moved.
+        axes[0].set_xlim(0, 130 * np.nanmax(drift, initial=0.0) or 1.0)
+        for place, value in zip(places, drift, strict=True):
+            text = f" {_percent(value)}" if value else " unchanged"
+            axes[0].text(100 * value, place, text, va="center", fontsize="small", color="black" if value else GREY)
+        axes[0].set_yticks(places, list(self.blocks))
+        axes[0].set_ylim(-0.6, len(drift) - 0.4)
+        bare(axes[0])
+        if self.cka is not None:
+            self._draw_cka(axes[1], places)
+        return self
+
+    def _draw_cka(self, ax, places: np.ndarray) -> None:
+        cka = self._checked("cka", self.cka)
+        ax.hlines(places, cka, 1.0, color=BEST, alpha=0.4, linewidth=3)
+        ax.scatter(cka, places, color=BEST, s=45, zorder=3)
+        low = np.nanmin(cka, initial=1.0)
+        ax.set_xlim(min(0.9, low - 0.1 * (1 - low)) - 0.01, 1.005)
+        ax.set_xlabel("likeness of the features (linear CKA)")
+        ax.axvline(1.0, color=GREY, linewidth=1, linestyle=":")
+        for place, value in zip(places, cka, strict=True):
+            if np.isfinite(value):
+                ax.annotate(
+                    f"{value:.3f}", (value, place), xytext=(-7, 0), textcoords="offset points",
+                    va="center", ha="right", fontsize="small",
+                )  # fmt: skip
+        bare(ax)
+
+    def _checked(self, name: str, values: Any) -> np.ndarray:
+        found = np.asarray(values, dtype=float)
+        if found.shape != (len(self.blocks),):
+            raise ValueError(f"{name} has shape {found.shape} for {len(self.blocks)} blocks. Give one value a block.")
+        return found
+
+
+def _percent(share: float) -> str:
+    """Two digits that count.
+
+    Examples
+    --------
+    >>> _percent(0.03), _percent(0.000123), _percent(1.5)
+    ('3.0 %', '0.012 %', '150 %')
+    """
+    return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:#.2g} %"
+
+
+def weight_drift(before: Mapping[str, Any], after: Mapping[str, Any], blocks: Iterable[Block]) -> np.ndarray:
+    """Norm of the change of each block's weights, divided by their norm before.
+
+    Parameters
+    ----------
+    before : mapping of str to ndarray
+        All weights by their names.
+    after : mapping of str to ndarray
+        Those of them that may have changed.
+    blocks : iterable of Block
+        Which names belong together.
+
+    Returns
+    -------
+    ndarray of shape (n_blocks,), float64
+        0 for blocks that nothing changed of, or that have no weights.
+
+    Examples
+    --------
+    >>> from skembed.backbones.base import Block
+    >>> before = {"a.weight": [3.0, 4.0], "b.weight": [1.0]}
+    >>> weight_drift(before, {"a.weight": [3.0, 5.0]}, [Block("a", ("a",)), Block("b", ("b",))])
+    array([0.2, 0. ])
+    """
+    found = []
+    for block in blocks:
+        change = norm = 0.0
+        for name in (name for name in before if block.owns(name)):
+            old = np.asarray(before[name], dtype=np.float64)
+            norm += float((old**2).sum())
+            if name in after:
+                change += float(((np.asarray(after[name], dtype=np.float64) - old) ** 2).sum())
+        found.append(np.sqrt(change / norm) if norm else 0.0)
+    return np.array(found)
+
+
+def linear_cka(before: np.ndarray, after: np.ndarray) -> float:
+    """How alike two sets of features of the same samples are, whatever their rotation and scale.
+
+    Parameters
+    ----------
+    before, after : ndarray of shape (n_samples, n_features), the widths may differ
+        Features.
+
+    Returns
+    -------
+    float
+        From 0 to 1; NaN where either is the same for all samples.
+
+    References
+    ----------
+    .. [1] Kornblith, Norouzi, Lee & Hinton (2019), Similarity of Neural Network Representations Revisited, equation 5.
+
+    Examples
+    --------
+    >>> rows = np.random.default_rng(0).normal(size=(20, 3))
+    >>> round(linear_cka(rows, 2 * rows[:, ::-1]), 6)
+    1.0
+    """
+    first, second = (np.asarray(rows, dtype=np.float64) - np.mean(rows, axis=0) for rows in (before, after))
+    own = np.linalg.norm(first.T @ first) * np.linalg.norm(second.T @ second)
+    return float(np.linalg.norm(first.T @ second) ** 2 / own) if own else float("nan")
+
+
+def _weights_compared(embedder: BaseEmbedder) -> tuple[list[str], np.ndarray]:
+    """Names of the blocks, and the drift of each."""
+    from skembed.backbones.loading import load
+    from skembed.engine.device import resolve_device
+
+    tuned = embedder.spec_.tuned
+    # In float32 whatever the embedder's precision is: rounding would look like drift.
+    base = load(embedder.spec_ if tuned is None else tuned.base, resolve_device("cpu"), "float32")
+    before = {name: value.numpy() for name, value in base.module.named_parameters()}
+    after = {} if tuned is None else {name: value.float().numpy() for name, value in tuned.tensors().items()}
+    return [block.name for block in base.blocks], weight_drift(before, after, base.blocks)
+
+
+def _features_compared(embedder: BaseEmbedder, X: Any) -> np.ndarray:
+    """Linear CKA of each block's features, as the embedder pools them."""
+    _, after = layer_features(embedder, X)
+    tuned = embedder.spec_.tuned
+    if tuned is None:
+        before = after
+    else:
+        from safetensors.torch import save
+
+        # The same embedder over the same base, with nothing put in the place of its weights.
+        untouched = TunedWeights(tuned.base, tuned.base_fingerprint, save({}), tuned.archive)
+        _, before = layer_features(clone(embedder).set_params(backbone=untouched), X)
+    return np.array([linear_cka(old, new) for old, new in zip(before, after, strict=True)])

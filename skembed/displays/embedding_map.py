@@ -1,0 +1,309 @@
+"""Embeddings as a map of two dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from sklearn.decomposition import PCA
+from sklearn.utils.multiclass import type_of_target
+
+from skembed._plotting import COLOUR, GREY, bare, class_style, plain_labels, pyplot, shorten_middle
+from skembed.displays.estimators import as_embedder, transformed
+from skembed.displays.samples import describe_sample, follow_mouse, image_of, spread_out
+from skembed.inputs import as_samples
+
+__all__ = ["EmbeddingMapDisplay"]
+
+#: Entries of one column of the legend, and characters of a class's name in it.
+_LEGEND_ROWS, _LEGEND_WIDTH = 26, 24
+#: Side of a thumbnail, in points (1/72 inch).
+_THUMBNAIL = 30
+
+
+class EmbeddingMapDisplay:
+    """Samples at places that are near each other where their embeddings are.
+
+    Classes have a colour and a marker each; numbers have a colour bar. On interactive backends the text or the path of
+    the sample under the mouse is shown. Build it with `from_embedder` or `from_estimator`.
+
+    Parameters
+    ----------
+    positions : array-like of shape (n_samples, 2)
+        Where the samples are drawn; NaN for those that have no place.
+    y : array-like of shape (n_samples,), default=None
+        Classes or numbers.
+    samples : sequence of length n_samples, default=None
+        Raw samples, for thumbnails and for the text under the mouse.
+    axis_names : (str, str), default=("", "")
+        What the two dimensions are.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+        Axes with the map.
+    figure_ : matplotlib Figure
+        Figure that holds them.
+    thumbnails_ : list of int
+        Samples whose images are drawn.
+
+    References
+    ----------
+    .. [1] McInnes, Healy & Melville (2018), UMAP: Uniform Manifold Approximation and Projection for
+       Dimension Reduction.
+
+    Examples
+    --------
+    >>> from skembed import TextEmbedder
+    >>> from skembed.displays import EmbeddingMapDisplay
+    >>> texts = ["the invoice is overdue", "your parcel has arrived", "payment was refused", "delivery is delayed"]
+    >>> display = EmbeddingMapDisplay.from_embedder(
+    ...     TextEmbedder(), texts, ["money", "parcel", "money", "parcel"]
+    ... )  # doctest: +SKIP
+    >>> display.ax_.get_xlabel()  # doctest: +SKIP
+    'first principal component, 54 % of the variance'
+    """
+
+    def __init__(self, positions: Any, y: Any = None, *, samples: Sequence[Any] | None = None, axis_names=("", "")):
+        self.positions = positions
+        self.y = y
+        self.samples = samples
+        self.axis_names = axis_names
+
+    @classmethod
+    def from_embedder(cls, embedder, X, y=None, *, method: str = "pca", random_state: int | None = 0, **options):
+        """Embed samples and draw their map.
+
+        Parameters
+        ----------
+        embedder : ImageEmbedder, TextEmbedder or AudioEmbedder
+            Fitted or not; a clone is used.
+        X : list, ndarray, Series or one-column dataframe of shape (n_samples,)
+            Raw samples.
+        y : array-like of shape (n_samples,), default=None
+            Classes or numbers.
+        method : {"pca", "umap"}, default="pca"
+            Principal components, or UMAP [1]_, which needs umap-learn.
+        random_state : int or None, default=0
+            Seeds the map.
+        **options
+            See `plot`.
+
+        Returns
+        -------
+        EmbeddingMapDisplay
+            Drawn.
+
+        Raises
+        ------
+        ValueError
+            If there are fewer than three samples, or `method` is unknown.
+        TypeError
+            If it is no embedder.
+        ImportError
+            If matplotlib, or umap-learn for its method, is not installed.
+        """
+        pyplot(cls.__name__)
+        project = _projection(method, random_state)
+        made = as_embedder(embedder, cls.__name__)
+        samples = as_samples(X)
+        positions, names = project(made.fit_transform(X))
+        return cls(positions, y, samples=samples, axis_names=names).plot(**options)
+
+    @classmethod
+    def from_estimator(cls, estimator, X, y=None, *, method: str = "pca", random_state: int | None = 0, **options):
+        """Draw the map of what a fitted estimator makes of samples.
+
+        Parameters
+        ----------
+        estimator : fitted fine-tuner, embedder or Pipeline
+            Of a Pipeline that ends with a predictor, what the predictor gets is drawn.
+        X, y, method, random_state, **options
+            See `from_embedder`.
+
+        Returns
+        -------
+        EmbeddingMapDisplay
+            Drawn.
+
+        Raises
+        ------
+        ValueError
+            If there are fewer than three samples, or `method` is unknown.
+        TypeError
+            If the estimator transforms nothing.
+        NotFittedError
+            If it is not fitted.
+        ImportError
+            If matplotlib, or umap-learn for its method, is not installed.
+        """
+        pyplot(cls.__name__)
+        project = _projection(method, random_state)
+        positions, names = project(transformed(estimator, X, cls.__name__))
+        return cls(positions, y, samples=as_samples(X), axis_names=names).plot(**options)
+
+    def plot(self, ax=None, *, thumbnails: bool = False, max_thumbnails: int = 60, max_classes: int = 40):
+        """Draw the map.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Where to draw; None makes a figure.
+        thumbnails : bool, default=False
+            Whether images are drawn in the place of some points, framed in the colour of their class.
+        max_thumbnails : int, default=60
+            So many at most, and no more than have room without covering each other.
+        max_classes : int, default=40
+            The largest classes are told apart; the samples of further ones are grey.
+
+        Returns
+        -------
+        EmbeddingMapDisplay
+            Itself, with `ax_`, `figure_` and `thumbnails_`.
+
+        Raises
+        ------
+        ValueError
+            If lengths differ, or thumbnails are asked for and there are no images.
+        """
+        plt = pyplot(type(self).__name__)
+        positions = self._checked()
+        if ax is None:
+            # As much room for the map, however many columns the legend has.
+            _, ax = plt.subplots(figsize=(7.2 + 1.9 * _columns(self.y, max_classes), 6), layout="constrained")
+        self.ax_, self.figure_ = ax, ax.figure
+        kind = None if self.y is None else type_of_target(self.y, input_name="y")
+        if kind is None:
+            colours = np.full(len(positions), COLOUR)
+            ax.scatter(*positions.T, s=22, color=COLOUR, alpha=0.75, linewidths=0)
+        elif kind.startswith("continuous"):
+            drawn = ax.scatter(*positions.T, s=22, c=np.asarray(self.y, dtype=float).ravel(), cmap="viridis")
+            self.figure_.colorbar(drawn, ax=ax, label="y")
+            colours = drawn.to_rgba(drawn.get_array())
+        elif kind in ("binary", "multiclass"):
+            colours = self._draw_classes(ax, positions, max_classes)
+        else:
+            raise ValueError(f"y is a {kind} target. Give one class or one number a sample, or y=None.")
+        ax.set(xlabel=self.axis_names[0], ylabel=self.axis_names[1], xticks=[], yticks=[])
+        bare(ax)
+        self.thumbnails_: list[int] = []
+        if thumbnails:
+            self._draw_thumbnails(ax, positions, colours, max_thumbnails)
+        if self.samples is not None:
+            follow_mouse(ax, positions, partial(_caption, self.samples, self.y))
+        return self
+
+    def _draw_classes(self, ax, positions: np.ndarray, max_classes: int) -> np.ndarray:
+        """One colour and marker a class, the legend at the right; returns the colour of each sample."""
+        y = np.asarray(self.y)
+        classes, counts = np.unique(y, return_counts=True)
+        largest = np.sort(np.argsort(-counts, kind="stable")[:max_classes])
+        colours = np.full(len(y), GREY, dtype=object)
+        rest = ~np.isin(y, classes[largest])
+        for number, name in enumerate(classes[largest]):
+            colour, marker = class_style(number)
+            own = y == name
+            colours[own] = colour
+            ax.scatter(
+                *positions[own].T, s=30, color=colour, marker=marker, alpha=0.8, linewidths=0,
+                label=shorten_middle(name, _LEGEND_WIDTH),
+            )  # fmt: skip
+        if rest.any():
+            label = f"{len(classes) - len(largest)} smaller classes"
+            ax.scatter(*positions[rest].T, s=12, color=GREY, alpha=0.4, linewidths=0, label=label, zorder=0.5)
+        legend = ax.legend(
+            loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0, frameon=False, fontsize="small",
+            ncols=_columns(self.y, max_classes), markerscale=1.4, handletextpad=0.3, columnspacing=1.0,
+        )  # fmt: skip
+        plain_labels(legend.get_texts())
+        return colours
+
+    def _draw_thumbnails(self, ax, positions: np.ndarray, colours: np.ndarray, most: int) -> None:
+        from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+
+        if self.samples is None:
+            raise ValueError("thumbnails=True needs samples, which this display was made without.")
+        # Only now are the sizes known: the legend takes its part.
+        ax.figure.draw_without_rendering()
+        points = ax.transData.transform(positions) * 72 / ax.figure.dpi
+        self.thumbnails_ = spread_out(points, 1.25 * _THUMBNAIL, most)
+        for i in self.thumbnails_:
+            # Twice the pixels that a common screen has there, for print.
+            image = image_of(self.samples[i], 2 * _THUMBNAIL, index=i)
+            frame = AnnotationBbox(
+                OffsetImage(np.asarray(image), zoom=0.5), tuple(positions[i]), pad=0.1,
+                bboxprops={"edgecolor": colours[i], "linewidth": 1.8},
+            )  # fmt: skip
+            frame.set_zorder(3)
+            ax.add_artist(frame)
+
+    def _checked(self) -> np.ndarray:
+        positions = np.asarray(self.positions, dtype=float)
+        if positions.ndim != 2 or positions.shape[1] != 2:
+            raise ValueError(f"positions has shape {positions.shape}. Give two numbers a sample: (n_samples, 2).")
+        for name, values in (("y", self.y), ("samples", self.samples)):
+            if values is not None and len(values) != len(positions):
+                raise ValueError(f"{name} has {len(values)} entries for {len(positions)} positions. Give one a sample.")
+        return positions
+
+
+def _columns(y: Any, max_classes: int) -> int:
+    """Columns of the legend: none without classes."""
+    if y is None or type_of_target(y, input_name="y") not in ("binary", "multiclass"):
+        return 0
+    n_classes = len(np.unique(np.asarray(y)))
+    return -(-min(n_classes, max_classes + 1) // _LEGEND_ROWS)
+
+
+def _caption(samples: Sequence[Any], y: Any, i: int) -> str:
+    """What is shown of a sample under the mouse."""
+    name = "" if y is None else f", {np.asarray(y).ravel()[i]}"
+    return f"{describe_sample(samples[i])}\n[{i}]{name}".strip()
+
+
+def _projection(method: str, random_state: int | None):
+    """A function from rows to positions and the names of the axes; rows that are not finite have no place."""
+    methods = {"pca": _pca, "umap": _umap}
+    if method not in methods:
+        raise ValueError(f'method={method!r} is unknown. Use "pca" or "umap".')
+    fit = methods[method](random_state)
+
+    def project(rows: np.ndarray) -> tuple[np.ndarray, tuple[str, str]]:
+        rows = np.asarray(rows, dtype=np.float64)
+        good = np.isfinite(rows).all(axis=1)
+        if good.sum() < 3:
+            raise ValueError(f"{good.sum()} samples with finite embeddings are no map. Give at least three.")
+        positions = np.full((len(rows), 2), np.nan)
+        positions[good], names = fit(rows[good])
+        return positions, names
+
+    return project
+
+
+def _pca(random_state: int | None):
+    def fit(rows: np.ndarray):
+        if rows.shape[1] < 2:
+            return np.column_stack([rows, np.zeros(len(rows))]), ("the only feature", "")
+        pca = PCA(2, random_state=random_state)
+        places = pca.fit_transform(rows)
+        shares = [f"{100 * share:.0f} % of the variance" for share in pca.explained_variance_ratio_]
+        return places, (f"first principal component, {shares[0]}", f"second principal component, {shares[1]}")
+
+    return fit
+
+
+def _umap(random_state: int | None):
+    try:
+        from umap import UMAP
+    except ImportError as error:
+        raise ImportError('method="umap" needs umap-learn: pip install umap-learn. Or use method="pca".') from error
+
+    def fit(rows: np.ndarray):
+        # Its default of 15 neighbours must be fewer than the samples; seeded, it runs in one thread.
+        n_jobs = -1 if random_state is None else 1
+        umap = UMAP(n_neighbors=min(15, len(rows) - 1), random_state=random_state, n_jobs=n_jobs)
+        return umap.fit_transform(rows), ("UMAP, first dimension", "UMAP, second dimension")
+
+    return fit

@@ -1,0 +1,126 @@
+"""What the displays ask of estimators: which step of a pipeline is meant, and whether it is fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sklearn.base import clone
+from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import check_is_fitted
+
+from skembed.base import BaseEmbedder
+
+if TYPE_CHECKING:
+    from skembed.finetune.base import BaseFineTuner
+
+__all__ = ["as_embedder", "fitted_fine_tuner", "layer_features", "transformed"]
+
+
+def fitted_fine_tuner(estimator: Any, who: str) -> tuple[BaseFineTuner, Callable[[Any], Any]]:
+    """A fitted fine-tuner, and what is done to X before it comes there.
+
+    Parameters
+    ----------
+    estimator : FineTuneClassifier, FineTuneRegressor, or a Pipeline with one of them
+    who : str
+        Name of the display, for errors.
+
+    Returns
+    -------
+    fine_tuner : BaseFineTuner
+    prepare : callable
+        The transforms of a Pipeline's earlier steps.
+
+    Raises
+    ------
+    TypeError
+        If there is no fine-tuner in it.
+    NotFittedError
+        If it is not fitted.
+    """
+    from skembed.finetune.base import BaseFineTuner
+
+    steps = estimator.steps if isinstance(estimator, Pipeline) else [("", estimator)]
+    places = [i for i, (_, step) in enumerate(steps) if isinstance(step, BaseFineTuner)]
+    if not places:
+        inside = f" of {', '.join(type(step).__name__ for _, step in steps)}" if isinstance(estimator, Pipeline) else ""
+        hint = ", such as its best_estimator_" if hasattr(estimator, "best_estimator_") else ""
+        raise TypeError(
+            f"estimator is a {type(estimator).__name__}{inside}. {who} needs a fitted FineTuneClassifier or "
+            f"FineTuneRegressor, or a Pipeline with one{hint}."
+        )
+    first = places[0]
+    check_is_fitted(steps[first][1])
+    return steps[first][1], (Pipeline(steps[:first]).transform if first else lambda X: X)
+
+
+def as_embedder(embedder: Any, who: str) -> BaseEmbedder:
+    """An unfitted embedder that is nobody else's.
+
+    Raises
+    ------
+    TypeError
+        If it is something else; names the step where it is a Pipeline.
+    """
+    if isinstance(embedder, BaseEmbedder):
+        return clone(embedder)
+    hint = ""
+    if isinstance(embedder, Pipeline):
+        inside = [name for name, step in embedder.steps if isinstance(step, BaseEmbedder)]
+        hint = f" Of this Pipeline that is pipeline[{inside[0]!r}]." if inside else ""
+    raise TypeError(
+        f"embedder is a {type(embedder).__name__}. {who} needs an ImageEmbedder, TextEmbedder or AudioEmbedder.{hint}"
+    )
+
+
+def transformed(estimator: Any, X: Any, who: str) -> np.ndarray:
+    """Rows that a fitted estimator makes of X; of a Pipeline that ends with a predictor, what the predictor gets.
+
+    Raises
+    ------
+    TypeError
+        If it transforms nothing.
+    NotFittedError
+        If it is not fitted.
+    """
+    if isinstance(estimator, Pipeline) and not hasattr(estimator[-1], "transform") and len(estimator) > 1:
+        estimator = estimator[:-1]
+    if not hasattr(estimator, "transform"):
+        raise TypeError(
+            f"estimator is a {type(estimator).__name__}, which has no transform. {who} needs an embedder, a fine-tuner "
+            "or a Pipeline that begins with one."
+        )
+    check_is_fitted(estimator)
+    return np.asarray(estimator.transform(X), dtype=np.float64)
+
+
+def layer_features(embedder: BaseEmbedder, X: Any, layers: Any = "all") -> tuple[list[int], list[np.ndarray]]:
+    """Features of several layers from one pass over the network.
+
+    Parameters
+    ----------
+    embedder : BaseEmbedder
+        Says the backbone, the pooling, and how samples are read; not changed.
+    X : list, ndarray, Series or one-column dataframe of shape (n_samples,)
+        Raw samples.
+    layers : "all" or list of int, default="all"
+        Which; negative ones count from the last.
+
+    Returns
+    -------
+    layers : list of int
+        From 0.
+    features : list of ndarray of shape (n_samples, width), float32
+        As the embedder with that layer alone would give them.
+    """
+    # What layer_attention weighs are the layers pooled by "auto"; of one layer it gives that one.
+    pooling = "auto" if embedder.pooling == "layer_attention" else embedder.pooling
+    joint = clone(embedder).set_params(layers=layers, pooling=pooling, normalize=False, truncate_dim=None).fit(X)
+    chosen = list(joint._reading.layers)
+    single = [clone(embedder).set_params(layers=layer, pooling=pooling).fit(X) for layer in chosen]
+    # Convolutional stages differ in width: each layer's own comes from a tiny sample, not from X.
+    edges = np.cumsum([one._width for one in single])[:-1]
+    parts = np.split(joint.transform(X), edges, axis=1)
+    return chosen, [one._finished(part) for one, part in zip(single, parts, strict=True)]

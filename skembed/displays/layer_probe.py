@@ -1,0 +1,157 @@
+"""What a linear probe makes of each layer, as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from skembed._plotting import BEST, COLOUR, bare, pyplot
+from skembed.displays.estimators import as_embedder, layer_features
+from skembed.selection.probes import linear_probe_folds
+from skembed.selection.targets import resolve_task
+
+__all__ = ["LayerProbeDisplay"]
+
+
+class LayerProbeDisplay:
+    """Cross-validated score of a linear probe on each layer of a backbone [1]_.
+
+    Bars span one standard deviation over the folds to either side; the layer of the highest mean is marked. Build it
+    with `from_embedder`.
+
+    Parameters
+    ----------
+    layers : sequence of int of length n_layers
+        Positions of the layers, 0 for the stem.
+    scores : array-like of shape (n_layers, n_folds)
+        Score of each layer in each fold.
+    score_name : str, default="score"
+        What the score is called.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+        Axes with the layers.
+    figure_ : matplotlib Figure
+        Figure that holds them.
+    best_layer_ : int
+        The layer that is marked.
+
+    References
+    ----------
+    .. [1] Alain & Bengio (2017), Understanding intermediate layers using linear classifier probes.
+
+    Examples
+    --------
+    >>> from skembed.displays import LayerProbeDisplay
+    >>> display = LayerProbeDisplay([0, 1], [[0.5, 0.6], [0.8, 0.9]], score_name="accuracy").plot()  # doctest: +SKIP
+    >>> display.best_layer_  # doctest: +SKIP
+    1
+    """
+
+    def __init__(self, layers: Sequence[int], scores: Any, *, score_name: str = "score"):
+        self.layers = layers
+        self.scores = scores
+        self.score_name = score_name
+
+    @classmethod
+    def from_embedder(
+        cls,
+        embedder,
+        X,
+        y,
+        *,
+        layers="all",
+        cv=5,
+        scoring: str | None = None,
+        task: str = "auto",
+        random_state: int | None = 0,
+        ax=None,
+    ) -> LayerProbeDisplay:
+        """Embed once, with all layers from one pass over the network, and probe each layer.
+
+        Parameters
+        ----------
+        embedder : ImageEmbedder, TextEmbedder or AudioEmbedder
+            Fitted or not; a clone is used, with other `layers`. Of a fine-tuner take `embedder_`.
+        X : list, ndarray, Series or one-column dataframe of shape (n_samples,)
+            Raw samples.
+        y : array-like of shape (n_samples,) or, for numbers, (n_samples, n_targets)
+            Classes or numbers.
+        layers : "all" or list of int, default="all"
+            Which layers; negative ones count from the last.
+        cv, scoring, task, random_state
+            See `skembed.selection.linear_probe_score`.
+        ax : matplotlib Axes, default=None
+            Where to draw; None makes a figure.
+
+        Returns
+        -------
+        LayerProbeDisplay
+            Drawn.
+
+        Raises
+        ------
+        ValueError
+            If y cannot be scored, or a class is too small for the folds.
+        TypeError
+            If it is no embedder.
+        ImportError
+            If matplotlib is not installed.
+        """
+        # Before minutes of embedding, and not after them.
+        pyplot(cls.__name__)
+        kind = resolve_task(y, task)
+        positions, features = layer_features(as_embedder(embedder, cls.__name__), X, layers)
+        scores = [
+            linear_probe_folds(rows, y, cv=cv, scoring=scoring, task=kind, random_state=random_state)
+            for rows in features
+        ]
+        name = scoring or ("accuracy" if kind == "classification" else "R²")
+        return cls(positions, np.array(scores), score_name=name).plot(ax=ax)
+
+    def plot(self, ax=None) -> LayerProbeDisplay:
+        """Draw the scores.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Where to draw; None makes a figure.
+
+        Returns
+        -------
+        LayerProbeDisplay
+            Itself, with `ax_`, `figure_` and `best_layer_`.
+
+        Raises
+        ------
+        ValueError
+            If there is not one row of scores for each layer.
+        """
+        plt = pyplot(type(self).__name__)
+        scores = np.asarray(self.scores, dtype=float)
+        if scores.ndim != 2 or len(scores) != len(self.layers):
+            raise ValueError(
+                f"scores has shape {scores.shape} for {len(self.layers)} layers. Give a row a layer, a column a fold."
+            )
+        if ax is None:
+            _, ax = plt.subplots(figsize=(max(6.0, min(14.0, 2 + 0.4 * len(scores))), 4), layout="constrained")
+        order = np.argsort(self.layers)
+        layers, scores = np.asarray(self.layers)[order], scores[order]
+        means, spreads = scores.mean(axis=1), scores.std(axis=1)
+        best = int(means.argmax())
+        self.best_layer_ = int(layers[best])
+        ax.errorbar(layers, means, yerr=spreads, color=COLOUR, marker="o", capsize=3, linewidth=1.5)
+        label = f"layer {self.best_layer_}: {means[best]:.3f} ± {spreads[best]:.3f}"
+        ax.scatter([self.best_layer_], [means[best]], s=100, color=BEST, zorder=4, label=label)
+        ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+        ax.set_xlabel("layer, from the stem (0) to the top")
+        ax.set_ylabel(f"{self.score_name}, {scores.shape[1]} folds")
+        ax.set_title("Linear probe of each layer", fontsize="medium", loc="left")
+        bare(ax, grid="y")
+        # Scores rise from the stem, so the corner below the top layers is the likeliest to be free.
+        ax.legend(frameon=False, loc="lower right")
+        self.ax_, self.figure_ = ax, ax.figure
+        return self
