@@ -180,7 +180,7 @@ def advise(
     >>> from skembed import advise
     >>> nouns = ["an invoice", "a parcel", "a payment", "a delivery"]
     >>> texts = [f"{noun} with the number {i}" for i in range(10) for noun in nouns]
-    >>> advice = advise(texts, ["money", "parcel"] * 20)
+    >>> advice = advise([*texts, texts[0]], [*["money", "parcel"] * 20, "money"])
     >>> advice.strategy, "leakage" in advice, "few samples" in advice
     ('head', True, False)
     """
@@ -261,12 +261,11 @@ def _follow(evidence: Evidence, embedder: BaseEmbedder, random_state: int | None
     """Go through the table."""
     holding = [rule for rule in RULES if rule.when(evidence)]
     decider = next(rule for rule in holding if rule.strategy)
-    speaking = [decider, *(rule for rule in holding if not rule.strategy)]
+    # What adds no setting is told as a finding.
+    speaking = [decider, *(rule for rule in holding if not rule.strategy and _settings(rule, evidence))]
     settings: dict[str, Any] = {}
     for rule in speaking:
-        for name, value in rule.settings.items():
-            if _applies(name, evidence.task):
-                settings.setdefault(name, _filled(value, evidence))
+        settings = {**_settings(rule, evidence), **settings}
     return Advice(
         strategy=_known_strategy(decider.strategy),
         settings=settings,
@@ -280,8 +279,10 @@ def _follow(evidence: Evidence, embedder: BaseEmbedder, random_state: int | None
     )
 
 
-def _applies(name: str, task: str) -> bool:
-    return task != "regression" or name not in ("class_weight", "label_smoothing")
+def _settings(rule: Rule, evidence: Evidence) -> dict[str, Any]:
+    """Those that the estimator of the task has."""
+    foreign = ("class_weight", "label_smoothing") if evidence.task == "regression" else ()
+    return {name: _filled(value, evidence) for name, value in rule.settings.items() if name not in foreign}
 
 
 def _known_strategy(names: Sequence[str]) -> str:

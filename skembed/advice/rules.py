@@ -1,7 +1,7 @@
 """The rules of advice: what has to hold, which strategy and settings follow, and who says so.
 
-All that advice knows is in this table. Of the rules that hold, the first one that names a strategy decides; it and those
-that name none add their reasons and their settings, which later ones do not take back. Findings are told whoever
+All that advice knows is in this table. Of the rules that hold, the first one that names a strategy decides; it and
+those that name none add their reasons and their settings, which later ones do not take back. Findings are told whoever
 decides. Thresholds without a source are rules of thumb, set where constructed cases and the real data that the project
 is tried on fall on the right side.
 """
@@ -60,13 +60,18 @@ def _is_far(e: Evidence) -> bool:
     return e.lower_gain >= 0.03 and e.lower_gain >= 2 * e.lower_error
 
 
+_LEAKAGE: dict[str, Callable[[Evidence], bool]] = {
+    "serious": lambda e: e.torn_share >= 0.05,
+    "warning": lambda e: 0.01 <= e.torn_share < 0.05,
+}
+
 RULES: tuple[Rule, ...] = (
     # -- what is wrong with the data, whatever is trained ------------------------------------------------
     Rule(
         "no signal",
         lambda e: e.is_chance == 1,
-        "a linear probe does no better than with shuffled targets (R² {probe_r2:.2f}, left out one by one): targets may "
-        "not belong to their samples, or the domain is foreign to the network.",
+        "a linear probe does no better than with shuffled targets (R² {probe_r2:.2f}, left out one by one): targets "
+        "may not belong to their samples, or the domain is foreign to the network.",
         "Ojala & Garriga (2010): a permutation test tells whether a classifier found structure.",
         finding="serious",
         remedy="Check that X and y are in the same order. If they are, try another backbone (rank_backbones).",
@@ -74,22 +79,25 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "conflicting labels",
         lambda e: e.conflict_share > 0,
-        "{conflict_share:.1%} of the samples have an exact copy with another target, so that no more than {ceiling:.1%} "
-        "can be right.",
+        "{conflict_share:.1%} of the samples have an exact copy with another target, so that no more than "
+        "{ceiling:.1%} can be right.",
         "Northcutt et al. (2021): errors in labels are common, and mislead the choice of models.",
         finding="warning",
         remedy="Look at these samples, and keep one target for each.",
         samples="conflicts",
     ),
-    Rule(
-        "leakage",
-        lambda e: e.torn_share >= 0.01,
-        "{torn_share:.1%} of the samples have a copy or near copy that a random split would put on the other side, and "
-        "scores would be too good.",
-        "Kapoor & Narayanan (2023): duplicates across the split are a form of leakage.",
-        finding="serious",
-        remedy="Split by groups: fit(X, y, groups=advice.groups), and GroupKFold with the same groups.",
-        samples="duplicates",
+    *(
+        Rule(
+            "leakage",
+            when,
+            "{torn_share:.1%} of the samples have a copy or near copy that a random split would put on the other side, "
+            "and scores would be too good.",
+            "Kapoor & Narayanan (2023): duplicates across the split are a form of leakage.",
+            finding=severity,
+            remedy="Split by groups: fit(X, y, groups=advice.groups), and GroupKFold with the same groups.",
+            samples="duplicates",
+        )
+        for severity, when in _LEAKAGE.items()
     ),
     Rule(
         "label noise",
@@ -122,8 +130,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "few samples",
         lambda e: e.per_target < 20,
-        "{per_target:.0f} samples a class (of numbers, a tenth of the samples) are few: of fewer than 20 less than four "
-        "are held out to judge by, and the frozen features with a linear head are hard to beat.",
+        "{per_target:.0f} samples a class (of numbers, a tenth of the samples) are few: of fewer than 20 less than "
+        "four are held out to judge by, and the frozen features with a linear head are hard to beat.",
         "Tian et al. (2020): a linear classifier on a good frozen embedding beats more complex few-shot methods.",
         strategy=("head",),
         settings={"batch_size": 16},
@@ -151,7 +159,7 @@ RULES: tuple[Rule, ...] = (
         "slow",
         lambda e: 20 * e.epoch_seconds > e.budget and not _is_far(e),
         "an epoch of all blocks takes about {epoch_seconds:.0f} s here, twenty of them more than the budget of "
-        "{budget:.0f} s; of the top block {top_epoch_seconds:.0f} s, for what lies below is computed once and replayed.",
+        "{budget:.0f} s; of the top block {top_epoch_seconds:.0f} s, for what lies below is computed once.",
         "Howard & Ruder (2018): the last layers hold the least general knowledge, and are the ones to begin with.",
         strategy=("partial",),
         settings={"n_unfrozen": 1},
@@ -206,7 +214,7 @@ RULES: tuple[Rule, ...] = (
     # -- settings that depend on what was said before ----------------------------------------------------
     Rule(
         "small data, more epochs",
-        lambda e: 20 <= e.per_target and e.n_samples < 1000,
+        lambda e: e.per_target >= 20 and e.n_samples < 1000,
         "an epoch of {n_samples:.0f} samples has few steps: stages of twice as many epochs.",
         "Mosbach et al. (2021) and Zhang et al. (2021): fine-tuning on small data is unstable for want of "
         "optimisation; small rates, bias correction and more epochs mend it.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 
 from skembed.findings import Finding
@@ -115,7 +115,7 @@ def _explosions(curves: Curves) -> Iterator[str]:
 
 def _spikes(curves: Curves) -> Iterator[str]:
     for attempt in curves.attempts():
-        rises = [(b["train_loss"] - a["train_loss"], b) for a, b in zip(attempt, attempt[1:], strict=False)]
+        rises = [(b["train_loss"] - a["train_loss"], b) for a, b in pairwise(attempt)]
         rise, record = max(rises, key=lambda pair: pair[0], default=(0.0, None))
         if record is not None and curves.part(rise) > _SPIKE:
             yield f"The training loss rose by {rise:.3f} in epoch {record['epoch']} ({record['stage']})"
@@ -148,8 +148,8 @@ def _overfitting(curves: Curves) -> Iterator[Finding]:
     restored = bool(chosen) and curves.part(_gap(chosen[-1])) < _WIDE_GAP
     lowest = min(attempt, key=lambda record: record["valid_loss"])
     evidence = (
-        f"{last['stage']} ended at {_losses(last)}: a gap of {_gap(last):.3f}, {curves.part(_gap(last)):.0%} of the loss "
-        f"of knowing nothing, which grew by {grown:.3f} over {len(attempt)} epochs; the held-out loss was lowest, "
+        f"{last['stage']} ended at {_losses(last)}: a gap of {_gap(last):.3f}, {curves.part(_gap(last)):.0%} of the "
+        f"loss of knowing nothing, which grew by {grown:.3f} over {len(attempt)} epochs; the held-out loss was lowest, "
         f"{lowest['valid_loss']:.3f}, in epoch {lowest['epoch']}"
         + (", and weights from before the gap were kept." if restored else ".")
     )
@@ -209,8 +209,8 @@ def _harm(curves: Curves) -> Iterator[Finding]:
         "The probe is what was kept." if probe else "What was better before was restored."
     )
     remedy = (
-        "strategy='head', or a lower learning_rate and layer_decay; l2_sp=0.01 holds weights near the pre-trained ones. "
-        "If the probe itself is poor, another backbone or layer (rank_backbones)."
+        "strategy='head', or a lower learning_rate and layer_decay; l2_sp=0.01 holds weights near the pre-trained "
+        "ones. If the probe itself is poor, another backbone or layer (rank_backbones)."
     )
     yield Finding("negative transfer", "warning" if probe else "note", evidence, remedy)
 

@@ -115,8 +115,8 @@ def find_forgetting(
         signs.append(f"weights of {len(moved)} blocks moved far ({moved[worst]:.0%} of their size in {worst})")
     if probes is not None:
         signs.append(
-            f"a linear probe reaches {probes['old_probe']:.3f} on the old features and {probes['new_probe']:.3f} on the "
-            f"new ones (standard error of the difference {probes['probe_error']:.3f})"
+            f"a linear probe reaches {probes['old_probe']:.3f} on the old features and {probes['new_probe']:.3f} on "
+            f"the new ones (standard error of the difference {probes['probe_error']:.3f})"
         )
     evidence = "; ".join(signs) + "."
     remedy = (

@@ -136,4 +136,4 @@ class LinearProbe:
     def _r2(self, columns: np.ndarray, error: float) -> float:
         # Of the mean of the others, which is what knowing nothing comes to.
         total = np.square((columns - columns.mean(0)) * self.n_samples / max(1, self.n_samples - 1)).sum()
-        return 1 - error / total if total > 0 else float("nan")
+        return float(1 - error / total) if total > 0 else float("nan")
