@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
+from threadpoolctl import threadpool_limits
 
 __all__ = ["LeftOut", "LinearProbe"]
 
@@ -14,6 +15,8 @@ __all__ = ["LeftOut", "LinearProbe"]
 _PENALTIES = (10.0, 1.0, 0.1, 0.01, 0.001)
 #: Leverages above it are numerically one: such a sample says nothing of itself once it is left out.
 _MOST_LEVERAGE = 1 - 1e-9
+#: Rows of fewer numbers are decomposed by one thread.
+_SMALL = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -85,13 +88,18 @@ class LinearProbe:
         floor = 0.1 * np.sqrt(np.square(scale).mean())
         rows = rows / np.where(np.maximum(scale, floor) > 0, np.maximum(scale, floor), 1.0)
         self.n_samples, self.n_features = rows.shape
-        if self.n_samples < self.n_features:
-            values, vectors = np.linalg.eigh(rows @ rows.T)
-            self._directions = vectors * np.sqrt(np.maximum(values, 0.0))
-        else:
-            values, vectors = np.linalg.eigh(rows.T @ rows)
-            self._directions = rows @ vectors
+        with self._threads():
+            if self.n_samples < self.n_features:
+                values, vectors = np.linalg.eigh(rows @ rows.T)
+                self._directions = vectors * np.sqrt(np.maximum(values, 0.0))
+            else:
+                values, vectors = np.linalg.eigh(rows.T @ rows)
+                self._directions = rows @ vectors
         self._values = np.maximum(values, 0.0)
+
+    def _threads(self):
+        # Small products are slower on several threads than on one, and much slower beside other processes.
+        return threadpool_limits(1 if self.n_samples * self.n_features < _SMALL else None, user_api="blas")
 
     def left_out(self, targets) -> LeftOut:
         """Predictions at the penalty that leaves the smallest error.
@@ -102,7 +110,8 @@ class LinearProbe:
             Numbers, or indicators of classes.
         """
         columns = np.asarray(targets, dtype=np.float64).reshape(self.n_samples, -1)
-        outputs, errors = zip(*(self._at(columns, penalty) for penalty in _PENALTIES), strict=True)
+        with self._threads():
+            outputs, errors = zip(*(self._at(columns, penalty) for penalty in _PENALTIES), strict=True)
         best = int(np.argmin(errors))
         return LeftOut(outputs[best], self._r2(columns, errors[best]), _PENALTIES[best])
 
