@@ -13,7 +13,7 @@ from skembed.advice.coverage import broken_share
 from skembed.advice.layers import layer_rows
 from skembed.advice.targets import KnownTargets
 from skembed.base import BaseEmbedder
-from skembed.measures import LinearProbe, exact_groups, find_twins, suspect_labels
+from skembed.measures import LinearProbe, exact_groups, find_twins, noise_rate, suspect_labels
 from skembed.measures.duplicates import join_groups
 
 __all__ = ["Evidence", "gather"]
@@ -183,10 +183,15 @@ def _least_errors(exact: np.ndarray, known: KnownTargets) -> int:
 # -- probes ---------------------------------------------------------------------------------------------
 
 
+_PROBED = (
+    "probe", "probe_r2", "majority", "is_chance", "noise_rate", "noise_error", "n_suspects", "lower_gain",
+    "lower_error", "best_layer",
+)  # fmt: skip
+
+
 def _of_probes(evidence: Evidence, embedder, samples, known: KnownTargets, drawn, rows, rng) -> None:
     """Fill in what a linear probe makes of the embeddings, and of lower layers."""
-    names = ("probe", "probe_r2", "majority", "is_chance", "suspect_share", "lower_gain", "lower_error", "best_layer")
-    evidence.numbers |= dict.fromkeys(names, _NAN)
+    evidence.numbers |= dict.fromkeys(_PROBED, _NAN)
     if len(drawn) < _LEAST_PROBED:
         return
     targets = known.take(drawn)
@@ -199,8 +204,10 @@ def _of_probes(evidence: Evidence, embedder, samples, known: KnownTargets, drawn
     }
     if targets.codes is not None:
         evidence.numbers["majority"] = float(targets.counts.max() / len(drawn))
-        suspects = suspect_labels(left_out.probabilities(targets.codes), targets.codes)
-        evidence.numbers["suspect_share"] = len(suspects.positions) / len(drawn)
+        chances = left_out.probabilities(targets.codes)
+        suspects = suspect_labels(chances, targets.codes)
+        evidence.numbers["noise_rate"], evidence.numbers["noise_error"] = noise_rate(chances, targets.codes)
+        evidence.numbers["n_suspects"] = float(len(suspects.positions))
         evidence.samples["suspects"] = tuple(drawn[suspects.positions].tolist())
     chosen = np.sort(rng.permutation(len(drawn))[:_COMPARED])
     evidence.numbers |= _compare_layers(embedder, [samples[i] for i in drawn[chosen]], targets.take(chosen))

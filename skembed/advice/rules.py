@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from skembed.advice.evidence import Evidence
-from skembed.measures.label_noise import LEAST_R2, MANY_SUSPECTS
+from skembed.measures.label_noise import LEAST_R2, NOISY
 
 __all__ = ["RULES", "Rule"]
 
@@ -101,8 +101,9 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "label noise",
-        lambda e: e.suspect_share >= MANY_SUSPECTS and e.probe_r2 >= LEAST_R2,
-        "{suspect_share:.1%} of the labels are confidently contradicted by a probe that has not seen them.",
+        lambda e: e.noise_rate - e.noise_error >= NOISY and e.probe_r2 >= LEAST_R2,
+        "of the quarter of the samples that a probe is surest of, without having seen them, {noise_rate:.1%} are "
+        "labelled otherwise; {n_suspects:.0f} labels are suspect.",
         "Northcutt et al. (2021) find errors so; Lukasik et al. (2020): label smoothing helps under label noise.",
         settings={"label_smoothing": 0.1},
         finding="warning",

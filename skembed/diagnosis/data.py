@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from skembed.findings import Finding
-from skembed.measures import LinearProbe, find_twins, suspect_labels
-from skembed.measures.label_noise import LEAST_R2, MANY_SUSPECTS
+from skembed.measures import LinearProbe, find_twins, noise_rate, suspect_labels
+from skembed.measures.label_noise import LEAST_R2, NOISY
 
 __all__ = ["MOST_SAMPLES", "find_imbalance", "find_leaks", "find_noise"]
 
@@ -59,7 +59,8 @@ def find_noise(
         return [Finding("no signal", "serious", evidence, remedy, numbers={"probe_r2": left_out.r2})]
     if codes is None or left_out.r2 < LEAST_R2:
         return []
-    suspects = suspect_labels(left_out.probabilities(codes[single]), codes[single])
+    chances = left_out.probabilities(codes[single])
+    suspects, (rate, error) = suspect_labels(chances, codes[single]), noise_rate(chances, codes[single])
     share = len(suspects.positions) / len(single)
     if share < _SOME_SUSPECTS or len(suspects.positions) < 2:
         return []
@@ -67,11 +68,21 @@ def find_noise(
     given, likely = names[codes[where[0]]], names[suspects.suggested[0]]
     evidence = (
         f"{len(where)} of {len(single)} labels ({share:.1%}) are confidently contradicted by a probe that has not seen "
-        f"them; the surest is labelled {given!r} and likely {likely!r}."
+        f"them, the surest labelled {given!r} and likely {likely!r}; of the quarter of the samples that it is surest of "
+        f"{rate:.1%} are labelled otherwise."
     )
-    severity = "warning" if share >= MANY_SUSPECTS else "note"
+    severity = "warning" if rate - error >= NOISY else "note"
     remedy = "Look at the samples of this finding first; label_smoothing=0.1 lessens the harm of those that stay."
-    return [Finding("label noise", severity, evidence, remedy, tuple(where.tolist()), {"suspect_share": share})]
+    return [
+        Finding(
+            "label noise",
+            severity,
+            evidence,
+            remedy,
+            tuple(where.tolist()),
+            {"suspect_share": share, "noise_rate": rate},
+        )
+    ]
 
 
 def find_leaks(rows: np.ndarray, train: np.ndarray, held_out: np.ndarray) -> Iterator[Finding]:

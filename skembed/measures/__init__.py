@@ -1,7 +1,7 @@
 """Measures of rows, targets and their twins that advice and diagnosis share: NumPy and SciPy only."""
 
 from skembed.measures.duplicates import Twins, exact_groups, find_twins
-from skembed.measures.label_noise import Suspects, suspect_labels
+from skembed.measures.label_noise import Suspects, noise_rate, suspect_labels
 from skembed.measures.leave_one_out import LeftOut, LinearProbe
 from skembed.measures.similarity import linear_cka
 
@@ -13,5 +13,6 @@ __all__ = [
     "exact_groups",
     "find_twins",
     "linear_cka",
+    "noise_rate",
     "suspect_labels",
 ]

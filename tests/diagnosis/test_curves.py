@@ -28,7 +28,8 @@ def _read(*attempts, **changes):
     history = _history(*attempts)
     losses = [record["valid_loss"] for record in history if record["best"]]
     facts = {
-        "history": history, "kept": "fine-tuned" if losses else "probe", "ended": "top: done", "strategy": "progressive",
+        "history": history, "kept": "fine-tuned" if losses else "probe", "ended": "top: done",
+        "strategy": "progressive",
         "depth": 4, "learning_rate": 1e-3, "naive_loss": NAIVE, "probe_loss": 0.6, "best_loss": min([0.6, *losses]),
         "temperature": 1.1, **changes,
     }  # fmt: skip
