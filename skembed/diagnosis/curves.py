@@ -19,6 +19,7 @@ _WIDE_GAP = 0.25
 _NARROW_GAP = 0.15
 _HIGH_LOSS = 0.4
 _FALLING = 0.01
+_NEAR_BEST = 0.05
 _HARM = 0.02
 _SPIKE = 0.25
 _EXPLODED = 2.0
@@ -79,7 +80,10 @@ class Curves:
 
 def read_curves(curves: Curves) -> list[Finding]:
     """All that the losses say."""
-    return [*_instability(curves), *_overfitting(curves), *_underfitting(curves), *_harm(curves), *_calibration(curves)]
+    unstable = list(_instability(curves))
+    # Losses that come down from where a rate threw them are no sign of too few epochs.
+    low = [] if unstable else list(_underfitting(curves))
+    return [*unstable, *_overfitting(curves), *low, *_harm(curves), *_calibration(curves)]
 
 
 def _gap(record: dict[str, Any]) -> float:
@@ -162,7 +166,7 @@ def _overfitting(curves: Curves) -> Iterator[Finding]:
 
 
 def _underfitting(curves: Curves) -> Iterator[Finding]:
-    if not curves.history or curves.ended.startswith("diverged"):
+    if not curves.history:
         return
     attempt = curves.attempts()[-1]
     last = attempt[-1]
@@ -184,12 +188,17 @@ def _underfitting(curves: Curves) -> Iterator[Finding]:
 
 
 def _fallen(curves: Curves, attempt: list[dict[str, Any]]) -> float:
-    """By how much the loss fell in the last third of an attempt, if its last epoch was the best."""
-    name = "valid_loss" if curves.judged else "train_loss"
-    values = [record[name] for record in attempt]
-    start = values[-1 - max(1, len(values) // 3)] if len(values) > 1 else curves.probe_loss
-    fallen = curves.part(start - values[-1])
-    return fallen if math.isfinite(fallen) and values[-1] == min(values) else 0.0
+    """By how much the training loss fell in the last third of an attempt, if held-out samples gained with it."""
+    if len(attempt) == 1:
+        fallen = curves.part(curves.probe_loss - attempt[0]["valid_loss"]) if curves.judged else 0.0
+        return fallen if math.isfinite(fallen) else 0.0
+    if curves.judged:
+        values = [record["valid_loss"] for record in attempt]
+        gained = curves.part(values[0] - values[-1]) >= _FALLING
+        if not gained or curves.part(values[-1] - min(values)) > _NEAR_BEST:
+            return 0.0
+    earlier = attempt[-1 - max(1, len(attempt) // 3)]
+    return curves.part(earlier["train_loss"] - attempt[-1]["train_loss"])
 
 
 def _harm(curves: Curves) -> Iterator[Finding]:

@@ -68,8 +68,8 @@ def find_noise(
     given, likely = names[codes[where[0]]], names[suspects.suggested[0]]
     evidence = (
         f"{len(where)} of {len(single)} labels ({share:.1%}) are confidently contradicted by a probe that has not seen "
-        f"them, the surest labelled {given!r} and likely {likely!r}; of the quarter of the samples that it is surest of "
-        f"{rate:.1%} are labelled otherwise."
+        f"them, the surest labelled {given!r} and likely {likely!r}; of the quarter of the samples that it is surest "
+        f"of {rate:.1%} are labelled otherwise."
     )
     severity = "warning" if rate - error >= NOISY else "note"
     remedy = "Look at the samples of this finding first; label_smoothing=0.1 lessens the harm of those that stay."

@@ -90,7 +90,7 @@ def compare_features(old: np.ndarray, new: np.ndarray, columns: np.ndarray, code
 
 
 def find_forgetting(
-    blocks: Mapping[str, Mapping[str, float]], probes: Mapping[str, float] | None = None
+    blocks: Mapping[str, Mapping[str, float]], probes: Mapping[str, float] | None = None, *, judged: bool = False
 ) -> Iterator[Finding]:
     """Whether the network is no longer the pre-trained one, and whether its features are the worse for it.
 
@@ -100,6 +100,8 @@ def find_forgetting(
         See `Diagnosis.blocks`.
     probes : dict, optional
         From `compare_features`.
+    judged : bool, default=False
+        Whether what was kept beat the probe on held-out samples, so that the change served.
     """
     moved = {name: row["drift"] for name, row in blocks.items() if row.get("drift", 0) > _FAR}
     unlike = {name: row["cka"] for name, row in blocks.items() if row.get("cka", 1) < _UNLIKE}
@@ -109,19 +111,25 @@ def find_forgetting(
     signs = []
     if unlike:
         worst = min(unlike, key=unlike.__getitem__)
-        signs.append(f"outputs of {len(unlike)} blocks are unlike those before (CKA {unlike[worst]:.2f} in {worst})")
+        signs.append(f"outputs of {_blocks(unlike)} unlike those before (CKA {unlike[worst]:.2f} in {worst})")
     if moved:
         worst = max(moved, key=moved.__getitem__)
-        signs.append(f"weights of {len(moved)} blocks moved far ({moved[worst]:.0%} of their size in {worst})")
+        signs.append(f"weights of {_blocks(moved)} far from those before ({moved[worst]:.0%} of their size in {worst})")
     if probes is not None:
         signs.append(
             f"a linear probe reaches {probes['old_probe']:.3f} on the old features and {probes['new_probe']:.3f} on "
             f"the new ones (standard error of the difference {probes['probe_error']:.3f})"
         )
+    if judged:
+        signs.append("held-out samples are the better for it")
     evidence = "; ".join(signs) + "."
     remedy = (
         "A lower learning_rate or backbone_factor, layer_decay=0.6, l2_sp=0.01, or fewer blocks (strategy='partial'). "
         "In a far domain some of it is wanted: look at whether the new features are the better ones."
     )
-    severity = "serious" if lost else "note" if probes is not None else "warning"
+    severity = "serious" if lost else "note" if judged or probes is not None else "warning"
     yield Finding("forgetting", severity, evidence[0].upper() + evidence[1:], remedy)
+
+
+def _blocks(found: Mapping[str, float]) -> str:
+    return "1 block are" if len(found) == 1 else f"{len(found)} blocks are"

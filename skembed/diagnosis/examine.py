@@ -126,9 +126,9 @@ def _with_samples(fitted: BaseFineTuner, start, found: _Samples, positions: np.n
         alike = drift.compare_outputs(start, fitted.embedder_, [found.raw[i] for i in compared])
         for name, value in alike.items():
             blocks.setdefault(name, {})["cka"] = value
-    kept = {"forgetting": True, "label noise": found.known is None, "no signal": found.known is None}
-    findings = [finding for finding in before.findings if kept.get(finding.name, True)]
-    findings = [finding for finding in findings if finding.name != "forgetting"]
+    # What is asked again is answered for the given samples alone.
+    again = {"forgetting", *(() if found.known is None else ("label noise", "no signal"))}
+    findings = [finding for finding in before.findings if finding.name not in again]
     probes = None
     known = found.known
     if known is not None and len(found.raw) > 1:
@@ -137,7 +137,7 @@ def _with_samples(fitted: BaseFineTuner, start, found: _Samples, positions: np.n
         about = find_noise(found.old, known.columns, known.codes, known.names, rng)
         findings += of_positions(about, positions)
     findings += drift.find_forgetting(blocks, probes)
-    checked = tuple(dict.fromkeys([*before.checked, "forgetting", *(["label noise", "no signal"] if known else [])]))
+    checked = tuple(dict.fromkeys([*before.checked, *sorted(again)]))
     return Diagnosis(worst_first(findings), checked, blocks, numbers)
 
 
@@ -156,16 +156,16 @@ def diagnose_fit(request: Request, outcome: Outcome) -> Diagnosis:
     rng = np.random.default_rng(request.seed)
     encoded = request.task.encode(request.y)
     read = _curves(request, outcome, encoded)
-    findings = curves.read_curves(read) if read.history else []
+    findings = curves.read_curves(read)
     about, checked = _of_data(request, outcome, encoded, rng)
     # Targets that frozen features know nothing of may yet be learned; then there is no want of structure.
     learned = outcome.kept == "fine-tuned" and read.part(read.best_loss) < 0.9
     findings += [finding for finding in about if not (learned and finding.name == "no signal")]
     moved = drift.weight_drift(request.embedder, outcome.embedder)
     blocks = {name: {"drift": value} for name, value in moved.items()}
-    findings += drift.find_forgetting(blocks)
+    findings += drift.find_forgetting(blocks, judged=len(request.held_out) > 0)
     numbers = {"naive_loss": read.naive_loss, "probe_loss": read.probe_loss, "best_loss": read.best_loss}
-    looked = [*(curves.CHECKED if read.history else ()), *checked, *(["forgetting"] if blocks else [])]
+    looked = [*(curves.CHECKED if request.max_epochs else ()), *checked, *(["forgetting"] if blocks else [])]
     return Diagnosis(worst_first(findings), tuple(looked), blocks, numbers)
 
 
