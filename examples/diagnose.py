@@ -55,7 +55,7 @@ def main() -> None:
     for name, (samples, targets) in spoilt.items():
         advised = advise(samples, targets, embedder)
         say(f"Advice: {name}", f"strategy={advised.strategy!r}, {dict(advised.settings)}\n{findings(advised)}")
-        if "label noise" in advised:
+        if targets is wrong and "label noise" in advised:
             suspects = advised["label noise"].samples
             hits = np.isin(suspects, flipped).sum()
             print(f"  {hits} of {len(suspects)} suspects were flipped, of {len(flipped)} that were.")

@@ -103,7 +103,7 @@ class Advice:
 
 
 def _describe_compute(e: Mapping[str, float]) -> str:
-    where = "an accelerator" if e["accelerator"] else f"{e['cores']:.0f} threads"
+    where = "an accelerator" if e["accelerator"] else f"{e['cores']:.0f} thread{'s' if e['cores'] > 1 else ''}"
     return (
         f"On {where} an epoch of all blocks takes about {e['epoch_seconds']:.3g} s, of the top block "
         f"{e['top_epoch_seconds']:.3g} s, of the head next to nothing (timed on a few samples)."

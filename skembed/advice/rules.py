@@ -101,7 +101,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "label noise",
-        lambda e: e.noise_rate - e.noise_error >= NOISY and e.probe_r2 >= LEAST_R2,
+        lambda e: e.noise_rate - 2 * e.noise_error >= NOISY and e.probe_r2 >= LEAST_R2,
         "of the quarter of the samples that a probe is surest of, without having seen them, {noise_rate:.1%} are "
         "labelled otherwise; {n_suspects:.0f} labels are suspect.",
         "Northcutt et al. (2021) find errors so; Lukasik et al. (2020): label smoothing helps under label noise.",

@@ -71,7 +71,7 @@ def find_noise(
         f"them, the surest labelled {given!r} and likely {likely!r}; of the quarter of the samples that it is surest "
         f"of {rate:.1%} are labelled otherwise."
     )
-    severity = "warning" if rate - error >= NOISY else "note"
+    severity = "warning" if rate - 2 * error >= NOISY else "note"
     remedy = "Look at the samples of this finding first; label_smoothing=0.1 lessens the harm of those that stay."
     return [
         Finding(

@@ -49,8 +49,8 @@ def diagnose(fitted: BaseFineTuner, X=None, y=None, *, random_state: int | None 
     Returns
     -------
     Diagnosis
-        Print it. "label noise" and "no signal" are about X, where y is given; what the losses say, and
-        "leaked duplicates", are about the fit.
+        Print it. All that is said of the fit in ``fitted.diagnosis_`` stays, but for "label noise" and "no signal",
+        where they are found in the given samples: that is said, and positions are those in X then.
 
     Raises
     ------
@@ -126,18 +126,19 @@ def _with_samples(fitted: BaseFineTuner, start, found: _Samples, positions: np.n
         alike = drift.compare_outputs(start, fitted.embedder_, [found.raw[i] for i in compared])
         for name, value in alike.items():
             blocks.setdefault(name, {})["cka"] = value
-    # What is asked again is answered for the given samples alone.
-    again = {"forgetting", *(() if found.known is None else ("label noise", "no signal"))}
-    findings = [finding for finding in before.findings if finding.name not in again]
+    about: tuple[Finding, ...] = ()
     probes = None
     known = found.known
     if known is not None and len(found.raw) > 1:
         probes = drift.compare_features(found.old, found.new, known.columns, known.codes)
         numbers |= probes
-        about = find_noise(found.old, known.columns, known.codes, known.names, rng)
-        findings += of_positions(about, positions)
-    findings += drift.find_forgetting(blocks, probes)
-    checked = tuple(dict.fromkeys([*before.checked, *sorted(again)]))
+        noise = find_noise(found.old, known.columns, known.codes, known.names, rng)
+        about = tuple(replace(each, evidence=f"In the given samples: {each.evidence}") for each in noise)
+    about = (*of_positions(about, positions), *drift.find_forgetting(blocks, probes))
+    # What is known better now; all else is as true of the fit as it was.
+    again = {"forgetting", *(each.name for each in about)}
+    findings = [*about, *(each for each in before.findings if each.name not in again)]
+    checked = tuple(dict.fromkeys([*before.checked, "forgetting"]))
     return Diagnosis(worst_first(findings), checked, blocks, numbers)
 
 
