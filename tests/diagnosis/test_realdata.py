@@ -1,4 +1,4 @@
-"""Advice and diagnosis on real texts and images with real weights: faults that are put in are named, and others are not."""
+"""Advice and diagnosis on real texts and images: faults that are put in are named, and others are not."""
 
 from __future__ import annotations
 
