@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from sklearn.base import clone
 
 from skembed.base import BaseEmbedder
+from skembed.exceptions import TruncationWarning
 
 __all__ = ["layer_rows"]
 
@@ -34,5 +36,8 @@ def layer_rows(embedder: BaseEmbedder, samples: Sequence[Any], layers: Sequence[
     plain: dict[str, Any] = {"normalize": False, "truncate_dim": None, "pooling": pooling}
     probe = np.asarray([embedder._probe()])
     widths = [clone(embedder).set_params(layers=layer, **plain).fit(probe)._width for layer in layers]
-    joined = clone(embedder).set_params(layers=list(layers), **plain).fit(probe).transform(samples)
+    with warnings.catch_warnings():
+        # The embedder itself said so, of the same samples.
+        warnings.simplefilter("ignore", TruncationWarning)
+        joined = clone(embedder).set_params(layers=list(layers), **plain).fit(probe).transform(samples)
     return np.split(joined, np.cumsum(widths)[:-1], axis=1)

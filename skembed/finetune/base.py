@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skembed._sklearn import CallbackSupportMixin, Interval, StrOptions, check_sample_weight
 from skembed.base import BaseEmbedder
-from skembed.exceptions import FitWarning
+from skembed.exceptions import FitWarning, TruncationWarning
 from skembed.finetune.report import describe_epoch, describe_fit
 from skembed.finetune.schedules import SCHEDULES
 from skembed.finetune.validation import hold_out
@@ -169,7 +169,9 @@ class BaseFineTuner(TransformerMixin, CallbackSupportMixin, BaseEstimator):
 
         known = know_targets(y[train], self._kind if y.ndim == 1 or self._kind == "regression" else "multilabel")
         own = None if groups is None else np.asarray(groups)[train]
-        advice = advise_samples(embedder, [samples[i] for i in train], known, groups=own, seed=seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", TruncationWarning)  # the fit itself says so
+            advice = advise_samples(embedder, [samples[i] for i in train], known, groups=own, seed=seed)
         # Groups of a part of the samples are of no use to anyone.
         return replace(advice, findings=of_positions(advice.findings, positions[train]), groups=None)
 

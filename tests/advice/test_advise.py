@@ -14,6 +14,7 @@ from skembed.advice import RULES
 from skembed.advice.advisor import _follow
 from skembed.advice.coverage import broken_share, words_of
 from skembed.advice.evidence import Evidence
+from skembed.exceptions import TruncationWarning
 from skembed.testing import ArrayEmbedder
 from tests.advice.cases import narrowing_backbone, separable, wide_backbone
 from tests.backbones.tiny_texts import bert
@@ -157,6 +158,21 @@ def test_coverage_counts_words_by_how_often_they_come(tmp_path):
     assert words_of(["The 12 cats, the-cats 猫"]) == {"The": 1, "cats": 2, "the": 1}
     assert broken_share(["the the the Кошка"], backbone, options) == 0.25
     assert np.isnan(broken_share(["12 + 3"], backbone, options))
+
+
+def test_texts_that_are_cut_are_told_of_once(tmp_path):
+    bert(tmp_path)
+    embedder = TextEmbedder(str(tmp_path), precision="float32")
+    texts, y = ["the cat sat on the mat " * 20 + str(i) for i in range(24)], [0, 1] * 12
+    with pytest.warns(TruncationWarning) as told:
+        advise(texts, y, embedder)
+    assert len(told) == 1
+    counts = []
+    for strategy in ("auto", "head"):
+        with pytest.warns(TruncationWarning) as told:
+            FineTuneClassifier(embedder, strategy=strategy, max_epochs=0, random_state=0).fit(texts, y)
+        counts.append(len(told))
+    assert counts[0] == counts[1]
 
 
 # -- numbers, labels ------------------------------------------------------------------------------------
