@@ -31,7 +31,7 @@ class Finding:
     remedy : str
         What to do, in the estimator's own parameters.
     samples : tuple of int, default=()
-        Positions in X of the samples that it is about, where it is about some: the worst first.
+        Positions in X of the samples that it is about, where it is about some; those of a fit's X_val follow them.
     numbers : dict, default={}
         The numbers of the evidence by name.
     """

@@ -109,7 +109,7 @@ class BaseFineTuner(TransformerMixin, CallbackSupportMixin, BaseEstimator):
         y = self._check_targets(y)
         check_consistent_length(samples, y)
         weights = check_sample_weight(sample_weight, np.zeros((len(y), 1)), dtype=np.float64, ensure_non_negative=True)
-        positions = _with_weight(weights)
+        n_rows, positions = len(samples), _with_weight(weights)
         positions = positions[_readable(embedder, [samples[i] for i in positions])]
         samples, y, weights, groups = _taken(positions, samples, y, weights, groups)
         n_given = len(y)
@@ -129,7 +129,7 @@ class BaseFineTuner(TransformerMixin, CallbackSupportMixin, BaseEstimator):
         else:
             self._check_known(y_val)
             samples, y = [*samples, *X_val], np.concatenate([y, y_val])
-            positions = np.concatenate([positions, np.arange(len(y_val)) + len(positions)])
+            positions = np.concatenate([positions, n_rows + np.arange(len(y_val))])
             weights = np.concatenate([weights, np.ones(len(y_val))])
             train, held_out = np.arange(n_given), np.arange(n_given, len(y))
         advice = self._advice(embedder, samples, y, train, groups, positions, seed)

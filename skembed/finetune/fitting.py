@@ -84,7 +84,7 @@ class Request:
     augmentation, augment_views
         How samples are changed for training, see `FineTuneClassifier`.
     positions : ndarray of shape (n_samples,), int64
-        Of the samples in what the user gave, from which some may have been left out.
+        Of the samples in X, from which some may have been left out; those of X_val follow.
     advice : Advice, optional
         Where the strategy was chosen by it.
     start : Linear, optional
