@@ -81,7 +81,7 @@ RULES: tuple[Rule, ...] = (
         lambda e: e.conflict_share > 0,
         "{conflict_share:.1%} of the samples have an exact copy with another target, so that no more than "
         "{ceiling:.1%} can be right.",
-        "Northcutt et al. (2021): errors in labels are common, and mislead the choice of models.",
+        "Northcutt, Athalye & Mueller (2021): errors in labels are common, and mislead the choice of models.",
         finding="warning",
         remedy="Look at these samples, and keep one target for each.",
         samples="conflicts",
@@ -104,7 +104,7 @@ RULES: tuple[Rule, ...] = (
         lambda e: e.noise_rate - 2 * e.noise_error >= NOISY and e.probe_r2 >= LEAST_R2,
         "of the quarter of the samples that a probe is surest of, without having seen them, {noise_rate:.1%} are "
         "labelled otherwise; {n_suspects:.0f} labels are suspect.",
-        "Northcutt et al. (2021) find errors so; Lukasik et al. (2020): label smoothing helps under label noise.",
+        "Northcutt, Jiang & Chuang (2021): confident learning; Lukasik et al. (2020): label smoothing helps.",
         settings={"label_smoothing": 0.1},
         finding="warning",
         remedy="Look at the suspects first. label_smoothing=0.1 lessens the harm of those that stay.",
@@ -123,7 +123,8 @@ RULES: tuple[Rule, ...] = (
         "unknown words",
         lambda e: e.broken_share >= 0.2,
         "the tokenizer spells {broken_share:.0%} of the words in four pieces or more, or does not know them.",
-        "Gururangan et al. (2020): the fewer words two domains share, the more adaptation gains; Rust et al. (2021).",
+        "Gururangan et al. (2020): the fewer words two domains share, the more adaptation gains; Rust et al. (2021): a "
+        "tokenizer made for the language does better.",
         finding="warning",
         remedy="Try a backbone of this language or field (rank_backbones tells which).",
     ),
@@ -151,8 +152,8 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "solved",
-        lambda e: e.probe >= 0.98 * e.ceiling and e.imbalance < 5,
-        "the linear probe is right on {probe:.1%} of the samples as it is: training has next to nothing to gain.",
+        lambda e: e.probe >= 0.98 * e.ceiling and not e.imbalance >= 5,
+        "the linear probe reaches {probe:.3f} (accuracy, or R²) as it is: training has next to nothing to gain.",
         "Kumar et al. (2022): fine-tuning can distort good features.",
         strategy=("head",),
     ),

@@ -80,6 +80,15 @@ def test_shuffled_labels():
     assert "no signal" not in _advise(X, y)
 
 
+def test_copies_do_not_pass_for_signal():
+    """Left out one by one, a sample whose copy stays is no question at all."""
+    X, y = separable()
+    y = np.random.default_rng(0).permutation(y)
+    advice = _advise(np.concatenate([X, X]), np.concatenate([y, y]))
+    assert "no signal" in advice
+    assert advice.evidence["probe_r2"] < 0.05
+
+
 def test_flipped_labels_are_named_and_found():
     """Measured: precision 1.0, recall 0.83."""
     X, y = separable(600)
