@@ -62,6 +62,14 @@ def test_a_gap_between_two_high_losses_is_no_overfitting():
     assert "overfitting" not in _read(("top", [0.9, 0.7], [1.2, 1.0]))
 
 
+def test_a_gap_that_closes_is_no_overfitting():
+    assert "overfitting" not in _read(("top", [0.1, 0.1], [0.9, 0.7]))
+
+
+def test_a_little_more_of_a_large_loss_is_no_harm():
+    assert "negative transfer" not in _read(("top", [2.0, 2.0], [2.03, 2.03]), probe_loss=2.0)
+
+
 def test_underfitting_is_high_losses_that_still_fall():
     found = _read(("top", [0.59, 0.57, 0.55], [0.59, 0.57, 0.55]))
     assert "still fell" in found["underfitting"].evidence
