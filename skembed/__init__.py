@@ -9,10 +9,12 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from skembed.advice import advise
     from skembed.audio import AudioEmbedder
     from skembed.backbones.registry import list_backbones
     from skembed.cache import EmbeddingCache
     from skembed.config import config_context, get_config, set_config
+    from skembed.diagnosis import diagnose
     from skembed.finetune.classifier import FineTuneClassifier
     from skembed.finetune.rates import find_learning_rate
     from skembed.finetune.regressor import FineTuneRegressor
@@ -30,7 +32,9 @@ _HOMES = {
     "FineTuneRegressor": "skembed.finetune.regressor",
     "ImageEmbedder": "skembed.image",
     "TextEmbedder": "skembed.text",
+    "advise": "skembed.advice",
     "config_context": "skembed.config",
+    "diagnose": "skembed.diagnosis",
     "find_learning_rate": "skembed.finetune.rates",
     "get_config": "skembed.config",
     "list_backbones": "skembed.backbones.registry",
@@ -47,7 +51,9 @@ __all__ = [
     "ImageEmbedder",
     "TextEmbedder",
     "__version__",
+    "advise",
     "config_context",
+    "diagnose",
     "find_learning_rate",
     "get_config",
     "list_backbones",

@@ -14,6 +14,8 @@ PACKAGE = Path(__file__).parents[1] / "skembed"
 #: First match wins; a module imports only from its own layer and those before it.
 LAYERS = [
     ("skembed.exceptions", 1),
+    ("skembed.findings", 1),
+    ("skembed.measures", 1),
     ("skembed.engine.batching", 1),
     ("skembed._sklearn", 1),
     ("skembed._plotting", 1),
@@ -41,6 +43,8 @@ LAYERS = [
     ("skembed.finetune", 6),
     ("skembed.selection", 6),
     ("skembed.displays", 7),
+    ("skembed.advice", 6),
+    ("skembed.diagnosis", 6),
     ("skembed.testing", 7),
     ("skembed", 7),
 ]

@@ -17,12 +17,13 @@ from sklearn.utils.validation import check_is_fitted
 
 from skembed._sklearn import CallbackSupportMixin, Interval, StrOptions, check_sample_weight
 from skembed.base import BaseEmbedder
-from skembed.exceptions import FitWarning
+from skembed.exceptions import FitWarning, TruncationWarning
 from skembed.finetune.report import describe_epoch, describe_fit
 from skembed.finetune.schedules import SCHEDULES
 from skembed.finetune.validation import hold_out
 
 if TYPE_CHECKING:
+    from skembed.advice import Advice
     from skembed.finetune.fitting import Request
 
 __all__ = ["BaseFineTuner"]
@@ -38,7 +39,7 @@ class BaseFineTuner(TransformerMixin, CallbackSupportMixin, BaseEstimator):
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "embedder": [BaseEmbedder, None],
-        "strategy": [StrOptions(set(STRATEGIES))],
+        "strategy": [StrOptions({*STRATEGIES, "auto"})],
         "n_unfrozen": [Interval(Integral, 1, None, closed="left")],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "backbone_factor": [Interval(Real, 0, None, closed="neither")],
@@ -82,14 +83,20 @@ class BaseFineTuner(TransformerMixin, CallbackSupportMixin, BaseEstimator):
         return np.ones(len(y))
 
     _stratified: ClassVar[bool] = False
+    #: What one column of targets is.
+    _kind: ClassVar[str]
 
     # -- fit --------------------------------------------------------------------------------------------
 
     def _fit(self, X, y, sample_weight, groups, X_val, y_val):
+        from skembed.diagnosis.examine import diagnose_fit
         from skembed.finetune.fitting import run_fit
 
         request = replace(self._request(X, y, sample_weight, groups, X_val, y_val), report=self._begin_report())
-        self._finish(run_fit(request), request.task, len(request.train), len(request.held_out))
+        outcome = run_fit(request)
+        self.strategy_, self.advice_ = request.strategy, request.advice
+        self.diagnosis_ = diagnose_fit(request, outcome)
+        self._finish(outcome, request.task, len(request.train), len(request.held_out))
         return self
 
     def _request(self, X, y, sample_weight=None, groups=None, X_val=None, y_val=None) -> Request:
@@ -104,8 +111,9 @@ class BaseFineTuner(TransformerMixin, CallbackSupportMixin, BaseEstimator):
         y = self._check_targets(y)
         check_consistent_length(samples, y)
         weights = check_sample_weight(sample_weight, np.zeros((len(y), 1)), dtype=np.float64, ensure_non_negative=True)
-        samples, y, weights, groups = _with_weight(samples, y, weights, groups)
-        samples, y, weights, groups = _readable(embedder, samples, y, weights, groups)
+        n_rows, positions = len(samples), _with_weight(weights)
+        positions = positions[_readable(embedder, [samples[i] for i in positions])]
+        samples, y, weights, groups = _taken(positions, samples, y, weights, groups)
         n_given = len(y)
         if X_val is not None or y_val is not None:
             X_val, y_val = self._check_validation(embedder, X_val, y_val)
@@ -123,8 +131,10 @@ class BaseFineTuner(TransformerMixin, CallbackSupportMixin, BaseEstimator):
         else:
             self._check_known(y_val)
             samples, y = [*samples, *X_val], np.concatenate([y, y_val])
+            positions = np.concatenate([positions, n_rows + np.arange(len(y_val))])
             weights = np.concatenate([weights, np.ones(len(y_val))])
             train, held_out = np.arange(n_given), np.arange(n_given, len(y))
+        advice = self._advice(embedder, samples, y, train, groups, positions, seed)
         return Request(
             embedder=embedder,
             samples=samples,
@@ -134,8 +144,8 @@ class BaseFineTuner(TransformerMixin, CallbackSupportMixin, BaseEstimator):
             train=train,
             held_out=held_out,
             settings=self._settings(embedder),
-            strategy=self.strategy,
-            n_unfrozen=int(self.n_unfrozen),
+            strategy=self.strategy if advice is None else advice.strategy,
+            n_unfrozen=int(self.n_unfrozen if advice is None else advice.settings.get("n_unfrozen", self.n_unfrozen)),
             max_epochs=int(self.max_epochs),
             stage_epochs=int(self.stage_epochs),
             unfreeze_step=self.unfreeze_step,
@@ -146,8 +156,26 @@ class BaseFineTuner(TransformerMixin, CallbackSupportMixin, BaseEstimator):
             augmentation=self._augmentation(embedder),
             augment_views=None if self.augment_views is None else int(self.augment_views),
             checkpoint_dir=self.checkpoint_dir,
+            positions=positions,
+            advice=advice,
             start=start,
         )
+
+    def _advice(self, embedder: BaseEmbedder, samples, y, train, groups, positions, seed: int) -> Advice | None:
+        """With ``strategy="auto"``, what is advised for the samples to train on; what is held out has no say."""
+        if self.strategy != "auto":
+            return None
+        from skembed.advice.advisor import advise_samples
+        from skembed.advice.targets import know_targets
+        from skembed.findings import of_positions
+
+        known = know_targets(y[train], self._kind if y.ndim == 1 or self._kind == "regression" else "multilabel")
+        own = None if groups is None else np.asarray(groups)[train]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", TruncationWarning)  # the fit itself says so
+            advice = advise_samples(embedder, [samples[i] for i in train], known, groups=own, seed=seed)
+        # Groups of a part of the samples are of no use to anyone.
+        return replace(advice, findings=of_positions(advice.findings, positions[train]), groups=None)
 
     def _starting_embedder(self, X) -> BaseEmbedder:
         from skembed.text import TextEmbedder
@@ -170,7 +198,7 @@ class BaseFineTuner(TransformerMixin, CallbackSupportMixin, BaseEstimator):
             raise ValueError(f"{missing} is None: give both X_val and y_val, or neither.")
         samples, y_val = embedder._samples(X_val, reset=False), self._check_targets(y_val)
         check_consistent_length(samples, y_val)
-        samples, y_val, *_ = _readable(embedder, samples, y_val, np.ones(len(y_val)), None)
+        samples, y_val, *_ = _taken(_readable(embedder, samples), samples, y_val, np.ones(len(y_val)), None)
         return samples, y_val
 
     def _check_known(self, y_val: np.ndarray) -> None:
@@ -361,27 +389,27 @@ class BaseFineTuner(TransformerMixin, CallbackSupportMixin, BaseEstimator):
         return tags
 
 
-def _with_weight(samples, y, weights, groups):
-    """Without the samples of weight zero, which are as if they had not come."""
-    if (weights > 0).all():
-        return samples, y, weights, groups
+def _with_weight(weights: np.ndarray) -> np.ndarray:
+    """Positions without those of weight zero, which are as if they had not come."""
     chosen = np.flatnonzero(weights > 0)
     if not len(chosen):
         raise ValueError("sample_weight is zero for every sample: there is nothing to learn from.")
-    return _taken(chosen, samples, y, weights, groups)
+    return chosen
 
 
-def _readable(embedder: BaseEmbedder, samples, y, weights, groups):
-    """Without the samples that could not be read, where the embedder is told to go on without them."""
+def _readable(embedder: BaseEmbedder, samples) -> np.ndarray:
+    """Positions without those that could not be read, where the embedder is told to go on without them."""
     if embedder.on_error == "raise":
-        return samples, y, weights, groups
+        return np.arange(len(samples))
     chosen = np.flatnonzero(np.isfinite(embedder.transform(samples)).all(1))
     if not len(chosen):
         raise ValueError("None of the samples could be read: there is nothing to learn from.")
-    return (samples, y, weights, groups) if len(chosen) == len(y) else _taken(chosen, samples, y, weights, groups)
+    return chosen
 
 
 def _taken(chosen: np.ndarray, samples, y, weights, groups):
+    if len(chosen) == len(y):
+        return samples, y, weights, groups
     return (
         [samples[i] for i in chosen],
         y[chosen],

@@ -28,12 +28,15 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
     embedder : ImageEmbedder, TextEmbedder or AudioEmbedder, default=None
         Names the backbone, and how samples are read; None is ``TextEmbedder()``. Search its parameters as
         ``embedder__backbone`` and so on.
-    strategy : {"progressive", "head", "partial", "full"}, default="progressive"
+    strategy : {"progressive", "head", "partial", "full", "auto"}, default="progressive"
         "head" trains the head alone, "partial" the top `n_unfrozen` blocks as well, "full" all of them. "progressive"
         begins with the head and unfreezes more and more blocks from the top [1]_. After each stage the best weights so
         far are restored. A stage that did harm, its held-out loss higher by more than its standard error, is tried
         once more with stronger regularisation before the fit ends. With all blocks unfrozen further rounds follow
-        while they gain.
+        while they gain. "auto" looks at the samples to train on, not at those held out, and takes the strategy that
+        `skembed.advise` names for them; see `strategy_` and `advice_`. Of its settings it takes `n_unfrozen` alone: all
+        other parameters are yours. The machine is not timed for it, so that `random_state` repeats the choice
+        everywhere.
     n_unfrozen : int, default=1
         Blocks of "partial", counted from the top.
     learning_rate : float, default=1e-3
@@ -121,6 +124,12 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
         "valid_loss", "valid_score", "best" (whether it was the best so far), "replayed", "seconds".
     report_ : str
         The path of the fit in words.
+    diagnosis_ : Diagnosis
+        What went wrong, if anything did, and the remedy; see `skembed.diagnose`. Print it.
+    strategy_ : str
+        The strategy that was followed.
+    advice_ : Advice or None
+        What "auto" was advised, and why.
     n_epochs_ : int
         Epochs run, those of the refit left out.
     validation_score_, probe_score_ : float or None
@@ -160,6 +169,7 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
         "class_weight": [dict, StrOptions({"balanced"}), None],
     }
     _stratified = True
+    _kind = "classification"
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,8 +24,12 @@ from skembed.finetune.loop import Settings, Targets, evaluate
 from skembed.finetune.network import FrozenNetwork, Head, Network
 from skembed.finetune.prefix import FirstPass
 from skembed.finetune.probe import Probe, Standardizer, search_probe
+from skembed.finetune.report import describe_advice
 from skembed.finetune.stages import Progress, Recipe, Stage, plan_stages
 from skembed.finetune.tasks import Scores, Task
+
+if TYPE_CHECKING:
+    from skembed.advice import Advice
 
 __all__ = ["Linear", "Outcome", "Request", "run_fit", "untrained", "with_base"]
 
@@ -79,6 +83,10 @@ class Request:
         See `FineTuneClassifier`.
     augmentation, augment_views
         How samples are changed for training, see `FineTuneClassifier`.
+    positions : ndarray of shape (n_samples,), int64
+        Of the samples in X, from which some may have been left out; those of X_val follow.
+    advice : Advice, optional
+        Where the strategy was chosen by it.
     start : Linear, optional
         A head from an earlier fit, to go on with.
     report : callable, optional
@@ -105,6 +113,8 @@ class Request:
     augmentation: Augmentation | None = None
     augment_views: int | None = None
     checkpoint_dir: Any = None
+    positions: np.ndarray = field(default_factory=lambda: np.arange(0))
+    advice: Advice | None = None
     start: Linear | None = None
     report: Callable[[dict[str, Any]], bool | None] | None = None
 
@@ -124,6 +134,8 @@ class Outcome:
     stages : list of Stage
     scores, probe_scores : Scores
         Held-out, of what was kept and of the probe.
+    frozen : ndarray of shape (n_samples, n_features), float32
+        Embeddings that training started from.
     notes : list of str
         Sentences for the report.
     """
@@ -135,6 +147,7 @@ class Outcome:
     stages: list[Stage]
     scores: Scores
     probe_scores: Scores
+    frozen: np.ndarray
     notes: list[str] = field(default_factory=list)
 
 
@@ -313,6 +326,8 @@ def _keep(
 ) -> Outcome:
     """The better of the two; fitted once more on all samples where that is asked for."""
     progress, notes = recipe.progress, list(recipe.data.notes)
+    if request.advice is not None:
+        notes += describe_advice(request.advice)
     whole = np.arange(len(request.y))
     refit = request.refit and len(request.held_out) > 0 and progress.ended != "interrupted"
     kept = "fine-tuned" if progress.path else "probe"
@@ -329,7 +344,7 @@ def _keep(
             notes.append(note)
         head = _linear(network.head, progress.best.temperature)
         embedder = _tuned_embedder(request, network)
-    return Outcome(embedder, head, kept, progress, recipe.stages, progress.best, progress.baseline, notes)
+    return Outcome(embedder, head, kept, progress, recipe.stages, progress.best, progress.baseline, frozen, notes)
 
 
 def _refitted_probe(request: Request, frozen, encoded, strength: float) -> tuple[Standardizer, Probe]:

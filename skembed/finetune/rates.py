@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
@@ -130,11 +130,12 @@ def find_learning_rate(
         raise ValueError(f"n_steps={n_steps!r}: give a whole number of at least 10.")
     trial = clone(estimator)
     trial.set_params(validation_fraction=None, refit=False, checkpoint_dir=None, warm_start=False, verbose=False)
-    if trial.strategy == "progressive":
-        trial.set_params(strategy="partial", n_unfrozen=1)
     trial._validate_params()
+    request = trial._request(X, y)
+    if request.strategy == "progressive":
+        request = replace(request, strategy="partial", n_unfrozen=1)
     rates = np.geomspace(low, high, n_steps)
-    losses = _rising_losses(untrained(trial._request(X, y)), rates)
+    losses = _rising_losses(untrained(request), rates)
     smooth = _smoothed(losses)
     return RateCurve(rates[: len(losses)], smooth, _suggest(rates[: len(losses)], smooth))
 

@@ -37,6 +37,8 @@ class FineTuneRegressor(RegressorMixin, BaseFineTuner):
 
     Attributes
     ----------
+    diagnosis_, strategy_, advice_
+        See `FineTuneClassifier`.
     embedder_, kept_, history_, report_, n_epochs_, validation_score_, probe_score_, head_coef_, head_intercept_
         See `FineTuneClassifier`; scores are R². The head predicts standardised targets.
 
@@ -54,6 +56,7 @@ class FineTuneRegressor(RegressorMixin, BaseFineTuner):
     """
 
     _stratified: ClassVar[bool] = False
+    _kind: ClassVar[str] = "regression"
 
     def __init__(
         self,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from skembed.finetune.stages import Progress, Stage
 from skembed.finetune.tasks import Scores
 
-__all__ = ["describe_epoch", "describe_fit"]
+if TYPE_CHECKING:
+    from skembed.advice import Advice
+
+__all__ = ["describe_advice", "describe_epoch", "describe_fit"]
 
 
 def describe_epoch(record: dict[str, Any]) -> str:
@@ -29,6 +32,22 @@ def describe_epoch(record: dict[str, Any]) -> str:
     if record["best"] and record["valid_loss"] is not None:
         parts.append("best so far")
     return f"epoch {record['epoch']}, {record['stage']}: {', '.join(parts)}"
+
+
+def describe_advice(advice: Advice) -> list[str]:
+    """Sentences on what ``strategy="auto"`` chose, why, and what else was advised and not done.
+
+    Parameters
+    ----------
+    advice : Advice
+    """
+    lines = [f"strategy='auto' chose {advice.strategy!r}. {advice.reasons[0]}"]
+    others = {name: value for name, value in advice.settings.items() if name != "n_unfrozen"}
+    if others:
+        given = ", ".join(f"{name}={value!r}" for name, value in others.items())
+        lines.append(f"Also advised, and left to you: {given}. See advice_.")
+    found = [f"{finding.name}: {finding.evidence}" for finding in advice.findings]
+    return lines + [f"Noteworthy: {sentence}" for sentence in found]
 
 
 def describe_fit(

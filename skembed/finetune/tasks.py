@@ -22,6 +22,8 @@ __all__ = ["Multiclass", "Multilabel", "Regression", "Scores", "Task"]
 
 #: Logarithms of the temperatures that are tried: from ten times as sure to a tenth as sure as the network says.
 _TEMPERATURES = (-2.3, 2.3)
+#: Of a class that no sample to learn from has.
+_LEAST_CHANCE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,10 @@ class Task(ABC):
     @abstractmethod
     def _held_out_losses(self, outputs: np.ndarray, targets: np.ndarray, temperature: float) -> np.ndarray:
         """The loss of each sample, without smoothing and at a temperature."""
+
+    @abstractmethod
+    def naive_losses(self, mean: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """The loss of each sample to a model that knows the mean of the targets and nothing else."""
 
     @abstractmethod
     def predictions(self, outputs: np.ndarray, temperature: float = 1.0) -> dict[str, np.ndarray]:
@@ -183,6 +189,9 @@ class Multiclass(Task):
     def _held_out_losses(self, outputs, targets, temperature):
         return -(targets * log_softmax(outputs / temperature, axis=1)).sum(1)
 
+    def naive_losses(self, mean, targets):
+        return -(targets * np.log(np.maximum(mean, _LEAST_CHANCE))).sum(1)
+
     def predictions(self, outputs, temperature=1.0):
         outputs = outputs / temperature
         # As scikit-learn has it, two classes share one decision: how much more the second is than the first.
@@ -230,6 +239,10 @@ class Multilabel(Task):
         outputs = outputs / temperature
         return -(targets * log_expit(outputs) + (1 - targets) * log_expit(-outputs)).mean(1)
 
+    def naive_losses(self, mean, targets):
+        chances = np.clip(mean, _LEAST_CHANCE, 1 - _LEAST_CHANCE)
+        return -(targets * np.log(chances) + (1 - targets) * np.log(1 - chances)).mean(1)
+
     def predictions(self, outputs, temperature=1.0):
         outputs = outputs / temperature
         return {
@@ -276,6 +289,9 @@ class Regression(Task):
 
     def _held_out_losses(self, outputs, targets, temperature):
         return np.square(outputs - targets).mean(1)
+
+    def naive_losses(self, mean, targets):
+        return np.square(mean - targets).mean(1)
 
     def predictions(self, outputs, temperature=1.0):
         values = outputs * self.scale + self.mean

@@ -1,0 +1,82 @@
+"""What a fit would cost here: a few samples, timed."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from skembed.base import BaseEmbedder
+from skembed.selection.candidates import megabytes_of
+
+__all__ = ["count_parameters", "measure_compute"]
+
+#: Seconds after which timing ends.
+_SECONDS = 2.0
+#: Samples that are timed, at most.
+_TIMED = 32
+#: Backward takes about twice as long as forward: one product for the inputs' gradient, one for the weights'.
+_TRAINING_FACTOR = 3.0
+#: Weights, gradients and AdamW's two moments, float32.
+_BYTES_A_PARAMETER = 16
+
+
+def count_parameters(embedder: BaseEmbedder) -> float:
+    """Parameters of the backbone, by the size of its weights in float32."""
+    return megabytes_of(embedder) * 1e6 / 4
+
+
+def measure_compute(embedder: BaseEmbedder, samples: Sequence[Any], n_samples: int) -> dict[str, float]:
+    """Seconds and bytes that training would take on this machine, by the timing of a few samples.
+
+    Parameters
+    ----------
+    embedder : BaseEmbedder
+        Fitted.
+    samples : sequence
+        Raw samples that can be read; the first few are timed, for two seconds at most and one sample at least.
+    n_samples : int
+        Samples of an epoch.
+
+    Returns
+    -------
+    dict
+        "cores" and "accelerator" (0 or 1) at hand, "sample_seconds" of a forward pass, "epoch_seconds" of training
+        all blocks, estimated as three forward passes, and "top_epoch_seconds" of training the highest of them;
+        "training_bytes" of weights, gradients and moments of all, and "free_bytes" of memory (NaN where unknown).
+    """
+    import torch
+
+    from skembed.engine.device import resolve_device
+
+    device = resolve_device(embedder.device)
+    embedder._compute(samples[:1], positions=[0], report=None)  # what is slow the first time
+    done, size, start = 0, 1, time.perf_counter()
+    while done < min(_TIMED, len(samples)) and time.perf_counter() - start < _SECONDS / 2:
+        part = samples[done : done + size]
+        embedder._compute(part, positions=range(len(part)), report=None)
+        done, size = done + len(part), 2 * size
+    seconds = (time.perf_counter() - start) / done
+    depth = max(embedder._reading.layers) + 1
+    epoch = _TRAINING_FACTOR * seconds * n_samples
+    return {
+        "cores": float(torch.get_num_threads()),
+        "accelerator": float(device.type != "cpu"),
+        "sample_seconds": seconds,
+        "epoch_seconds": epoch,
+        "top_epoch_seconds": epoch / depth,
+        "training_bytes": _BYTES_A_PARAMETER * count_parameters(embedder),
+        "free_bytes": _free_bytes(device),
+    }
+
+
+def _free_bytes(device: Any) -> float:
+    import torch
+
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    try:
+        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, ValueError, OSError):  # no such count on this system
+        return float("nan")

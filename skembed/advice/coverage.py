@@ -1,0 +1,70 @@
+"""How well a tokenizer knows the words of texts: one sign of the distance from what a network was trained on."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+__all__ = ["broken_share", "words_of"]
+
+#: Letters only: numbers and signs are split by all tokenizers.
+_WORD = re.compile(r"[^\W\d_]{2,40}")
+#: A word that becomes so many pieces is spelled and not known.
+_MANY_PIECES = 4
+#: Different words that are looked at, the most frequent first.
+_MOST_WORDS = 2000
+
+
+def words_of(texts: Iterable[str]) -> Counter[str]:
+    """Words and how often they come. Scripts without spaces have none, and are left out.
+
+    Examples
+    --------
+    >>> sorted(words_of(["The cat, the hat 42", "東京は晴れ"]))
+    ['The', 'cat', 'hat', 'the']
+    """
+    found = Counter(word for text in texts for word in _WORD.findall(text))
+    return Counter({word: n for word, n in found.items() if not any(map(_is_wide, word))})
+
+
+def _is_wide(letter: str) -> bool:
+    return unicodedata.east_asian_width(letter) in "WF" or unicodedata.name(letter, "").startswith(("THAI", "KHMER"))
+
+
+def broken_share(texts: Iterable[str], backbone: Any, options: Any) -> float:
+    """Share of the words that the tokenizer spells in four pieces or more, or does not know at all.
+
+    Parameters
+    ----------
+    texts : iterable of str
+    backbone : Backbone
+        Of texts.
+    options : TextOptions
+        How texts are prepared.
+
+    Returns
+    -------
+    float
+        From 0 to 1, weighted by how often the words come; NaN where the texts have no words.
+    """
+    counted = words_of(texts).most_common(_MOST_WORDS)
+    if not counted:
+        return float("nan")
+    words, times = [word for word, _ in counted], np.array([n for _, n in counted], dtype=np.float64)
+    # What is put around every text, special tokens and the prompt, is not the word's.
+    (empty, *items) = (windows[0] for windows in backbone.preprocess(["", *words], options))
+    pieces = np.array([item.length for item in items]) - empty.length
+    unknown = getattr(backbone.extra.get("tokenizer"), "unk_token_id", None)
+    # Some name for unknown words what they put around every text.
+    missing = np.array([_count(item, unknown) for item in items]) > _count(empty, unknown)
+    broken = (pieces >= _MANY_PIECES) | missing
+    return float(times @ broken / times.sum())
+
+
+def _count(item: Any, token: int | None) -> int:
+    return 0 if token is None else sum(int((np.asarray(values) == token).sum()) for values in item.data.values())

@@ -1,0 +1,254 @@
+"""What is measured before advice is given: samples, targets, twins, probes of the layers, words, and the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from skembed.advice.compute import measure_compute
+from skembed.advice.coverage import broken_share
+from skembed.advice.layers import layer_rows
+from skembed.advice.targets import KnownTargets
+from skembed.base import BaseEmbedder
+from skembed.measures import LinearProbe, exact_groups, find_twins, noise_rate, suspect_labels
+from skembed.measures.duplicates import join_groups
+
+__all__ = ["Evidence", "gather"]
+
+_NAN = float("nan")
+#: Samples that layers are compared on.
+_COMPARED = 600
+#: Fewer samples say nothing by being left out one by one.
+_LEAST_PROBED = 10
+#: Layers are compared at these parts of the depth.
+_DEPTHS = (0.25, 0.5, 0.75)
+#: Of a regression, so many samples count as one of a class.
+_NUMBERS_A_CLASS = 10
+
+
+@dataclass
+class Evidence:
+    """What was measured.
+
+    Parameters
+    ----------
+    task : {"classification", "multilabel", "regression"}
+    modality : str
+        "text", "image" or "audio".
+    numbers : dict of str to float
+        By name; NaN for what was not or could not be measured, so that no rule that asks for it holds.
+    samples : dict of str to tuple of int
+        Positions in X: "duplicates", "conflicts", "suspects", the worst first.
+    groups : ndarray of shape (n_samples,), or None
+        Groups that keep twins together; None where there are no twins.
+    """
+
+    task: str
+    modality: str
+    numbers: dict[str, float]
+    samples: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    groups: np.ndarray | None = None
+
+    def __getattr__(self, name: str) -> float:
+        # Rules read the better for it: `e.imbalance` for `e.numbers["imbalance"]`.
+        try:
+            return self.__dict__["numbers"][name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+def gather(
+    embedder: BaseEmbedder,
+    samples: Sequence[Any],
+    known: KnownTargets,
+    *,
+    groups: np.ndarray | None,
+    max_samples: int,
+    rng: np.random.Generator,
+    compute: bool,
+) -> Evidence:
+    """Measure.
+
+    Parameters
+    ----------
+    embedder : BaseEmbedder
+        Fitted.
+    samples : sequence
+        Raw samples.
+    known : KnownTargets
+        Of all of them.
+    groups : ndarray of shape (n_samples,), optional
+        Samples of one group are never split.
+    max_samples : int
+        Samples that are embedded, at most.
+    rng : numpy Generator
+        Draws them.
+    compute : bool
+        Whether the network is timed, which is never twice the same.
+    """
+    n_samples = len(samples)
+    drawn = np.sort(rng.permutation(n_samples)[:max_samples])
+    rows = embedder.transform([samples[i] for i in drawn])
+    drawn, rows = drawn[np.isfinite(rows).all(1)], rows[np.isfinite(rows).all(1)]
+    if not len(drawn):
+        raise ValueError("None of the samples could be read: there is nothing to advise on.")
+    evidence = Evidence(known.task, embedder._modality, _of_targets(known))
+    numbers = evidence.numbers
+    numbers |= {"n_drawn": float(len(drawn)), "depth": float(max(embedder._reading.layers) + 1)}
+    exact = _of_twins(evidence, embedder, samples, known, groups, drawn, rows)
+    # One of each group of equal samples: a probe that knows the sample's double is not asked anything.
+    single = np.unique(exact[drawn], return_index=True)[1]
+    _of_probes(evidence, embedder, samples, known, drawn[single], rows[single], rng)
+    numbers["broken_share"] = _NAN
+    if embedder._modality == "text":
+        texts = [samples[i] for i in drawn if isinstance(samples[i], str)]
+        numbers["broken_share"] = broken_share(texts, embedder._load(), embedder._reading.options)
+    numbers |= dict.fromkeys(_COMPUTE, _NAN)
+    if compute:
+        numbers |= measure_compute(embedder, [samples[i] for i in drawn[:64]], n_samples)
+    return evidence
+
+
+_COMPUTE = (
+    "cores", "accelerator", "sample_seconds", "epoch_seconds", "top_epoch_seconds", "training_bytes", "free_bytes"
+)  # fmt: skip
+
+
+def _of_targets(known: KnownTargets) -> dict[str, float]:
+    counts = known.counts
+    regression = known.task == "regression"
+    present = counts[counts > 0] if (counts > 0).any() else counts
+    rarest = float(_NAN if regression else counts.min())
+    per_target = len(known.columns) / _NUMBERS_A_CLASS if regression else float(np.median(counts))
+    return {
+        "n_samples": float(len(known.columns)),
+        "n_targets": float(known.columns.shape[1]),
+        "rarest": rarest,
+        "per_target": per_target,
+        "imbalance": float(present.max() / present.min()) if known.task == "classification" else _NAN,
+    }
+
+
+def _of_twins(evidence: Evidence, embedder, samples, known: KnownTargets, groups, drawn, rows) -> np.ndarray:
+    """Fill in what is known of samples that came twice; returns the groups of exact copies."""
+    n_samples = len(samples)
+    key = embedder._key()
+    exact = exact_groups([key(sample) for sample in samples])
+    near = drawn[find_twins(rows).pairs]
+    first = np.unique(exact, return_index=True)[1][exact]
+    same = np.flatnonzero(first != np.arange(n_samples))
+    pairs = np.concatenate([np.stack([first[same], same], axis=1), near])
+    joined = join_groups(pairs, n_samples)
+    sizes = np.bincount(joined)
+    conflicts = known.conflicts(exact)
+    torn = _torn(pairs, groups)
+    if groups is not None:
+        # Twins, and what was one group before.
+        _, number = np.unique(groups, return_inverse=True)
+        leaders = np.unique(number, return_index=True)[1][number]
+        merged = join_groups(np.concatenate([pairs, np.stack([leaders, np.arange(n_samples)], axis=1)]), n_samples)
+    else:
+        merged = joined
+    evidence.numbers |= {
+        "duplicate_share": len(same) / n_samples,
+        "near_share": float((sizes[joined] > 1).mean() - (np.bincount(exact)[exact] > 1).mean()),
+        "conflict_share": len(conflicts) / n_samples,
+        "torn_share": len(np.unique(torn)) / n_samples,
+        "n_groups": float(len(sizes)),
+        "ceiling": 1 - _least_errors(exact, known) / n_samples,
+    }
+    evidence.samples |= {"duplicates": tuple(np.unique(torn).tolist()), "conflicts": tuple(conflicts.tolist())}
+    evidence.groups = merged if len(torn) else None
+    return exact
+
+
+def _torn(pairs: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
+    """The pairs that a split may put on both sides."""
+    return pairs if groups is None else pairs[groups[pairs[:, 0]] != groups[pairs[:, 1]]]
+
+
+def _least_errors(exact: np.ndarray, known: KnownTargets) -> int:
+    """Samples that nothing can get right, since others are the same and have another class."""
+    if known.codes is None:
+        return 0
+    both, counts = np.unique(np.stack([exact, known.codes]), axis=1, return_counts=True)
+    most = np.zeros(exact.max() + 1, dtype=int)
+    np.maximum.at(most, both[0], counts)
+    return len(exact) - int(most.sum())
+
+
+# -- probes ---------------------------------------------------------------------------------------------
+
+
+_PROBED = (
+    "probe", "probe_r2", "majority", "is_chance", "noise_rate", "noise_error", "n_suspects", "lower_gain",
+    "lower_error", "best_layer",
+)  # fmt: skip
+
+
+def _of_probes(evidence: Evidence, embedder, samples, known: KnownTargets, drawn, rows, rng) -> None:
+    """Fill in what a linear probe makes of the embeddings, and of lower layers."""
+    evidence.numbers |= dict.fromkeys(_PROBED, _NAN)
+    if len(drawn) < _LEAST_PROBED:
+        return
+    targets = known.take(drawn)
+    probe = LinearProbe(rows)
+    left_out = probe.left_out(targets.columns)
+    evidence.numbers |= {
+        "probe": float(_hits(left_out.outputs, targets).mean()) if targets.codes is not None else left_out.r2,
+        "probe_r2": left_out.r2,
+        "is_chance": float(probe.is_chance(targets.columns, rng)),
+    }
+    if targets.codes is not None:
+        evidence.numbers["majority"] = float(targets.counts.max() / len(drawn))
+        chances = left_out.probabilities(targets.codes)
+        suspects = suspect_labels(chances, targets.codes)
+        evidence.numbers["noise_rate"], evidence.numbers["noise_error"] = noise_rate(chances, targets.codes)
+        evidence.numbers["n_suspects"] = float(len(suspects.positions))
+        evidence.samples["suspects"] = tuple(drawn[suspects.positions].tolist())
+    chosen = np.sort(rng.permutation(len(drawn))[:_COMPARED])
+    evidence.numbers |= _compare_layers(embedder, [samples[i] for i in drawn[chosen]], targets.take(chosen))
+
+
+def _compare_layers(embedder: BaseEmbedder, samples: Sequence[Any], known: KnownTargets) -> dict[str, float]:
+    """By how much the best lower layer beats the one that is read, and the standard error of that.
+
+    Higher layers are more specific to what the network was trained on [1]_: where a lower one serves better, that was
+    something else than these data. Of classes accuracies are compared, of numbers the parts of the variance explained.
+
+    References
+    ----------
+    .. [1] Yosinski et al. (2014), How Transferable are Features in Deep Neural Networks?
+    """
+    if len(embedder._reading.layers) != 1:
+        return {}
+    top = embedder._reading.layers[0]
+    layers = sorted({round(part * top) for part in _DEPTHS} - {top})
+    if not layers:
+        return {}
+    found = [_gains(rows, known) for rows in layer_rows(embedder, samples, [*layers, top])]
+    own = found.pop()
+    means = [gains.mean() for gains in found]
+    best = int(np.argmax(means))
+    higher = found[best] - own
+    return {
+        "lower_gain": float(higher.mean()),
+        "lower_error": float(higher.std(ddof=1) / len(higher) ** 0.5),
+        "best_layer": float(layers[best] - embedder.n_blocks_),
+    }
+
+
+def _gains(rows: np.ndarray, known: KnownTargets) -> np.ndarray:
+    """What the probe on these rows makes of each sample: whether right, or one less its share of the error."""
+    outputs = LinearProbe(rows).left_out(known.columns).outputs
+    return _hits(outputs, known)
+
+
+def _hits(outputs: np.ndarray, known: KnownTargets) -> np.ndarray:
+    if known.codes is not None:
+        return (outputs.argmax(1) == known.codes).astype(float)
+    variance = np.square(known.columns - known.columns.mean(0)).sum(1).mean()
+    return 1 - np.square(outputs - known.columns).sum(1) / (variance if variance > 0 else 1.0)

@@ -1,0 +1,135 @@
+"""How far a fit went from the pre-trained network: weights, outputs, and what can be read from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from skembed.advice.layers import layer_rows
+from skembed.base import BaseEmbedder
+from skembed.findings import Finding
+from skembed.measures import LinearProbe, linear_cka
+
+__all__ = ["compare_features", "compare_outputs", "find_forgetting", "weight_drift"]
+
+#: Outputs less alike than this, or weights that moved by more, are no longer those of the pre-trained network.
+_UNLIKE, _FAR = 0.5, 0.2
+
+
+def weight_drift(start: BaseEmbedder, tuned: BaseEmbedder) -> dict[str, float]:
+    """For each block the Frobenius norm of the change of its weights, as a part of that of its weights before.
+
+    Parameters
+    ----------
+    start, tuned : BaseEmbedder
+        Fitted: what training began with, and what it ended with.
+
+    Returns
+    -------
+    dict of str to float
+        The lowest block first; empty where nothing was trained.
+    """
+    if tuned.fingerprint_ == start.fingerprint_ or tuned.spec_.tuned is None:
+        return {}
+    from skembed.backbones.loading import load
+    from skembed.engine.device import resolve_device
+
+    backbone = load(start.spec_, resolve_device(start.device), "float32")
+    changed = tuned.spec_.tuned.tensors()
+    squares = {block.name: [0.0, 0.0] for block in backbone.blocks}
+    for name, value in backbone.module.named_parameters():
+        before = value.detach().cpu().double()
+        block = next(block for block in backbone.blocks if block.owns(name))
+        if name in changed:
+            squares[block.name][0] += float((changed[name].double() - before).square().sum())
+        squares[block.name][1] += float(before.square().sum())
+    return {name: (moved / size) ** 0.5 if size else 0.0 for name, (moved, size) in squares.items()}
+
+
+def compare_outputs(start: BaseEmbedder, tuned: BaseEmbedder, samples: Sequence[Any]) -> dict[str, float]:
+    """Linear CKA of the outputs of each block before and after, on the same samples.
+
+    Parameters
+    ----------
+    start, tuned : BaseEmbedder
+        Fitted.
+    samples : sequence
+        Raw samples that can be read.
+    """
+    from skembed.backbones.loading import load
+    from skembed.engine.device import resolve_device
+
+    depth = max(start._reading.layers) + 1
+    before, after = (layer_rows(embedder, samples, range(depth)) for embedder in (start, tuned))
+    names = [block.name for block in load(start.spec_, resolve_device(start.device), "float32").blocks[:depth]]
+    return {name: linear_cka(a, b) for name, a, b in zip(names, before, after, strict=True)}
+
+
+def compare_features(old: np.ndarray, new: np.ndarray, columns: np.ndarray, codes: np.ndarray | None) -> dict:
+    """What a linear probe, left out one by one, makes of the features before and after.
+
+    Returns
+    -------
+    dict of str to float
+        "old_probe" and "new_probe", accuracies or parts of the variance explained, and the standard error of their
+        difference.
+    """
+    quality = []
+    for rows in (old, new):
+        outputs = LinearProbe(rows).left_out(columns).outputs
+        if codes is None:
+            variance = np.square(columns - columns.mean(0)).sum(1).mean() or 1.0
+            quality.append(1 - np.square(outputs - columns).sum(1) / variance)
+        else:
+            quality.append((outputs.argmax(1) == codes).astype(float))
+    change = quality[1] - quality[0]
+    error = change.std(ddof=1) / len(change) ** 0.5
+    return {"old_probe": float(quality[0].mean()), "new_probe": float(quality[1].mean()), "probe_error": float(error)}
+
+
+def find_forgetting(
+    blocks: Mapping[str, Mapping[str, float]], probes: Mapping[str, float] | None = None, *, judged: bool = False
+) -> Iterator[Finding]:
+    """Whether the network is no longer the pre-trained one, and whether its features are the worse for it.
+
+    Parameters
+    ----------
+    blocks : dict
+        See `Diagnosis.blocks`.
+    probes : dict, optional
+        From `compare_features`.
+    judged : bool, default=False
+        Whether what was kept beat the probe on held-out samples, so that the change served.
+    """
+    moved = {name: row["drift"] for name, row in blocks.items() if row.get("drift", 0) > _FAR}
+    unlike = {name: row["cka"] for name, row in blocks.items() if row.get("cka", 1) < _UNLIKE}
+    lost = probes is not None and probes["old_probe"] - probes["new_probe"] > max(0.01, 2 * probes["probe_error"])
+    if not moved and not unlike and not lost:
+        return
+    signs = []
+    if unlike:
+        worst = min(unlike, key=unlike.__getitem__)
+        signs.append(f"outputs of {_blocks(unlike)} unlike those before (CKA {unlike[worst]:.2f} in {worst})")
+    if moved:
+        worst = max(moved, key=moved.__getitem__)
+        signs.append(f"weights of {_blocks(moved)} far from those before ({moved[worst]:.0%} of their size in {worst})")
+    if probes is not None:
+        signs.append(
+            f"a linear probe reaches {probes['old_probe']:.3f} on the old features and {probes['new_probe']:.3f} on "
+            f"the new ones (standard error of the difference {probes['probe_error']:.3f})"
+        )
+    if judged:
+        signs.append("held-out samples are the better for it")
+    evidence = "; ".join(signs) + "."
+    remedy = (
+        "A lower learning_rate or backbone_factor, layer_decay=0.6, l2_sp=0.01, or fewer blocks (strategy='partial'). "
+        "In a far domain some of it is wanted: look at whether the new features are the better ones."
+    )
+    severity = "serious" if lost else "note" if judged or probes is not None else "warning"
+    yield Finding("forgetting", severity, evidence[0].upper() + evidence[1:], remedy)
+
+
+def _blocks(found: Mapping[str, float]) -> str:
+    return "1 block are" if len(found) == 1 else f"{len(found)} blocks are"

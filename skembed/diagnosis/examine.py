@@ -1,0 +1,225 @@
+"""diagnose: from a fit, and samples if there are any, to findings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sklearn.base import clone
+from sklearn.utils import check_consistent_length
+from sklearn.utils.validation import check_is_fitted
+
+from skembed.advice.targets import KnownTargets, know_targets
+from skembed.diagnosis import curves, drift
+from skembed.diagnosis.data import MOST_SAMPLES, find_imbalance, find_leaks, find_noise
+from skembed.diagnosis.report import Diagnosis
+from skembed.findings import Finding, of_positions, worst_first
+
+if TYPE_CHECKING:
+    from skembed.finetune.base import BaseFineTuner
+    from skembed.finetune.fitting import Outcome, Request
+
+__all__ = ["diagnose", "diagnose_fit"]
+
+#: Rows of which all pairs are compared.
+_MOST_PAIRED = 10_000
+#: Samples whose outputs are compared block by block.
+_MOST_COMPARED = 500
+
+
+def diagnose(fitted: BaseFineTuner, X=None, y=None, *, random_state: int | None = 0) -> Diagnosis:
+    """Diagnosis after training: what went wrong, by which numbers, and what to do about it.
+
+    Without samples it is ``fitted.diagnosis_``, which every fit leaves. With them it also says how far each block's
+    outputs went from those of the pre-trained network (linear CKA [1]_), whether the new features serve better than the
+    old ones, and which labels of these samples are suspect [2]_.
+
+    Parameters
+    ----------
+    fitted : FineTuneClassifier or FineTuneRegressor
+        Fitted.
+    X : list, ndarray, Series or one-column dataframe of shape (n_samples,), default=None
+        Raw samples; better such as were not trained on, since the new features know the others' targets.
+    y : array-like of shape (n_samples,) or (n_samples, n_targets), default=None
+        Their targets. Without them only outputs are compared.
+    random_state : int or None, default=0
+        Seeds the draws: at most 3,000 samples are looked at, and 500 block by block.
+
+    Returns
+    -------
+    Diagnosis
+        Print it. All that is said of the fit in ``fitted.diagnosis_`` stays, but for "label noise" and "no signal",
+        where they are found in the given samples: that is said, and positions are those in X then.
+
+    Raises
+    ------
+    NotFittedError
+        If `fitted` is not.
+    ValueError
+        If y is given without X, or they differ in length.
+
+    References
+    ----------
+    .. [1] Kornblith et al. (2019), Similarity of Neural Network Representations Revisited.
+    .. [2] Northcutt, Jiang & Chuang (2021), Confident Learning: Estimating Uncertainty in Dataset Labels.
+
+    Examples
+    --------
+    >>> from skembed import FineTuneClassifier, diagnose
+    >>> texts = ["the invoice is overdue", "your parcel has arrived", "payment was refused", "delivery is delayed"] * 5
+    >>> labels = ["money", "parcel", "money", "parcel"] * 5
+    >>> classifier = FineTuneClassifier(strategy="head", max_epochs=3, random_state=0).fit(texts, labels)
+    >>> diagnose(classifier).names
+    ('leaked duplicates',)
+    """
+    check_is_fitted(fitted)
+    if X is None:
+        if y is not None:
+            raise ValueError("y is given without X: give both, or neither for what the fit itself knows.")
+        return fitted.diagnosis_
+    rng = np.random.default_rng(random_state)
+    from skembed.text import TextEmbedder
+
+    start = clone(TextEmbedder() if fitted.embedder is None else fitted.embedder).fit(X)
+    samples = start._samples(X, reset=False)
+    chosen = np.sort(rng.permutation(len(samples))[:MOST_SAMPLES])
+    samples = [samples[i] for i in chosen]
+    old, new = start.transform(samples), fitted.embedder_.transform(samples)
+    known = None
+    if y is not None:
+        check_consistent_length(X, y)
+        known = _targets_of(fitted, y).take(chosen)
+    readable = np.isfinite(old).all(1) & np.isfinite(new).all(1)
+    where = np.flatnonzero(readable)
+    found = _Samples([samples[i] for i in where], old[where], new[where], None if known is None else known.take(where))
+    return _with_samples(fitted, start, found, chosen[where], rng)
+
+
+class _Samples:
+    """Samples that a fitted estimator is looked at with, what was made of them before and after, and their targets."""
+
+    def __init__(self, raw: list[Any], old: np.ndarray, new: np.ndarray, known: KnownTargets | None):
+        self.raw, self.old, self.new, self.known = raw, old, new, known
+
+
+def _targets_of(fitted: BaseFineTuner, y: Any) -> KnownTargets:
+    classes = getattr(fitted, "classes_", None)
+    if classes is None:
+        return know_targets(y, "regression")
+    values = np.asarray(y.toarray() if hasattr(y, "toarray") else y)
+    if values.ndim == 2 and values.shape[1] > 1:
+        return know_targets(values, "multilabel")
+    codes = np.searchsorted(classes, values)
+    if not np.array_equal(classes[np.minimum(codes, len(classes) - 1)], values):
+        unknown = np.setdiff1d(values, classes).tolist()[0]
+        raise ValueError(f"y has the class {unknown!r}, which the estimator does not know. Leave its samples out.")
+    return KnownTargets("classification", np.eye(len(classes))[codes], codes, tuple(classes.tolist()))
+
+
+def _with_samples(fitted: BaseFineTuner, start, found: _Samples, positions: np.ndarray, rng) -> Diagnosis:
+    before = fitted.diagnosis_
+    blocks: dict[str, dict[str, float]] = {name: dict(row) for name, row in before.blocks.items()}
+    numbers = dict(before.numbers)
+    if fitted.embedder_.fingerprint_ != start.fingerprint_:
+        compared = np.sort(rng.permutation(len(found.raw))[:_MOST_COMPARED])
+        alike = drift.compare_outputs(start, fitted.embedder_, [found.raw[i] for i in compared])
+        for name, value in alike.items():
+            blocks.setdefault(name, {})["cka"] = value
+    about: tuple[Finding, ...] = ()
+    probes = None
+    known = found.known
+    if known is not None and len(found.raw) > 1:
+        probes = drift.compare_features(found.old, found.new, known.columns, known.codes)
+        numbers |= probes
+        noise = find_noise(found.old, known.columns, known.codes, known.names, rng)
+        about = tuple(replace(each, evidence=f"In the given samples: {each.evidence}") for each in noise)
+    about = (*of_positions(about, positions), *drift.find_forgetting(blocks, probes))
+    # What is known better now; all else is as true of the fit as it was.
+    again = {"forgetting", *(each.name for each in about)}
+    findings = [*about, *(each for each in before.findings if each.name not in again)]
+    checked = tuple(dict.fromkeys([*before.checked, "forgetting"]))
+    return Diagnosis(worst_first(findings), checked, blocks, numbers)
+
+
+# -- what a fit knows of itself -------------------------------------------------------------------------
+
+
+def diagnose_fit(request: Request, outcome: Outcome) -> Diagnosis:
+    """What a fit says of itself at its end: no sample goes through the network again.
+
+    Parameters
+    ----------
+    request : Request
+    outcome : Outcome
+        What came of it.
+    """
+    rng = np.random.default_rng(request.seed)
+    encoded = request.task.encode(request.y)
+    read = _curves(request, outcome, encoded)
+    findings = curves.read_curves(read)
+    about, checked = _of_data(request, outcome, encoded, rng)
+    # Targets that frozen features know nothing of may yet be learned; then there is no want of structure.
+    learned = outcome.kept == "fine-tuned" and read.part(read.best_loss) < 0.9
+    findings += [finding for finding in about if not (learned and finding.name == "no signal")]
+    moved = drift.weight_drift(request.embedder, outcome.embedder)
+    blocks = {name: {"drift": value} for name, value in moved.items()}
+    findings += drift.find_forgetting(blocks, judged=len(request.held_out) > 0)
+    numbers = {"naive_loss": read.naive_loss, "probe_loss": read.probe_loss, "best_loss": read.best_loss}
+    looked = [*(curves.CHECKED if request.max_epochs else ()), *checked, *(["forgetting"] if blocks else [])]
+    return Diagnosis(worst_first(findings), tuple(looked), blocks, numbers)
+
+
+def _curves(request: Request, outcome: Outcome, encoded: np.ndarray) -> curves.Curves:
+    judged = len(request.held_out) > 0
+    return curves.Curves(
+        history=outcome.progress.history,
+        kept=outcome.kept,
+        ended=outcome.progress.ended,
+        strategy=request.strategy,
+        depth=max(request.embedder._reading.layers) + 1,
+        learning_rate=request.settings.learning_rate,
+        naive_loss=_naive_loss(request, encoded),
+        probe_loss=outcome.probe_scores.loss if judged else float("nan"),
+        best_loss=outcome.scores.loss if judged else float("nan"),
+        temperature=outcome.scores.temperature,
+    )
+
+
+def _naive_loss(request: Request, encoded: np.ndarray) -> float:
+    """The loss of knowing the frequencies of the targets, or their mean, and nothing else."""
+    judged = request.held_out if len(request.held_out) else request.train
+    weights = request.weights
+    mean = np.average(encoded[request.train], axis=0, weights=weights[request.train])
+    losses = request.task.naive_losses(mean, encoded[judged])
+    return float(np.average(losses, weights=weights[judged]))
+
+
+def _of_data(request: Request, outcome: Outcome, encoded: np.ndarray, rng) -> tuple[list[Finding], list[str]]:
+    """What frozen embeddings and the held-out losses say, and what was looked for."""
+    rows, train, held_out = outcome.frozen, request.train, request.held_out
+    classes = getattr(request.task, "classes", None)
+    codes = None if classes is None else encoded.argmax(1)
+    names = range(encoded.shape[1]) if classes is None else classes.tolist()
+    chosen = np.sort(rng.permutation(len(rows))[:MOST_SAMPLES])
+    own = None if codes is None else codes[chosen]
+    noise = of_positions(find_noise(rows[chosen], encoded[chosen], own, names, rng), chosen)
+    findings, checked = [*noise], ["no signal", *([] if codes is None else ["label noise"])]
+    if len(held_out):
+        paired = np.sort(rng.permutation(len(rows))[:_MOST_PAIRED])
+        sides = (np.flatnonzero(np.isin(paired, side)) for side in (train, held_out))
+        findings += of_positions(find_leaks(rows[paired], *sides), paired)
+        checked.append("leaked duplicates")
+    if codes is not None and len(held_out) and len(outcome.scores.each) == len(held_out):
+        weights = request.weights[held_out]
+        chances = np.exp(-np.asarray(outcome.scores.each) * weights.mean() / weights)
+        counts = np.bincount(codes[train], minlength=encoded.shape[1])
+        balanced = bool(np.ptp(request.weights) > 0)
+        findings += find_imbalance(chances, codes[held_out], counts, names, balanced=balanced)
+        checked.append("class imbalance")
+    return [replace(found, samples=_in_X(request, found)) for found in findings], checked
+
+
+def _in_X(request: Request, found: Finding) -> tuple[int, ...]:
+    """Positions in X, of which samples may have been left out."""
+    return tuple(request.positions[list(found.samples)].tolist()) if found.samples else ()

@@ -1,0 +1,90 @@
+"""A diagnosis: findings, what was measured, and what was looked at."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from skembed.findings import Finding, describe
+
+__all__ = ["Diagnosis"]
+
+_WIDTH = 100
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was found in a fit. Print it.
+
+    Parameters
+    ----------
+    findings : tuple of Finding
+        The worst first.
+    checked : tuple of str
+        Names of the findings that were looked for, found or not.
+    blocks : dict of str to dict of str to float
+        For each block of the backbone, the lowest first: "drift", by how much its weights changed as a part of their
+        size (Frobenius norms); and "cka", how alike its outputs are to those before the fit, where samples were given.
+    numbers : dict of str to float
+        What was measured besides.
+
+    Examples
+    --------
+    >>> from skembed.diagnosis import Diagnosis
+    >>> diagnosis = Diagnosis(findings=(), checked=("overfitting", "underfitting"))
+    >>> print(diagnosis)
+    Healthy: nothing was found. Looked for overfitting, underfitting.
+    >>> diagnosis.healthy, "overfitting" in diagnosis
+    (True, False)
+    """
+
+    findings: tuple[Finding, ...]
+    checked: tuple[str, ...]
+    blocks: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    numbers: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether nothing was found but notes."""
+        return all(found.severity == "note" for found in self.findings)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What was found."""
+        return tuple(found.name for found in self.findings)
+
+    def __contains__(self, name: str) -> bool:
+        """Whether it was found."""
+        return name in self.names
+
+    def __getitem__(self, name: str) -> Finding:
+        """The finding of that name."""
+        if name not in self.names:
+            raise KeyError(f"{name!r} is none of the findings: {list(self.names)}.")
+        return self.findings[self.names.index(name)]
+
+    def __str__(self) -> str:
+        left = [name for name in self.checked if name not in self.names]
+        looked = f"Looked for {', '.join(left)}." if left else ""
+        if not self.findings:
+            lines = [f"Healthy: nothing was found. {looked}".strip()]
+        else:
+            n_findings = len(self.findings)
+            first = "Healthy, with notes" if self.healthy else f"{n_findings} finding{'s' if n_findings > 1 else ''}"
+            lines = [f"{first}, the worst first:", describe(self.findings)]
+            lines += [f"Not found: {', '.join(left)}."] if left else []
+        lines = [textwrap.fill(line, _WIDTH) if line.startswith(("Not", "Healthy:")) else line for line in lines]
+        return "\n".join([*lines, *self._table()])
+
+    def _table(self) -> list[str]:
+        changed = {name: row for name, row in self.blocks.items() if row.get("drift", 0) > 0 or "cka" in row}
+        if not changed:
+            return []
+        width = max(map(len, changed))
+        compared = any("cka" in row for row in changed.values())
+        lines = [f"{'block':{width}}  drift of weights{'  CKA of outputs' if compared else ''}"]
+        for name, row in changed.items():
+            alike = f"{row['cka']:16.3f}" if "cka" in row else ""
+            lines.append(f"{name:{width}}  {row.get('drift', 0.0):16.2%}{alike}")
+        return lines

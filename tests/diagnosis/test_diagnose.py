@@ -1,0 +1,285 @@
+"""diagnose: each fault that is put into data or settings is named, and is not where it was not put."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import make_multilabel_classification
+from sklearn.exceptions import NotFittedError
+from sklearn.utils import estimator_html_repr
+
+from skembed import FineTuneClassifier, FineTuneRegressor, diagnose
+from skembed.backbones.loading import load
+from skembed.diagnosis.data import find_imbalance
+from skembed.diagnosis.drift import find_forgetting, weight_drift
+from skembed.measures import linear_cka
+from skembed.testing import ArrayBackbone, ArrayEmbedder, array_backbone
+from tests.advice.cases import separable, wide_backbone
+
+LEARNABLE = {"learning_rate": 1e-2, "backbone_factor": 1.0, "random_state": 0}
+
+
+def _fit(X, y, backbone=array_backbone, **parameters):
+    classifier = FineTuneClassifier(ArrayEmbedder(backbone, precision="float32"), **{**LEARNABLE, **parameters})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a fit diverged
+        return classifier.fit(X, y)
+
+
+@pytest.fixture(scope="module")
+def curved():
+    """Classes that no linear function of the frozen features tells apart well, and training does."""
+    X = np.random.default_rng(0).normal(size=(400, 4)).astype(np.float32)
+    return X, (X[:, 0] * (np.abs(X[:, 1]) - 0.7) > 0).astype(int)
+
+
+@pytest.fixture(scope="module")
+def healthy(curved):
+    return _fit(*curved, strategy="full", max_epochs=40, patience=20)
+
+
+def test_a_healthy_fit(healthy, curved):
+    assert healthy.kept_ == "fine-tuned"
+    assert healthy.diagnosis_.healthy, healthy.diagnosis_
+    assert set(healthy.diagnosis_.checked) >= {"overfitting", "underfitting", "instability", "leaked duplicates"}
+    assert diagnose(healthy) is healthy.diagnosis_
+    assert "Healthy" in str(healthy.diagnosis_)
+
+
+def test_a_healthy_probe():
+    fitted = _fit(*separable(), wide_backbone, strategy="head", max_epochs=5, learning_rate=1e-3)
+    assert fitted.diagnosis_.findings == (), fitted.diagnosis_
+
+
+def test_a_rate_far_too_high(healthy, curved):
+    fitted = _fit(*curved, strategy="full", learning_rate=30.0, max_epochs=6)
+    assert "instability" in fitted.diagnosis_
+    assert "learning_rate=3" in fitted.diagnosis_["instability"].remedy
+    assert "instability" not in healthy.diagnosis_
+
+
+def test_a_fit_that_diverges(curved):
+    X, y = curved
+    fitted = _fit(X, y, strategy="full", learning_rate=1e38, clip_norm=None, max_epochs=4)
+    assert fitted.diagnosis_["instability"].severity == "serious"
+
+
+def test_overfitting(healthy, curved):
+    """Fifty samples, a third of them mislabelled, and a network that learns them by heart."""
+    X, y = (values[:60] for values in curved)
+    noisy = np.where(np.random.default_rng(0).random(60) < 0.3, 1 - y, y)
+    fitted = _fit(X, noisy, wide_backbone, strategy="full", learning_rate=3e-2, max_epochs=60, patience=60, dropout=0.0)
+    assert "overfitting" in fitted.diagnosis_
+    assert "overfitting" not in healthy.diagnosis_
+
+
+def test_underfitting_by_too_few_epochs(healthy, curved):
+    fitted = _fit(*curved, strategy="full", max_epochs=4)
+    assert "max_epochs" in fitted.diagnosis_["underfitting"].remedy
+    assert "underfitting" not in healthy.diagnosis_
+
+
+def test_underfitting_by_too_few_blocks(curved):
+    fitted = _fit(*curved, strategy="head", max_epochs=5)
+    assert "deeper" in fitted.diagnosis_["underfitting"].remedy
+
+
+def test_negative_transfer():
+    fitted = _fit(*separable(spread=0.75), wide_backbone, strategy="full", learning_rate=0.3, max_epochs=5)
+    assert fitted.kept_ == "probe"
+    assert "negative transfer" in fitted.diagnosis_
+
+
+def test_shuffled_labels():
+    X, y = separable()
+    fitted = _fit(X, np.random.default_rng(0).permutation(y), wide_backbone, strategy="head", max_epochs=2)
+    assert fitted.diagnosis_["no signal"].severity == "serious"
+    assert "label noise" not in fitted.diagnosis_
+    assert "no signal" not in _fit(X, y, wide_backbone, max_epochs=0).diagnosis_
+
+
+def test_what_training_learns_is_no_want_of_signal(healthy, curved):
+    """Targets of which the frozen features know nothing, but which are learned."""
+    assert "no signal" not in healthy.diagnosis_
+
+
+def test_flipped_labels():
+    """Measured: precision 1.0, recall 0.83."""
+    X, y = separable(600)
+    flipped = np.random.default_rng(1).permutation(len(y))[: len(y) // 10]
+    noisy = y.copy()
+    noisy[flipped] = (noisy[flipped] + 1) % 3
+    fitted = _fit(X, noisy, wide_backbone, max_epochs=0)
+    found = fitted.diagnosis_["label noise"]
+    assert np.isin(found.samples, flipped).mean() >= 0.95
+    assert np.isin(flipped, found.samples).mean() >= 0.75
+    clean = _fit(X, y, wide_backbone, max_epochs=0)
+    assert "label noise" not in clean.diagnosis_
+    # Samples that are given are told from those of the fit, of which all stays true.
+    given = diagnose(clean, X, noisy)
+    assert given["label noise"].evidence.startswith("In the given samples")
+    assert set(given["label noise"].samples) == set(found.samples)
+    assert diagnose(fitted, X, y)["label noise"] == found
+
+
+def test_leaked_duplicates():
+    X, y = separable(spread=0.5)
+    X2, y2 = np.concatenate([X, X[:80]]), np.concatenate([y, y[:80]])
+    fitted = _fit(X2, y2, wide_backbone, max_epochs=0)
+    found = fitted.diagnosis_["leaked duplicates"]
+    assert found.severity == "serious"
+    assert all(i < 80 or i >= 240 for i in found.samples)
+    assert "leaked duplicates" not in _fit(X, y, wide_backbone, max_epochs=0).diagnosis_
+    groups = np.concatenate([np.arange(240), np.arange(80)])
+    kept = FineTuneClassifier(ArrayEmbedder(wide_backbone), max_epochs=0, random_state=0).fit(X2, y2, groups=groups)
+    assert "leaked duplicates" not in kept.diagnosis_
+
+
+def test_imbalance_that_hurts_a_class():
+    X, y = separable(600, 2, spread=1.2)
+    kept = np.concatenate([np.flatnonzero(y == 0), np.flatnonzero(y == 1)[:20]])
+    fitted = _fit(X[kept], y[kept], wide_backbone, max_epochs=0)
+    assert "class_weight" in fitted.diagnosis_["class imbalance"].remedy
+    assert "class imbalance" not in _fit(X, y, wide_backbone, max_epochs=0).diagnosis_
+
+
+def test_rare_classes_that_do_well_are_no_finding():
+    codes, counts = np.array([0] * 10 + [1] * 4), np.array([100, 10])
+    good, bad = np.full(14, 0.9), np.array([0.9] * 10 + [0.3] * 4)
+    assert list(find_imbalance(good, codes, counts, "ab", balanced=False)) == []
+    (found,) = find_imbalance(bad, codes, counts, "ab", balanced=True)
+    assert "'b' (10 samples: 0.30)" in found.evidence
+    assert "class_weight" not in found.remedy
+    assert list(find_imbalance(bad, codes, np.array([100, 30]), "ab", balanced=False)) == []
+
+
+# -- drift and forgetting -------------------------------------------------------------------------------
+
+
+def test_drift_is_the_change_of_weights_over_their_size(healthy, curved):
+    start = ArrayEmbedder(precision="float32").fit(curved[0])
+    drift = weight_drift(start, healthy.embedder_)
+    before = load(start.spec_, torch.device("cpu"), "float32").module
+    after = load(healthy.embedder_.spec_, torch.device("cpu"), "float32").module
+    for name, (a, b) in {
+        "stem": (before.stem.weight, after.stem.weight),
+        "layers.1": (before.layers[1].weight, after.layers[1].weight),
+    }.items():
+        assert drift[name] == pytest.approx(float((a - b).norm() / a.norm()), rel=1e-5)
+        assert healthy.diagnosis_.blocks[name]["drift"] == drift[name]
+    assert weight_drift(start, start) == {}
+
+
+def test_frozen_blocks_do_not_drift(curved):
+    fitted = _fit(*curved, strategy="partial", n_unfrozen=1, max_epochs=20)
+    blocks = diagnose(fitted, *curved).blocks
+    assert [name for name, row in blocks.items() if row["drift"] > 0] == ["layers.1"]
+    assert (blocks["stem"]["cka"], blocks["layers.0"]["cka"]) == pytest.approx((1, 1))
+    assert blocks["layers.1"]["cka"] < 1
+
+
+def test_cka_of_blocks_is_that_of_their_outputs(healthy, curved):
+    X = curved[0]
+    blocks = diagnose(healthy, X).blocks
+    for layer, name in enumerate(("stem", "layers.0", "layers.1")):
+        before = ArrayEmbedder(layers=layer, precision="float32").fit_transform(X)
+        after = ArrayEmbedder(healthy.embedder_.backbone, layers=layer, precision="float32").fit_transform(X)
+        assert blocks[name]["cka"] == pytest.approx(linear_cka(before, after), rel=1e-5)
+
+
+def test_forgetting(healthy, curved):
+    """Trained hard and unjudged on labels that say nothing, a network loses what it knew."""
+    X, y = curved
+    shuffled = np.random.default_rng(0).permutation(y)
+    settings = {"strategy": "full", "learning_rate": 0.5, "max_epochs": 20, "validation_fraction": None}
+    fitted = _fit(X, shuffled, **settings)
+    assert "forgetting" in fitted.diagnosis_
+    linear = (X[:, 0] + X[:, 2] > 0).astype(int)
+    found = diagnose(fitted, X, linear)["forgetting"]
+    assert found.severity == "serious"
+    assert "on the old features" in found.evidence
+    gentle = _fit(X, linear, **{**settings, "learning_rate": 1e-3, "max_epochs": 3})
+    assert "forgetting" not in gentle.diagnosis_
+    assert "forgetting" not in diagnose(gentle, X, linear)
+
+
+def test_change_that_serves_is_a_note():
+    blocks = {"top": {"drift": 0.5, "cka": 0.3}}
+    (better,) = find_forgetting(blocks, {"old_probe": 0.6, "new_probe": 0.9, "probe_error": 0.02})
+    (worse,) = find_forgetting(blocks, {"old_probe": 0.9, "new_probe": 0.6, "probe_error": 0.02})
+    assert (better.severity, worse.severity) == ("note", "serious")
+    assert list(find_forgetting({"top": {"drift": 0.1, "cka": 0.9}})) == []
+
+
+def test_training_makes_features_better_and_that_is_measured(healthy, curved):
+    X = np.random.default_rng(5).normal(size=(300, 4)).astype(np.float32)
+    y = (X[:, 0] * (np.abs(X[:, 1]) - 0.7) > 0).astype(int)
+    numbers = diagnose(healthy, X, y).numbers
+    assert numbers["new_probe"] > numbers["old_probe"] + 0.1
+
+
+# -- what it is attached to -----------------------------------------------------------------------------
+
+
+def test_it_is_a_plain_attribute_that_is_carried_along(healthy, curved):
+    from skops.io import dumps, get_untrusted_types
+    from skops.io import loads as load_skops
+
+    copied = pickle.loads(pickle.dumps(healthy))
+    assert copied.diagnosis_ == healthy.diagnosis_
+    data = dumps(healthy)
+    again = load_skops(data, trusted=get_untrusted_types(data=data))
+    assert str(again.diagnosis_) == str(healthy.diagnosis_)
+    assert "diagnosis_" in vars(healthy)
+    assert estimator_html_repr(healthy)
+
+
+def test_a_fit_runs_no_sample_through_the_network_for_it(curved, monkeypatch):
+    from skembed.diagnosis import examine
+
+    passes = []
+    original = ArrayBackbone.forward_blocks
+    monkeypatch.setattr(ArrayBackbone, "forward_blocks", lambda *arguments: passes.append(0) or original(*arguments))
+    counted = []
+    plain = examine.diagnose_fit
+
+    def diagnosed(*arguments):
+        before = len(passes)
+        found = plain(*arguments)
+        counted.append(len(passes) - before)
+        return found
+
+    monkeypatch.setattr(examine, "diagnose_fit", diagnosed)
+    _fit(*curved, strategy="full", max_epochs=2)
+    assert counted == [0]
+    assert passes
+
+
+def test_numbers_and_several_labels():
+    X, _ = separable(200)
+    embedder = ArrayEmbedder(wide_backbone, precision="float32")
+    regressor = FineTuneRegressor(embedder, max_epochs=3, random_state=0).fit(X, X[:, 0])
+    assert regressor.diagnosis_.healthy, regressor.diagnosis_
+    assert "label noise" not in regressor.diagnosis_.checked
+    shuffled = np.random.default_rng(0).permutation(X[:, 0])
+    assert "no signal" in FineTuneRegressor(embedder, max_epochs=0, random_state=0).fit(X, shuffled).diagnosis_
+    assert diagnose(regressor, X, shuffled)["no signal"].severity == "serious"
+    X, Y = make_multilabel_classification(200, 8, n_classes=3, random_state=0)
+    X = ((X - X.mean(0)) / X.std(0)).astype(np.float32)
+    assert diagnose(_fit(X, Y, wide_backbone, max_epochs=2), X, Y).checked
+
+
+def test_errors_say_what_to_do(healthy, curved):
+    X, y = curved
+    with pytest.raises(NotFittedError):
+        diagnose(FineTuneClassifier(ArrayEmbedder()))
+    with pytest.raises(ValueError, match="without X"):
+        diagnose(healthy, y=y)
+    with pytest.raises(ValueError, match="the class 7"):
+        diagnose(healthy, X, np.full(len(X), 7))
+    with pytest.raises(KeyError, match="none of the findings"):
+        healthy.diagnosis_["overfitting"]
