@@ -82,7 +82,7 @@ def test_few_pairs_tell_little(differences, verdict):
 
 def test_scores_are_judged_by_the_accuracy_of_all_candidates(tmp_path, capsys):
     path = tmp_path / "selection.json"
-    selection.main(["--only", "topics", "--samples", "600", "--json", str(path)])
+    selection.main(["--only", "topics", "--samples", "800", "--json", str(path)])
     written = json.loads(path.read_text())
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == written
     found = written["results"]["topics"]

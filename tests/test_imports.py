@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "skembed"
 LAYERS = [
     ("skembed.exceptions", 1),
     ("skembed.findings", 1),
-    ("skembed.measures", 1),
+    ("skembed.measures", 2),
     ("skembed.engine.batching", 1),
     ("skembed._sklearn", 1),
     ("skembed._plotting", 1),
@@ -36,6 +36,7 @@ LAYERS = [
     ("skembed.backbones", 3),
     ("skembed.engine", 4),
     ("skembed.base", 5),
+    ("skembed.layerwise", 6),
     ("skembed.image", 5),
     ("skembed.text", 5),
     ("skembed.audio", 5),

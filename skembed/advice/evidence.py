@@ -10,9 +10,9 @@ import numpy as np
 
 from skembed.advice.compute import measure_compute
 from skembed.advice.coverage import broken_share
-from skembed.advice.layers import layer_rows
 from skembed.advice.targets import KnownTargets
 from skembed.base import BaseEmbedder
+from skembed.layerwise import layer_rows
 from skembed.measures import LinearProbe, exact_groups, find_twins, noise_rate, suspect_labels
 from skembed.measures.duplicates import join_groups
 

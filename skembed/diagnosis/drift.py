@@ -7,45 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from skembed.advice.layers import layer_rows
 from skembed.base import BaseEmbedder
 from skembed.findings import Finding
+from skembed.layerwise import layer_rows
 from skembed.measures import LinearProbe, linear_cka
 
-__all__ = ["compare_features", "compare_outputs", "find_forgetting", "weight_drift"]
+__all__ = ["compare_features", "compare_outputs", "find_forgetting"]
 
 #: Outputs less alike than this, or weights that moved by more, are no longer those of the pre-trained network.
 _UNLIKE, _FAR = 0.5, 0.2
-
-
-def weight_drift(start: BaseEmbedder, tuned: BaseEmbedder) -> dict[str, float]:
-    """For each block the Frobenius norm of the change of its weights, as a part of that of its weights before.
-
-    Parameters
-    ----------
-    start, tuned : BaseEmbedder
-        Fitted: what training began with, and what it ended with.
-
-    Returns
-    -------
-    dict of str to float
-        The lowest block first; empty where nothing was trained.
-    """
-    if tuned.fingerprint_ == start.fingerprint_ or tuned.spec_.tuned is None:
-        return {}
-    from skembed.backbones.loading import load
-    from skembed.engine.device import resolve_device
-
-    backbone = load(start.spec_, resolve_device(start.device), "float32")
-    changed = tuned.spec_.tuned.tensors()
-    squares = {block.name: [0.0, 0.0] for block in backbone.blocks}
-    for name, value in backbone.module.named_parameters():
-        before = value.detach().cpu().double()
-        block = next(block for block in backbone.blocks if block.owns(name))
-        if name in changed:
-            squares[block.name][0] += float((changed[name].double() - before).square().sum())
-        squares[block.name][1] += float(before.square().sum())
-    return {name: (moved / size) ** 0.5 if size else 0.0 for name, (moved, size) in squares.items()}
 
 
 def compare_outputs(start: BaseEmbedder, tuned: BaseEmbedder, samples: Sequence[Any]) -> dict[str, float]:

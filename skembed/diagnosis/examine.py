@@ -15,6 +15,7 @@ from skembed.diagnosis import curves, drift
 from skembed.diagnosis.data import MOST_SAMPLES, find_imbalance, find_leaks, find_noise
 from skembed.diagnosis.report import Diagnosis
 from skembed.findings import Finding, of_positions, worst_first
+from skembed.layerwise import block_drift
 
 if TYPE_CHECKING:
     from skembed.finetune.base import BaseFineTuner
@@ -162,7 +163,9 @@ def diagnose_fit(request: Request, outcome: Outcome) -> Diagnosis:
     # Targets that frozen features know nothing of may yet be learned; then there is no want of structure.
     learned = outcome.kept == "fine-tuned" and read.part(read.best_loss) < 0.9
     findings += [finding for finding in about if not (learned and finding.name == "no signal")]
-    moved = drift.weight_drift(request.embedder, outcome.embedder)
+    start, kept = request.embedder, outcome.embedder
+    trained = kept.fingerprint_ != start.fingerprint_
+    moved = block_drift(start.spec_, kept.spec_) if trained else {}
     blocks = {name: {"drift": value} for name, value in moved.items()}
     findings += drift.find_forgetting(blocks, judged=len(request.held_out) > 0)
     numbers = {"naive_loss": read.naive_loss, "probe_loss": read.probe_loss, "best_loss": read.best_loss}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,11 +12,13 @@ from skembed._plotting import BEST, COLOUR, GREY, bare, panels, pyplot
 from skembed.backbones.tuned import TunedWeights
 from skembed.base import BaseEmbedder
 from skembed.displays.estimators import fitted_fine_tuner, layer_features
+from skembed.layerwise import block_drift
+from skembed.measures import linear_cka
 
 if TYPE_CHECKING:
-    from skembed.backbones.base import Block
+    pass
 
-__all__ = ["DriftDisplay", "linear_cka", "weight_drift"]
+__all__ = ["DriftDisplay"]
 
 
 class DriftDisplay:
@@ -89,9 +91,10 @@ class DriftDisplay:
         """
         pyplot(cls.__name__)
         fitted, prepare = fitted_fine_tuner(estimator, cls.__name__)
-        blocks, drift = _weights_compared(fitted.embedder_)
+        spec = fitted.embedder_.spec_
+        drift = block_drift(spec if spec.tuned is None else spec.tuned.base, spec)
         cka = None if X is None else _features_compared(fitted.embedder_, prepare(X))
-        return cls(blocks, drift, cka).plot(ax=ax)
+        return cls(list(drift), list(drift.values()), cka).plot(ax=ax)
 
     def plot(self, ax=None) -> DriftDisplay:
         """Draw the drift.
@@ -164,83 +167,6 @@ def _percent(share: float) -> str:
     ('3.0 %', '0.012 %', '150 %')
     """
     return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:#.2g} %"
-
-
-def weight_drift(before: Mapping[str, Any], after: Mapping[str, Any], blocks: Iterable[Block]) -> np.ndarray:
-    """Norm of the change of each block's weights, divided by their norm before.
-
-    Parameters
-    ----------
-    before : mapping of str to ndarray
-        All weights by their names.
-    after : mapping of str to ndarray
-        Those of them that may have changed.
-    blocks : iterable of Block
-        Which names belong together.
-
-    Returns
-    -------
-    ndarray of shape (n_blocks,), float64
-        0 for blocks that nothing changed of, or that have no weights.
-
-    Examples
-    --------
-    >>> from skembed.backbones.base import Block
-    >>> before = {"a.weight": [3.0, 4.0], "b.weight": [1.0]}
-    >>> weight_drift(before, {"a.weight": [3.0, 5.0]}, [Block("a", ("a",)), Block("b", ("b",))])
-    array([0.2, 0. ])
-    """
-    found = []
-    for block in blocks:
-        change = norm = 0.0
-        for name in (name for name in before if block.owns(name)):
-            old = np.asarray(before[name], dtype=np.float64)
-            norm += float((old**2).sum())
-            if name in after:
-                change += float(((np.asarray(after[name], dtype=np.float64) - old) ** 2).sum())
-        found.append(np.sqrt(change / norm) if norm else 0.0)
-    return np.array(found)
-
-
-def linear_cka(before: np.ndarray, after: np.ndarray) -> float:
-    """How alike two sets of features of the same samples are, whatever their rotation and scale.
-
-    Parameters
-    ----------
-    before, after : ndarray of shape (n_samples, n_features), the widths may differ
-        Features.
-
-    Returns
-    -------
-    float
-        From 0 to 1; NaN where either is the same for all samples.
-
-    References
-    ----------
-    .. [1] Kornblith, Norouzi, Lee & Hinton (2019), Similarity of Neural Network Representations Revisited, equation 5.
-
-    Examples
-    --------
-    >>> rows = np.random.default_rng(0).normal(size=(20, 3))
-    >>> round(linear_cka(rows, 2 * rows[:, ::-1]), 6)
-    1.0
-    """
-    first, second = (np.asarray(rows, dtype=np.float64) - np.mean(rows, axis=0) for rows in (before, after))
-    own = np.linalg.norm(first.T @ first) * np.linalg.norm(second.T @ second)
-    return float(np.linalg.norm(first.T @ second) ** 2 / own) if own else float("nan")
-
-
-def _weights_compared(embedder: BaseEmbedder) -> tuple[list[str], np.ndarray]:
-    """Names of the blocks, and the drift of each."""
-    from skembed.backbones.loading import load
-    from skembed.engine.device import resolve_device
-
-    tuned = embedder.spec_.tuned
-    # In float32 whatever the embedder's precision is: rounding would look like drift.
-    base = load(embedder.spec_ if tuned is None else tuned.base, resolve_device("cpu"), "float32")
-    before = {name: value.numpy() for name, value in base.module.named_parameters()}
-    after = {} if tuned is None else {name: value.float().numpy() for name, value in tuned.tensors().items()}
-    return [block.name for block in base.blocks], weight_drift(before, after, base.blocks)
 
 
 def _features_compared(embedder: BaseEmbedder, X: Any) -> np.ndarray:

@@ -11,6 +11,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from skembed.base import BaseEmbedder
+from skembed.layerwise import layer_rows
 
 if TYPE_CHECKING:
     from skembed.finetune.base import BaseFineTuner
@@ -115,12 +116,6 @@ def layer_features(embedder: BaseEmbedder, X: Any, layers: Any = "all") -> tuple
     features : list of ndarray of shape (n_samples, width), float32
         As the embedder with that layer alone would give them.
     """
-    # What layer_attention weighs are the layers pooled by "auto"; of one layer it gives that one.
-    pooling = "auto" if embedder.pooling == "layer_attention" else embedder.pooling
-    joint = clone(embedder).set_params(layers=layers, pooling=pooling, normalize=False, truncate_dim=None).fit(X)
+    joint = clone(embedder).set_params(layers=layers).fit(X)
     chosen = list(joint._reading.layers)
-    single = [clone(embedder).set_params(layers=layer, pooling=pooling).fit(X) for layer in chosen]
-    # Convolutional stages differ in width: each layer's own comes from a tiny sample, not from X.
-    edges = np.cumsum([one._width for one in single])[:-1]
-    parts = np.split(joint.transform(X), edges, axis=1)
-    return chosen, [one._finished(part) for one, part in zip(single, parts, strict=True)]
+    return chosen, [joint._finished(rows) for rows in layer_rows(joint, joint._samples(X, reset=False), chosen)]

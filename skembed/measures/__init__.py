@@ -1,5 +1,6 @@
 """Measures of rows, targets and their twins that advice and diagnosis share: NumPy and SciPy only."""
 
+from skembed.measures.drift import weight_drift
 from skembed.measures.duplicates import Twins, exact_groups, find_twins
 from skembed.measures.label_noise import Suspects, noise_rate, suspect_labels
 from skembed.measures.leave_one_out import LeftOut, LinearProbe
@@ -15,4 +16,5 @@ __all__ = [
     "linear_cka",
     "noise_rate",
     "suspect_labels",
+    "weight_drift",
 ]

@@ -14,8 +14,8 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from skembed import FineTuneClassifier, ImageEmbedder
 from skembed.backbones.loading import load
 from skembed.displays import DriftDisplay, LayerProbeDisplay
-from skembed.displays.drift import linear_cka, weight_drift
 from skembed.displays.estimators import layer_features
+from skembed.measures import linear_cka, weight_drift
 from skembed.testing import ArrayBackbone, ArrayEmbedder
 from tests.backbones import tiny
 

@@ -1,4 +1,4 @@
-"""Embeddings by several layers of one network, from one pass."""
+"""What several layers of a network make of samples, from one pass; and how far its blocks moved."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from sklearn.base import clone
 
+from skembed.backbones.base import BackboneSpec
 from skembed.base import BaseEmbedder
 from skembed.exceptions import TruncationWarning
+from skembed.measures import weight_drift
 
-__all__ = ["layer_rows"]
+__all__ = ["block_drift", "layer_rows"]
 
 
 def layer_rows(embedder: BaseEmbedder, samples: Sequence[Any], layers: Sequence[int]) -> list[np.ndarray]:
@@ -41,3 +43,30 @@ def layer_rows(embedder: BaseEmbedder, samples: Sequence[Any], layers: Sequence[
         warnings.simplefilter("ignore", TruncationWarning)
         joined = clone(embedder).set_params(layers=list(layers), **plain).fit(probe).transform(samples)
     return np.split(joined, np.cumsum(widths)[:-1], axis=1)
+
+
+def block_drift(before: BackboneSpec, after: BackboneSpec) -> dict[str, float]:
+    """For each block the norm of the change of its weights, as a part of that of its weights before.
+
+    Weights are compared as they compute: low-rank updates are merged, and tensors that an adapter brought along have
+    nothing to be compared with.
+
+    Parameters
+    ----------
+    before, after : BackboneSpec
+        A network, and the same one after training.
+
+    Returns
+    -------
+    dict of str to float
+        By block, the lowest first.
+    """
+    import torch
+
+    from skembed.backbones.loading import load
+
+    # In float32 whatever the embedder's precision is: rounding would look like drift.
+    networks = [load(spec, torch.device("cpu"), "float32") for spec in (before, after)]
+    old, new = ({name: value.numpy() for name, value in each.module.named_parameters()} for each in networks)
+    blocks = networks[0].blocks
+    return dict(zip((block.name for block in blocks), weight_drift(old, new, blocks).tolist(), strict=True))
