@@ -17,6 +17,7 @@ LAYERS = [
     ("skembed.engine.batching", 1),
     ("skembed._sklearn", 1),
     ("skembed.finetune.schedules", 1),
+    ("skembed.finetune.methods", 1),
     ("skembed.finetune.groups", 2),
     ("skembed.finetune.probe", 1),
     ("skembed.finetune.tasks", 2),

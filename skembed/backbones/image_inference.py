@@ -243,8 +243,11 @@ class InferenceCopies:
 
     def _first_values(self, module: nn.Module) -> Sequence[Weights] | None:
         """What was folded at the start, if the network still is what it was. Given away: it is needed once."""
+        # Not to a network that was made of this one: it has other weights, and this one is still to come.
+        if self._first is None or not self._first.still(module):
+            return None
         first, self._first = self._first, None
-        return first.values if first is not None and first.still(module) else None
+        return first.values
 
     def __getstate__(self):
         return {"pairs": self.pairs, "channels_last": self.channels_last}

@@ -1,0 +1,101 @@
+"""What a strategy means: how deep training goes, and what trains in the blocks that it reaches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["DEPTHS", "METHODS", "STRATEGIES", "WEIGHTS", "Method", "Strategy", "parse_strategy", "resolve_factor"]
+
+DEPTHS = ("head", "partial", "full", "progressive")
+
+#: What trains in a block, by name; and what `learning_rate` is multiplied by for it where `backbone_factor` is "auto".
+#: Pre-trained weights want small steps: large ones lose what is in them. What was added begins at nothing, and
+#: biases and scales are few: both want about the head's own rate (`benchmarks/methods.py` has the comparison).
+METHODS = {"weights": 0.1, "lora": 1.0, "adapter": 1.0, "prefix": 1.0, "prompt": 1.0, "bitfit": 1.0, "norm": 1.0}
+
+_ADDED = tuple(name for name in METHODS if name != "weights")
+STRATEGIES = (*DEPTHS, *_ADDED, *(f"{depth}+{name}" for depth in ("partial", "progressive") for name in _ADDED))
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """A strategy in its two parts.
+
+    Parameters
+    ----------
+    depth : {"head", "partial", "full", "progressive"}
+        Which blocks train when.
+    method : str
+        A key of `METHODS`: what trains in them.
+    """
+
+    depth: str
+    method: str
+
+
+@dataclass(frozen=True)
+class Method:
+    """What trains in the blocks that a strategy reaches; all of it plain values.
+
+    Parameters
+    ----------
+    name : str
+        A key of `METHODS`.
+    lora_rank, lora_alpha, lora_dropout, target_modules, adapter_width, n_virtual_tokens
+        See `skembed.FineTuneClassifier`.
+    """
+
+    name: str = "weights"
+    lora_rank: int = 8
+    lora_alpha: float = 16.0
+    lora_dropout: float = 0.0
+    target_modules: tuple[str, ...] | None = None
+    adapter_width: int = 32
+    n_virtual_tokens: int = 10
+
+
+WEIGHTS = Method()
+
+
+def parse_strategy(strategy: str) -> Strategy:
+    """The parts of a strategy's name.
+
+    Parameters
+    ----------
+    strategy : str
+        One of `STRATEGIES`: a depth, a method (which then is used in all blocks), or both.
+
+    Raises
+    ------
+    ValueError
+        If it is none of them, or a prompt is to have a depth.
+
+    Examples
+    --------
+    >>> parse_strategy("partial+lora")
+    Strategy(depth='partial', method='lora')
+    >>> parse_strategy("lora"), parse_strategy("full")
+    (Strategy(depth='full', method='lora'), Strategy(depth='full', method='weights'))
+    """
+    if strategy not in STRATEGIES:
+        raise ValueError(f"strategy={strategy!r} is not known. Use one of {', '.join(map(repr, STRATEGIES))}.")
+    first, _, second = strategy.partition("+")
+    if second == "prompt":
+        raise ValueError(
+            f"strategy={strategy!r}: a prompt is read at the input, below all blocks, so there is no depth to choose "
+            'and no frozen block to replay. Use "prompt" alone.'
+        )
+    if first in DEPTHS:
+        return Strategy(first, second or "weights")
+    return Strategy("full", first)
+
+
+def resolve_factor(factor: float | str, method: str) -> float:
+    """What the head's learning rate is multiplied by for the top block.
+
+    Examples
+    --------
+    >>> resolve_factor("auto", "weights"), resolve_factor("auto", "lora"), resolve_factor(0.5, "lora")
+    (0.1, 1.0, 0.5)
+    """
+    return METHODS[method] if isinstance(factor, str) else float(factor)
