@@ -15,7 +15,16 @@ from torch.nn.functional import gelu, scaled_dot_product_attention
 
 from skembed.backbones.blocks import first_tensor, is_passed_over
 
-__all__ = ["Adapter", "GatedPrefix", "PromptedEmbedding", "SoftPrompt", "attach_adapter", "attach_prompt", "prefixed"]
+__all__ = [
+    "Adapter",
+    "GatedPrefix",
+    "PromptedEmbedding",
+    "SoftPrompt",
+    "adapted",
+    "attach_adapter",
+    "attach_prompt",
+    "prefixed",
+]
 
 
 class Adapter(nn.Module):
@@ -46,16 +55,24 @@ class Adapter(nn.Module):
 
 
 def attach_adapter(layer: nn.Module, name: str, adapter: Adapter) -> None:
-    """Let an adapter change what a layer returns."""
+    """Let an adapter change what a layer returns, after those that it has."""
+    if not any(isinstance(child, Adapter) for child in layer.children()):
+        layer.register_forward_hook(_adapt)
     layer.add_module(name, adapter)
-    # Not bound to the layer: a copy of it must call its own.
-    layer.register_forward_hook(partial(_adapt, name))
 
 
-def _adapt(name: str, layer: Any, _args: Any, output: Any) -> Any:
+def adapted(layer: nn.Module, hidden: Tensor) -> Tensor:
+    """What a layer returned, through its adapters; for those who run a layer without calling it."""
+    for child in layer.children():
+        if isinstance(child, Adapter):
+            hidden = child(hidden)
+    return hidden
+
+
+def _adapt(layer: nn.Module, _args: Any, output: Any) -> Any:
     if is_passed_over(layer):
         return output  # what is handed on here has been adapted before it was stored
-    changed = getattr(layer, name)(first_tensor(output))
+    changed = adapted(layer, first_tensor(output))
     return type(output)((changed, *output[1:])) if isinstance(output, (tuple, list)) else changed
 
 

@@ -20,7 +20,14 @@ from skembed.backbones.blocks import first_tensor
 from skembed.backbones.tuned import TunedWeights
 from skembed.exceptions import WeightsMismatchError
 
-__all__ = ["add_adapters", "add_lora", "add_prefixes", "add_prompt", "apply_tuned", "replace_tensor"]
+__all__ = [
+    "add_adapters",
+    "add_lora",
+    "add_prefixes",
+    "add_prompt",
+    "apply_tuned",
+    "require_packable",
+]
 
 Record = dict[str, Any]
 Tensors = Mapping[str, Tensor]
@@ -78,7 +85,22 @@ def add_adapters(backbone: Backbone, blocks: Sequence[Block], name: str, batch: 
     for host, (features, maps) in layouts.items():
         adapter = Adapter(features, width, maps=maps).to(_place(backbone.module))
         attach_adapter(backbone.module.get_submodule(host), name, adapter)
+    _see_all_called(backbone, batch)
     return {"method": "adapter"}
+
+
+def _see_all_called(backbone: Backbone, batch: Tensors) -> None:
+    idle = {sub for sub in backbone.module.modules() if isinstance(sub, Adapter)}
+    with torch.no_grad(), ExitStack() as stack:
+        for adapter in list(idle):
+            handle = adapter.register_forward_hook(lambda called, _args, _output: idle.discard(called))
+            stack.callback(handle.remove)
+        backbone.forward_blocks(batch, [len(backbone.blocks) - 1])
+    if idle:
+        raise ValueError(
+            f"{backbone.spec.name} runs its blocks without calling them, so that nothing can stand behind them. "
+            'Use strategy="lora" or "full".'
+        )
 
 
 def _layouts(backbone: Backbone, blocks: Sequence[Block], batch: Tensors) -> dict[str, tuple[int, bool]]:
@@ -97,9 +119,10 @@ def _layouts(backbone: Backbone, blocks: Sequence[Block], batch: Tensors) -> dic
     found: dict[str, tuple[int, bool]] = {}
     maps = False
     for block, seen in zip(backbone.blocks, tokens, strict=True):
-        if block.name in raw:
-            maps = _is_map(raw[block.name], seen.values, maps)
-            found[block.name] = (raw[block.name].shape[1 if maps else -1], maps)
+        value = raw.get(block.name, seen.values)
+        maps = _is_map(value, seen.values, maps)
+        if block.name in modules:
+            found[block.name] = (value.shape[1 if maps else -1], maps)
     return {name: layout for name, layout in found.items() if name in chosen}
 
 
@@ -128,7 +151,7 @@ def add_prefixes(backbone: Backbone, blocks: Sequence[Block], name: str, batch: 
     """
     from skembed.backbones.packing import watch_attention
 
-    _require_packable(backbone, "prefix")
+    require_packable(backbone, "prefix")
     names = {module: name for name, module in backbone.module.named_modules()}
     with torch.no_grad(), watch_attention() as seen:
         backbone.forward_blocks(batch, [len(backbone.blocks) - 1])
@@ -140,16 +163,17 @@ def add_prefixes(backbone: Backbone, blocks: Sequence[Block], name: str, batch: 
     return {"method": "prefix"}
 
 
-def add_prompt(backbone: Backbone, blocks: Sequence[Block], name: str, *, n_tokens: int) -> Record:
+def add_prompt(backbone: Backbone, name: str, *, n_tokens: int) -> Record:
     """Virtual tokens behind each text, which begin as words of the vocabulary, see `SoftPrompt`."""
-    _require_packable(backbone, "prompt")
+    require_packable(backbone, "prompt")
     words = backbone.module.get_input_embeddings()  # type: ignore[operator]
     drawn = torch.randint(words.num_embeddings, (n_tokens,))
     _put_prompt(backbone, words, name, words.weight.detach()[drawn.to(words.weight.device)].clone())
     return {"method": "prompt"}
 
 
-def _require_packable(backbone: Backbone, method: str) -> None:
+def require_packable(backbone: Backbone, method: str) -> None:
+    """Refuse networks whose attention is not called through `skembed.backbones.packing`."""
     from skembed.backbones.packing import PACKABLE, is_packable
 
     if not is_packable(backbone.module):
@@ -194,7 +218,7 @@ def apply_tuned(backbone: Backbone, tuned: TunedWeights) -> None:
     for name, value in plain.items():
         if name not in own or own[name].shape != value.shape:
             raise _other_network(backbone, name, "no" if name not in own else "another shape of")
-        replace_tensor(backbone.module, name, value)
+        _replace(backbone.module, name, value)
     for key, record in tuned.added.items():
         build = _BUILDERS.get(record["method"])
         if build is None:
@@ -218,7 +242,7 @@ def _other_network(backbone: Backbone, name: str, has: str) -> WeightsMismatchEr
     )
 
 
-def replace_tensor(module: nn.Module, name: str, value: Tensor) -> None:
+def _replace(module: nn.Module, name: str, value: Tensor) -> None:
     """Put a value, in the type and on the device of the old one, in the place of a parameter or buffer."""
     owner, _, leaf = name.rpartition(".")
     host = module.get_submodule(owner)
@@ -243,7 +267,7 @@ def _merge_lora(backbone: Backbone, _key: str, record: Record, tensors: Tensors)
     for host, pair in pairs.items():
         layer: Any = backbone.module.get_submodule(host)
         change = low_rank_change(layer, pair["A"], pair["B"], record["scale"])
-        replace_tensor(backbone.module, f"{host}.weight", layer.weight.float() + change.to(layer.weight.device))
+        _replace(backbone.module, f"{host}.weight", layer.weight.float() + change.to(layer.weight.device))
 
 
 def _build_adapters(backbone: Backbone, key: str, _record: Record, tensors: Tensors) -> None:
@@ -283,7 +307,7 @@ def _by_host(key: str, tensors: Tensors) -> dict[str, dict[str, Tensor]]:
     return found
 
 
-def _filled(module: nn.Module, tensors: Tensors, backbone: Backbone) -> nn.Module:
+def _filled(module: Any, tensors: Tensors, backbone: Backbone) -> Any:
     module.load_state_dict(dict(tensors))
     return module.to(_place(backbone.module)).to(next(backbone.module.parameters()).dtype).eval().requires_grad_(False)
 

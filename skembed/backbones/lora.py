@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from skembed.backbones.base import Block
 
-__all__ = ["distance", "find_targets", "inject", "low_rank_change", "plain_name", "require_peft", "split_factor"]
+__all__ = ["distance", "find_targets", "inject", "low_rank_change", "require_peft", "split_factor"]
 
 # By exact type: a subclass may be read by its weight and never called, as the projection of torch's own attention is.
 _CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
@@ -133,11 +133,6 @@ def inject(module: nn.Module, names: Sequence[str], added: str, *, rank: int, al
         # Of linear maps among transformers' turned ones, which peft tells apart itself.
         warnings.simplefilter("ignore")
         inject_adapter_in_model(config, module, adapter_name=added)
-
-
-def plain_name(name: str) -> str:
-    """The name that a tensor had before peft put a layer of its own around its module."""
-    return name.replace(".base_layer.", ".")
 
 
 def split_factor(name: str) -> tuple[str, str] | None:

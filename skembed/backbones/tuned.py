@@ -99,6 +99,22 @@ class TunedWeights:
         archive = b"" if before is None else before.archive
         return cls(base, fingerprint, save(whole), archive, records)
 
+    def merged(self, state: Mapping[str, Tensor]) -> TunedWeights:
+        """The same with whole weights in the place of low-rank factors.
+
+        Parameters
+        ----------
+        state : mapping of str to Tensor
+            Of the network that they make, in float32.
+        """
+        from safetensors.torch import save
+
+        kept = {name: value for name, value in self.tensors().items() if ".lora_" not in name}
+        hosts = {name.partition(".lora_")[0] for name in self.tensors() if ".lora_" in name}
+        whole = {name: state[name].detach().cpu().contiguous() for name in (f"{host}.weight" for host in hosts)}
+        added = {key: record for key, record in self.added.items() if record["method"] != "lora"}
+        return TunedWeights(self.base, self.base_fingerprint, save({**kept, **whole}), self.archive, added)
+
     @staticmethod
     def next_name(tuned: TunedWeights | None) -> str:
         """What the next addition to a network is called, which may have some already."""

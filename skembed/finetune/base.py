@@ -18,6 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 from skembed._sklearn import CallbackSupportMixin, Interval, StrOptions, check_sample_weight
 from skembed.base import BaseEmbedder
 from skembed.exceptions import FitWarning
+from skembed.finetune.methods import STRATEGIES, Method, parse_strategy, resolve_factor
 from skembed.finetune.report import describe_epoch, describe_fit
 from skembed.finetune.schedules import SCHEDULES
 from skembed.finetune.validation import hold_out
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from skembed.finetune.fitting import Request
 
 __all__ = ["BaseFineTuner"]
-
-STRATEGIES = ("head", "partial", "full", "progressive")
 
 
 class BaseFineTuner(TransformerMixin, CallbackSupportMixin, BaseEstimator):
@@ -41,7 +40,13 @@ class BaseFineTuner(TransformerMixin, CallbackSupportMixin, BaseEstimator):
         "strategy": [StrOptions(set(STRATEGIES))],
         "n_unfrozen": [Interval(Integral, 1, None, closed="left")],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
-        "backbone_factor": [Interval(Real, 0, None, closed="neither")],
+        "lora_rank": [Interval(Integral, 1, None, closed="left")],
+        "lora_alpha": [Interval(Real, 0, None, closed="neither")],
+        "lora_dropout": [Interval(Real, 0, 1, closed="left")],
+        "target_modules": ["array-like", None],
+        "adapter_width": [Interval(Integral, 1, None, closed="left")],
+        "n_virtual_tokens": [Interval(Integral, 1, None, closed="left")],
+        "backbone_factor": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
         "layer_decay": [Interval(Real, 0, 1, closed="right")],
         "schedule": [StrOptions(set(SCHEDULES))],
         "max_epochs": [Interval(Integral, 0, None, closed="left")],
@@ -143,6 +148,7 @@ class BaseFineTuner(TransformerMixin, CallbackSupportMixin, BaseEstimator):
             seed=seed,
             augmentation=self._augmentation(embedder),
             augment_views=None if self.augment_views is None else int(self.augment_views),
+            method=self._method(),
             checkpoint_dir=self.checkpoint_dir,
             start=start,
         )
@@ -190,12 +196,24 @@ class BaseFineTuner(TransformerMixin, CallbackSupportMixin, BaseEstimator):
 
         return None if self.augment is None else resolve_augmentation(self.augment, embedder._modality)
 
+    def _method(self) -> Method:
+        targets = self.target_modules
+        return Method(
+            name=parse_strategy(self.strategy).method,
+            lora_rank=int(self.lora_rank),
+            lora_alpha=float(self.lora_alpha),
+            lora_dropout=float(self.lora_dropout),
+            target_modules=None if targets is None else tuple(str(target) for target in targets),
+            adapter_width=int(self.adapter_width),
+            n_virtual_tokens=int(self.n_virtual_tokens),
+        )
+
     def _settings(self):
         from skembed.finetune.loop import Settings
 
         return Settings(
             learning_rate=float(self.learning_rate),
-            backbone_factor=float(self.backbone_factor),
+            backbone_factor=resolve_factor(self.backbone_factor, parse_strategy(self.strategy).method),
             layer_decay=float(self.layer_decay),
             schedule=self.schedule,
             batch_size=int(self.batch_size),
@@ -338,6 +356,23 @@ class BaseFineTuner(TransformerMixin, CallbackSupportMixin, BaseEstimator):
         check_is_fitted(self)
         copied = copy.copy(self)
         copied.embedder_ = with_base(self.embedder_)
+        return copied
+
+    def merged(self) -> Self:
+        """A copy whose LoRA factors are multiplied out: its pickle holds whole weights and needs no base of LoRA's.
+
+        Predictions are made with merged weights in any case, and are the same; the pickle of the factors is smaller.
+
+        Returns
+        -------
+        estimator : object
+            Fitted alike; where nothing was trained with LoRA, as it is.
+        """
+        from skembed.finetune.fitting import merged
+
+        check_is_fitted(self)
+        copied = copy.copy(self)
+        copied.embedder_ = merged(self.embedder_)
         return copied
 
     def __sklearn_is_fitted__(self) -> bool:

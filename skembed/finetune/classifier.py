@@ -155,8 +155,14 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
         *,
         strategy="progressive",
         n_unfrozen=1,
+        lora_rank=8,
+        lora_alpha=16.0,
+        lora_dropout=0.0,
+        target_modules=None,
+        adapter_width=32,
+        n_virtual_tokens=10,
         learning_rate=1e-3,
-        backbone_factor=0.1,
+        backbone_factor="auto",
         layer_decay=0.8,
         schedule="slanted_triangular",
         max_epochs=30,
@@ -187,6 +193,12 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
         self.embedder = embedder
         self.strategy = strategy
         self.n_unfrozen = n_unfrozen
+        self.lora_rank = lora_rank
+        self.lora_alpha = lora_alpha
+        self.lora_dropout = lora_dropout
+        self.target_modules = target_modules
+        self.adapter_width = adapter_width
+        self.n_virtual_tokens = n_virtual_tokens
         self.learning_rate = learning_rate
         self.backbone_factor = backbone_factor
         self.layer_decay = layer_decay

@@ -20,14 +20,16 @@ from skembed.base import BaseEmbedder
 from skembed.engine.device import resolve_device
 from skembed.finetune.checkpoint import Checkpoint
 from skembed.finetune.data import TrainingData, Views, embed_first
+from skembed.finetune.kinds import check_method
 from skembed.finetune.loop import Settings, Targets, evaluate
+from skembed.finetune.methods import WEIGHTS, Method, parse_strategy
 from skembed.finetune.network import FrozenNetwork, Head, Network
 from skembed.finetune.prefix import FirstPass
 from skembed.finetune.probe import Probe, Standardizer, search_probe
 from skembed.finetune.stages import Progress, Recipe, Stage, plan_stages
 from skembed.finetune.tasks import Scores, Task
 
-__all__ = ["Linear", "Outcome", "Request", "run_fit", "untrained", "with_base"]
+__all__ = ["Linear", "Outcome", "Request", "merged", "run_fit", "untrained", "with_base"]
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,8 @@ class Request:
         See `FineTuneClassifier`.
     augmentation, augment_views
         How samples are changed for training, see `FineTuneClassifier`.
+    method : Method
+        What trains in the blocks that the strategy reaches.
     start : Linear, optional
         A head from an earlier fit, to go on with.
     report : callable, optional
@@ -104,6 +108,7 @@ class Request:
     seed: int
     augmentation: Augmentation | None = None
     augment_views: int | None = None
+    method: Method = WEIGHTS
     checkpoint_dir: Any = None
     start: Linear | None = None
     report: Callable[[dict[str, Any]], bool | None] | None = None
@@ -146,6 +151,7 @@ def run_fit(request: Request) -> Outcome:
     request : Request
         All of it checked.
     """
+    _check(request)
     frozen, first = embed_first(request.embedder, request.samples, _first_unfrozen(request))
     encoded = request.task.encode(request.y)
     standardizer, probe = _probe(request, frozen, encoded, request.train)
@@ -165,6 +171,19 @@ def run_fit(request: Request) -> Outcome:
     if checkpoint is not None and outcome.progress.ended != "interrupted":
         checkpoint.remove()
     return outcome
+
+
+def _check(request: Request) -> None:
+    """Refuse a method that this backbone has no place for, before every sample has been embedded."""
+    if request.method.name == "weights" or not request.max_epochs:
+        return
+    backbone = load(request.embedder.spec_, resolve_device(request.embedder.device), "float32")
+    depth = max(request.embedder._reading.layers) + 1
+    check_method(backbone, backbone.blocks[depth - _most_unfrozen(request) : depth], request.method)
+
+
+def _most_unfrozen(request: Request) -> int:
+    return max(stage.n_unfrozen for stage in _stages(request))
 
 
 def _first_unfrozen(request: Request) -> int:
@@ -220,12 +239,17 @@ def _recipe(
         # Frozen features are all that it takes: the weights need not even be loaded.
         network = FrozenNetwork(head.to(device))
     else:
+        backbone = load(embedder.spec_, device, "float32")
         network = Network(
-            load(embedder.spec_, device, "float32"),
+            backbone,
             embedder._reading,
             head,
             n_features=embedder._n_features_out,
             normalize=bool(embedder._normalized),
+            method=request.method,
+            n_trainable=_most_unfrozen(request),
+            probe=backbone.preprocess([embedder._probe()], embedder._reading.options)[0][:1],
+            seed=request.seed,
         )
     targets = Targets(torch.from_numpy(encoded).float(), torch.from_numpy(request.weights).float())
     return Recipe(
@@ -253,19 +277,21 @@ def _views(request: Request) -> Views | None:
 
 def _stages(request: Request) -> list[Stage]:
     depth = max(request.embedder._reading.layers) + 1
-    if request.strategy == "partial" and request.n_unfrozen > depth:
+    strategy = parse_strategy(request.strategy)
+    if strategy.depth == "partial" and request.n_unfrozen > depth:
         raise ValueError(
             f"n_unfrozen={request.n_unfrozen} is more than the {depth} blocks that can train: "
             f"{request.embedder.spec_.name} has {request.embedder.n_blocks_}, stem included, and those above the "
             f"highest of layers={request.embedder.layers!r} are not used. Use a smaller number, or strategy='full'."
         )
     return plan_stages(
-        request.strategy,
+        strategy.depth,
         depth,
         n_unfrozen=request.n_unfrozen,
         max_epochs=request.max_epochs,
         stage_epochs=request.stage_epochs,
         unfreeze_step=request.unfreeze_step,
+        method=strategy.method,
     )
 
 
@@ -277,6 +303,7 @@ def _checkpoint(request: Request, frozen: np.ndarray) -> Checkpoint | None:
         repr(request.embedder._reading),
         repr(request.settings),
         request.strategy,
+        request.method,
         request.n_unfrozen,
         request.max_epochs,
         request.stage_epochs,
@@ -363,7 +390,7 @@ def _tuned_embedder(request: Request, network: FrozenNetwork) -> BaseEmbedder:
     if not changed:
         return request.embedder
     assert isinstance(network, Network)
-    return _with_backbone(request.embedder, TunedWeights.of(network.base, changed))
+    return _with_backbone(request.embedder, TunedWeights.of(network.base, changed, network.added))
 
 
 def with_base(embedder: BaseEmbedder) -> BaseEmbedder:
@@ -380,8 +407,17 @@ def with_base(embedder: BaseEmbedder) -> BaseEmbedder:
     if located is None:
         raise ValueError(f"{base.name!r} is a function and has no directory to take along. Save its weights yourself.")
     archive = pack_directory(located.directory)
-    data = save({}) if spec.tuned is None else spec.tuned.data
-    return _with_backbone(embedder, TunedWeights(base, located.fingerprint, data, archive))
+    tuned = TunedWeights(base, located.fingerprint, save({})) if spec.tuned is None else spec.tuned
+    return _with_backbone(embedder, TunedWeights(base, located.fingerprint, tuned.data, archive, tuned.added))
+
+
+def merged(embedder: BaseEmbedder) -> BaseEmbedder:
+    """The same embedder with low-rank factors multiplied out: whole weights in their place."""
+    spec = embedder.spec_
+    if spec.tuned is None or all(record["method"] != "lora" for record in spec.tuned.added.values()):
+        return embedder
+    backbone = load(spec, torch.device("cpu"), "float32")
+    return _with_backbone(embedder, spec.tuned.merged(backbone.module.state_dict()))
 
 
 def _with_backbone(embedder: BaseEmbedder, tuned: TunedWeights) -> BaseEmbedder:

@@ -130,8 +130,8 @@ def find_learning_rate(
         raise ValueError(f"n_steps={n_steps!r}: give a whole number of at least 10.")
     trial = clone(estimator)
     trial.set_params(validation_fraction=None, refit=False, checkpoint_dir=None, warm_start=False, verbose=False)
-    if trial.strategy == "progressive":
-        trial.set_params(strategy="partial", n_unfrozen=1)
+    if str(trial.strategy).startswith("progressive"):
+        trial.set_params(strategy=trial.strategy.replace("progressive", "partial"), n_unfrozen=1)
     trial._validate_params()
     rates = np.geomspace(low, high, n_steps)
     losses = _rising_losses(untrained(trial._request(X, y)), rates)
