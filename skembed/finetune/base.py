@@ -148,7 +148,7 @@ class BaseFineTuner(TransformerMixin, CallbackSupportMixin, BaseEstimator):
             seed=seed,
             augmentation=self._augmentation(embedder),
             augment_views=None if self.augment_views is None else int(self.augment_views),
-            method=self._method(),
+            method=Method.of(self.get_params(deep=False)),
             checkpoint_dir=self.checkpoint_dir,
             start=start,
         )
@@ -195,18 +195,6 @@ class BaseFineTuner(TransformerMixin, CallbackSupportMixin, BaseEstimator):
         from skembed.augment import resolve_augmentation
 
         return None if self.augment is None else resolve_augmentation(self.augment, embedder._modality)
-
-    def _method(self) -> Method:
-        targets = self.target_modules
-        return Method(
-            name=parse_strategy(self.strategy).method,
-            lora_rank=int(self.lora_rank),
-            lora_alpha=float(self.lora_alpha),
-            lora_dropout=float(self.lora_dropout),
-            target_modules=None if targets is None else tuple(str(target) for target in targets),
-            adapter_width=int(self.adapter_width),
-            n_virtual_tokens=int(self.n_virtual_tokens),
-        )
 
     def _settings(self):
         from skembed.finetune.loop import Settings
@@ -351,7 +339,7 @@ class BaseFineTuner(TransformerMixin, CallbackSupportMixin, BaseEstimator):
         ValueError
             If the backbone comes from a function of yours, which has no directory.
         """
-        from skembed.finetune.fitting import with_base
+        from skembed.finetune.storing import with_base
 
         check_is_fitted(self)
         copied = copy.copy(self)
@@ -368,7 +356,7 @@ class BaseFineTuner(TransformerMixin, CallbackSupportMixin, BaseEstimator):
         estimator : object
             Fitted alike; where nothing was trained with LoRA, as it is.
         """
-        from skembed.finetune.fitting import merged
+        from skembed.finetune.storing import merged
 
         check_is_fitted(self)
         copied = copy.copy(self)

@@ -8,14 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save
-from sklearn.base import clone
 
 from skembed.augment import Augmentation, describe
-from skembed.backbones.archive import pack_directory
 from skembed.backbones.loading import load
-from skembed.backbones.locating import identify, read_card, write_card
-from skembed.backbones.tuned import TunedWeights
 from skembed.base import BaseEmbedder
 from skembed.engine.device import resolve_device
 from skembed.finetune.checkpoint import Checkpoint
@@ -27,9 +22,10 @@ from skembed.finetune.network import FrozenNetwork, Head, Network
 from skembed.finetune.prefix import FirstPass
 from skembed.finetune.probe import Probe, Standardizer, search_probe
 from skembed.finetune.stages import Progress, Recipe, Stage, plan_stages
+from skembed.finetune.storing import tuned_embedder
 from skembed.finetune.tasks import Scores, Task
 
-__all__ = ["Linear", "Outcome", "Request", "merged", "run_fit", "untrained", "with_base"]
+__all__ = ["Linear", "Outcome", "Request", "run_fit", "untrained"]
 
 
 @dataclass(frozen=True)
@@ -342,7 +338,7 @@ def _keep(
             network, note = _repeated(request, recipe, frozen, encoded, probe)
             notes.append(note)
         head = _linear(network.head, progress.best.temperature)
-        embedder = _tuned_embedder(request, network)
+        embedder = tuned_embedder(request.embedder, network)
     return Outcome(embedder, head, kept, progress, recipe.stages, progress.best, progress.baseline, notes)
 
 
@@ -382,48 +378,3 @@ def _linear(head: Head, temperature: float) -> Linear:
     weight, bias = (value.detach().double().cpu().numpy() for value in (head.linear.weight, head.linear.bias))
     standardizer = Standardizer(*(value.double().cpu().numpy() for value in (head.mean, head.scale)))
     return Linear.of_probe(standardizer, Probe(weight, bias, 0.0), temperature)
-
-
-def _tuned_embedder(request: Request, network: FrozenNetwork) -> BaseEmbedder:
-    """An embedder with the trained weights; the one that training started from, where none of its weights changed."""
-    changed = network.changed()
-    if not changed:
-        return request.embedder
-    assert isinstance(network, Network)
-    return _with_backbone(request.embedder, TunedWeights.of(network.base, changed, network.added))
-
-
-def with_base(embedder: BaseEmbedder) -> BaseEmbedder:
-    """The same embedder with the files of its base inside.
-
-    Raises
-    ------
-    ValueError
-        If its backbone has no directory.
-    """
-    spec = embedder.spec_
-    base = spec if spec.tuned is None else spec.tuned.base
-    located = identify(base)
-    if located is None:
-        raise ValueError(f"{base.name!r} is a function and has no directory to take along. Save its weights yourself.")
-    archive = pack_directory(located.directory)
-    tuned = TunedWeights(base, located.fingerprint, save({})) if spec.tuned is None else spec.tuned
-    return _with_backbone(embedder, TunedWeights(base, located.fingerprint, tuned.data, archive, tuned.added))
-
-
-def merged(embedder: BaseEmbedder) -> BaseEmbedder:
-    """The same embedder with low-rank factors multiplied out: whole weights in their place."""
-    spec = embedder.spec_
-    if spec.tuned is None or all(record["method"] != "lora" for record in spec.tuned.added.values()):
-        return embedder
-    backbone = load(spec, torch.device("cpu"), "float32")
-    return _with_backbone(embedder, spec.tuned.merged(backbone.module.state_dict()))
-
-
-def _with_backbone(embedder: BaseEmbedder, tuned: TunedWeights) -> BaseEmbedder:
-    """The same embedder, fitted, with other weights of the same network."""
-    # All that is known of the backbone stays true of it, so the card is copied and nothing is loaded to be described.
-    card = read_card(embedder.spec_, embedder.fingerprint_)
-    if card is not None:
-        write_card(replace(embedder.spec_, tuned=tuned), replace(card, fingerprint=tuned.fingerprint))
-    return clone(embedder).set_params(backbone=tuned).fit(np.asarray([embedder._probe()]))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 __all__ = ["DEPTHS", "METHODS", "STRATEGIES", "WEIGHTS", "Method", "Strategy", "parse_strategy", "resolve_factor"]
 
@@ -52,6 +54,21 @@ class Method:
     target_modules: tuple[str, ...] | None = None
     adapter_width: int = 32
     n_virtual_tokens: int = 10
+
+    @classmethod
+    def of(cls, parameters: Mapping[str, Any]) -> Method:
+        """The method among an estimator's parameters.
+
+        Examples
+        --------
+        >>> method = Method.of({"strategy": "partial+lora", "lora_rank": 4, "target_modules": ["query"]})
+        >>> method.name, method.lora_rank, method.target_modules
+        ('lora', 4, ('query',))
+        """
+        own = {field.name: parameters[field.name] for field in fields(cls) if field.name in parameters}
+        if own.get("target_modules") is not None:
+            own["target_modules"] = tuple(map(str, own["target_modules"]))
+        return cls(parse_strategy(parameters["strategy"]).method, **own)
 
 
 WEIGHTS = Method()

@@ -87,7 +87,7 @@ def find_learning_rate(
     """Train for some steps at exponentially rising rates; suggest one well before the loss rises [1]_.
 
     The estimator stays as it is. What is unfrozen is what its strategy ends with: "progressive" is tried with the top
-    block.
+    block, of whatever method.
 
     Parameters
     ----------

@@ -26,6 +26,8 @@ class FineTuneRegressor(RegressorMixin, BaseFineTuner):
         Names the backbone, and how samples are read; None is ``TextEmbedder()``.
     strategy, n_unfrozen, learning_rate, backbone_factor, layer_decay, schedule
         See `FineTuneClassifier`.
+    lora_rank, lora_alpha, lora_dropout, target_modules, adapter_width, n_virtual_tokens
+        See `FineTuneClassifier`.
     max_epochs, stage_epochs, unfreeze_step, patience, batch_size
         See `FineTuneClassifier`.
     dropout, weight_decay, l2_sp, mixup, augment, augment_views, n_views, clip_norm, ema
@@ -152,7 +154,8 @@ class FineTuneRegressor(RegressorMixin, BaseFineTuner):
         Raises
         ------
         ValueError
-            If y holds no finite numbers, nothing can be held out, or a parameter is out of range.
+            If y holds no finite numbers, nothing can be held out, a parameter is out of range, or the backbone has no
+            place for what the strategy would train.
         DecodeError
             If a sample cannot be read; names its index.
         """
