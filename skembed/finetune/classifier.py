@@ -132,8 +132,9 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
     kept_ : {"fine-tuned", "probe"}
         What the estimator is.
     history_ : list of dict
-        One an epoch: "epoch", "stage", "attempt", "unfrozen" (names of blocks), "rates" (by block), "train_loss",
-        "valid_loss", "valid_score", "best" (whether it was the best so far), "replayed", "seconds".
+        One an epoch: "epoch", "stage", "attempt", "unfrozen" (names of blocks), "n_trained" (parameters, the
+        head's among them), "rates" (by block), "train_loss", "valid_loss", "valid_score", "best" (whether it was the
+        best so far), "replayed", "seconds".
     report_ : str
         The path of the fit in words.
     n_epochs_ : int

@@ -338,6 +338,7 @@ class Recipe:
             "stage": stage.name,
             "attempt": progress.attempt + 1,
             "unfrozen": [block.name for block in self.network.top(stage.n_unfrozen)],
+            "n_trained": sum(parameter.numel() for parameter in self.network.parameters()),
             "rates": {group["name"]: group["lr"] for group in trainer.optimizer.param_groups},
             "train_loss": loss,
             "valid_loss": None if scores is None else scores.loss,
