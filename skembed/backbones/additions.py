@@ -6,7 +6,6 @@ and tensors whose names contain its own: ``<module>.added_0.<rest>``, or ``<laye
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from skembed.backbones.adapters import Adapter, GatedPrefix, SoftPrompt, attach_adapter, attach_prompt
 from skembed.backbones.base import Backbone, Block
 from skembed.backbones.blocks import first_tensor
-from skembed.backbones.tuned import TunedWeights
+from skembed.backbones.tuned import TunedWeights, place_of
 from skembed.exceptions import WeightsMismatchError
 
 __all__ = [
@@ -212,8 +211,11 @@ def apply_tuned(backbone: Backbone, tuned: TunedWeights) -> None:
         If the network has no such tensors, or they were added in a way that is not known here.
     """
     tensors = tuned.tensors()
-    added = {key: {name: v for name, v in tensors.items() if f".{key}." in name} for key in tuned.added}
-    plain = {name: v for name, v in tensors.items() if not any(name in own for own in added.values())}
+    added: dict[str, dict[str, Tensor]] = {key: {} for key in tuned.added}
+    plain: dict[str, Tensor] = {}
+    for name, value in tensors.items():
+        place = place_of(name)
+        (plain if place is None or place.key not in added else added[place.key])[name] = value
     own = backbone.module.state_dict()
     for name, value in plain.items():
         if name not in own or own[name].shape != value.shape:
@@ -271,20 +273,20 @@ def _merge_lora(backbone: Backbone, _key: str, record: Record, tensors: Tensors)
 
 
 def _build_adapters(backbone: Backbone, key: str, _record: Record, tensors: Tensors) -> None:
-    for host, held in _by_host(key, tensors).items():
+    for host, held in _by_host(tensors).items():
         inner, features, *rest = held["down.weight"].shape
         adapter = Adapter(features, inner, maps=bool(rest))
         attach_adapter(backbone.module.get_submodule(host), key, _filled(adapter, held, backbone))
 
 
 def _build_prefixes(backbone: Backbone, key: str, _record: Record, tensors: Tensors) -> None:
-    for host, held in _by_host(key, tensors).items():
+    for host, held in _by_host(tensors).items():
         prefix = GatedPrefix(*held["keys"].shape)
         backbone.module.get_submodule(host).add_module(key, _filled(prefix, held, backbone))
 
 
 def _build_prompt(backbone: Backbone, key: str, _record: Record, tensors: Tensors) -> None:
-    for host, held in _by_host(key, tensors).items():
+    for host, held in _by_host(tensors).items():
         words: Any = backbone.module.get_submodule(host)
         _put_prompt(backbone, words, key, held["values"].to(words.weight.device, words.weight.dtype))
         getattr(words, key).requires_grad_(False)
@@ -298,12 +300,13 @@ _BUILDERS: dict[str, Callable[[Backbone, str, Record, Tensors], None]] = {
 }
 
 
-def _by_host(key: str, tensors: Tensors) -> dict[str, dict[str, Tensor]]:
+def _by_host(tensors: Tensors) -> dict[str, dict[str, Tensor]]:
     """Tensors by the module that they were added to, and by the rest of their names."""
     found: dict[str, dict[str, Tensor]] = {}
     for name, value in tensors.items():
-        host, rest = re.split(rf"\.{key}\.", name, maxsplit=1)
-        found.setdefault(host, {})[rest] = value
+        place = place_of(name)
+        assert place is not None
+        found.setdefault(place.host, {})[place.rest] = value
     return found
 
 

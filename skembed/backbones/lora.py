@@ -14,14 +14,13 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from skembed.backbones.base import Block
+from skembed.backbones.tuned import place_of
 
 __all__ = ["distance", "find_targets", "inject", "low_rank_change", "require_peft", "split_factor"]
 
 # By exact type: a subclass may be read by its weight and never called, as the projection of torch's own attention is.
 _CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
 _MAPS = (nn.Linear, Conv1D)
-
-_FACTOR = re.compile(r"(?P<host>.+)\.lora_(?P<which>[AB])\.(?P<name>added_\d+)\.weight")
 
 
 def require_peft() -> None:
@@ -144,8 +143,9 @@ def split_factor(name: str) -> tuple[str, str] | None:
     ('layer.0.query', 'A')
     >>> split_factor("layer.0.query.weight")
     """
-    found = _FACTOR.fullmatch(name)
-    return None if found is None else (found["host"], found["which"])
+    place = place_of(name)
+    host, _, which = ("" if place is None else place.host).rpartition(".lora_")
+    return (host, which) if which in ("A", "B") and host else None
 
 
 def low_rank_change(layer: nn.Module, a: Tensor, b: Tensor, scale: float) -> Tensor:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakValueDictionary
 
 from skembed.backbones.base import Backbone, BackboneSpec
@@ -14,7 +15,33 @@ from skembed.exceptions import IntegrityError, WeightsMismatchError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["TunedWeights"]
+__all__ = ["Place", "TunedWeights", "place_of"]
+
+_PLACE = re.compile(r"(?P<host>.+)\.(?P<key>added_\d+)\.(?P<rest>.+)")
+
+
+class Place(NamedTuple):
+    """Where a tensor was added: to which module, by which addition, and what it is called there."""
+
+    host: str
+    key: str
+    rest: str
+
+
+def place_of(name: str) -> Place | None:
+    """Where a tensor was added; None for those that the network has of its own.
+
+    Examples
+    --------
+    >>> place_of("layer.2.added_0.down.weight")
+    Place(host='layer.2', key='added_0', rest='down.weight')
+    >>> place_of("layer.2.added_0.down.lora_A.added_1.weight")
+    Place(host='layer.2.added_0.down.lora_A', key='added_1', rest='weight')
+    >>> place_of("layer.2.weight")
+    """
+    # The last of several: what was added first may have been added to since.
+    found = _PLACE.fullmatch(name)
+    return None if found is None else Place(**found.groupdict())
 
 
 class TunedWeights:
@@ -92,10 +119,11 @@ class TunedWeights:
             base, fingerprint = before.base, before.base_fingerprint
         changed = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         # Merged into a weight that was trained further, low-rank factors are in it already.
-        held = {name: v for name, v in held.items() if f"{name.partition('.lora_')[0]}.weight" not in changed}
+        held = {name: v for name, v in held.items() if f"{name.rpartition('.lora_')[0]}.weight" not in changed}
         whole = {**held, **changed}
         records = {**({} if before is None else before.added), **(added or {})}
-        records = {key: record for key, record in records.items() if any(f".{key}." in name for name in whole)}
+        used = {place.key for place in map(place_of, whole) if place is not None}
+        records = {key: record for key, record in records.items() if key in used}
         archive = b"" if before is None else before.archive
         return cls(base, fingerprint, save(whole), archive, records)
 
@@ -110,7 +138,7 @@ class TunedWeights:
         from safetensors.torch import save
 
         kept = {name: value for name, value in self.tensors().items() if ".lora_" not in name}
-        hosts = {name.partition(".lora_")[0] for name in self.tensors() if ".lora_" in name}
+        hosts = {name.rpartition(".lora_")[0] for name in self.tensors() if ".lora_" in name}
         whole = {name: state[name].detach().cpu().contiguous() for name in (f"{host}.weight" for host in hosts)}
         added = {key: record for key, record in self.added.items() if record["method"] != "lora"}
         return TunedWeights(self.base, self.base_fingerprint, save({**kept, **whole}), self.archive, added)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from skembed.backbones.base import Backbone, Block, Item
-from skembed.backbones.tuned import TunedWeights
+from skembed.backbones.tuned import TunedWeights, place_of
 from skembed.engine.device import move
 from skembed.engine.extract import undisturbed
 from skembed.engine.pooling import combine_layers, pool
@@ -186,7 +185,7 @@ class Network(FrozenNetwork):
         self._own = {
             _plain(name): value
             for name, value in module.state_dict().items()
-            if _plain(name) in own or (self.added and f".{key}." in name)
+            if _plain(name) in own or _addition(name) in self.added
         }
         base = backbone.module.state_dict()
         self._start = {name: base[name] if name in base else value.clone() for name, value in self._own.items()}
@@ -284,7 +283,7 @@ class Network(FrozenNetwork):
         found = {name for name, value in self._own.items() if not torch.equal(value, self._start[name])}
         # Of an addition all or nothing: LoRA's A may be where it began when B is not.
         hosts = {_host(name) for name in found}
-        new = {name for name in self._own if any(f".{key}." in name for key in self.added) and _host(name) in hosts}
+        new = {name for name in self._own if _addition(name) in self.added and _host(name) in hosts}
         return {name: value for name, value in self._own.items() if name in found | new}
 
 
@@ -301,9 +300,15 @@ def _plain(name: str) -> str:
     return name.replace(".base_layer.", ".")
 
 
+def _addition(name: str) -> str | None:
+    place = place_of(name)
+    return None if place is None else place.key
+
+
 def _host(name: str) -> str:
-    """The module that something was added to."""
-    return re.split(r"\.(?:lora_[AB]\.)?added_\d+\.", name)[0]
+    """The module that something was added to; of LoRA's two factors the same."""
+    place = place_of(name)
+    return name if place is None else place.host.removesuffix(".lora_A").removesuffix(".lora_B")
 
 
 def _average(rows: Tensor, samples: Sequence[Sequence[Item]]) -> Tensor:
