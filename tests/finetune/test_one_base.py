@@ -106,6 +106,28 @@ def test_a_copy_made_while_the_base_is_in_use_has_no_hooks(tasks):
         del base.module.encoder.layer[0].forward
 
 
+def test_what_was_folded_for_inference_is_held_once_too():
+    """Below the block that trained; above, a task has its own."""
+    loaded.clear()
+    X, _ = tuning.samples("timm_resnet")
+    frozen = tuning.embedder("timm_resnet").fit(X)
+    frozen.transform(X)
+    tasks = [tuning.fit("timm_resnet", f"partial+{method}", max_epochs=1) for method in ("lora", "norm")]
+    expected = [task.transform(X) for task in tasks]
+    base, *variants = [load(each.spec_, CPU, "float32") for each in (frozen, *(task.embedder_ for task in tasks))]
+    ours = [each.extra["copies"].network(each.module) for each in (base, *variants)]
+    convolutions = [name for name, sub in ours[0].named_modules() if isinstance(sub, torch.nn.Conv2d)]
+    top = base.blocks[-1]
+    assert any(top.owns(name) for name in convolutions)
+    for name in convolutions:
+        pointers = {network.get_submodule(name).weight.data_ptr() for network in ours}
+        assert len(pointers) == (3 if top.owns(name) else 1), name
+    loaded.clear()
+    for task, rows in zip(tasks, expected, strict=True):
+        np.testing.assert_allclose(task.transform(X), rows, atol=1e-5)
+    assert np.abs(expected[0] - expected[1]).max() > 1e-3
+
+
 def test_archives_of_one_base_are_one_object(tasks):
     whole = [task.self_contained() for task in tasks[:3]]
     archives = [task.embedder_.backbone.archive for task in whole]
