@@ -102,6 +102,8 @@ def test_kinds_of_additions_stand_on_one_another():
     classifier = tuning.fit("bert", "adapter", warm_start=True)
     for strategy in ("lora", "prefix", "prompt", "partial+adapter", "lora"):
         classifier.set_params(strategy=strategy).fit(X, y)
+        # Adapted once: what is handed on past the blocks below has gone through their adapters.
+        assert classifier.history_[0]["replayed"] == (strategy == "partial+adapter"), classifier.report_
     records = [record["method"] for record in classifier.embedder_.backbone.added.values()]
     assert records == ["adapter", "lora", "prefix", "prompt", "adapter", "lora"]
     expected = classifier.predict_proba(X)
