@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import pickle
 import subprocess
@@ -10,9 +11,13 @@ import sys
 import numpy as np
 import pytest
 import torch
+from timm.layers import Conv2dSame
+from transformers.pytorch_utils import Conv1D
 
 from skembed import FineTuneRegressor, find_learning_rate
+from skembed.backbones.base import Block
 from skembed.backbones.loading import load, loaded
+from skembed.backbones.lora import find_targets, inject, low_rank_change, split_factor
 from skembed.backbones.tuned import TunedWeights
 from skembed.finetune.loop import Pull
 from skembed.testing import ArrayEmbedder
@@ -52,6 +57,25 @@ def test_merged_weights_are_those_of_the_formula(family):
     assert not [name for name, _ in merged.named_modules() if "lora" in name]
 
 
+@pytest.mark.parametrize(("layer", "shape"), [
+    (lambda: torch.nn.Linear(6, 5), (2, 3, 6)), (lambda: Conv1D(5, 6), (2, 3, 6)),
+    (lambda: torch.nn.Conv2d(6, 5, 3, stride=2, padding=1), (2, 6, 9, 8)),
+    (lambda: torch.nn.Conv2d(6, 5, (1, 3), bias=False), (2, 6, 9, 8)),
+    (lambda: Conv2dSame(6, 5, 3, stride=2), (2, 6, 9, 8)), (lambda: torch.nn.Conv2d(6, 5, 1, stride=2), (2, 6, 9, 8)),
+])  # fmt: skip
+def test_factors_beside_a_layer_compute_what_its_merged_weight_does(layer, shape):
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(layer())
+    plain, x = copy.deepcopy(network[0]), torch.randn(shape)
+    assert find_targets(network, [Block("all", ("0",))], None, "it") == ["0"]
+    inject(network, ["0"], "added_0", rank=2, alpha=3.0, dropout=0.0)
+    factors = {split_factor(name)[1]: value for name, value in network.named_parameters() if ".lora_" in name}
+    with torch.no_grad():
+        torch.nn.init.normal_(factors["B"])
+        plain.weight += low_rank_change(plain, factors["A"], factors["B"], 1.5)
+        torch.testing.assert_close(network(x), plain(x), atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("family", ["bert", "timm_resnet"])
 def test_the_pickle_holds_the_factors_and_little_else(family):
     """A rank that outweighs the names of the tensors, as ranks do in networks that are not tiny."""
@@ -59,6 +83,21 @@ def test_the_pickle_holds_the_factors_and_little_else(family):
     factors = sum(value.nbytes for value in classifier.embedder_.backbone.tensors().values())
     assert factors == sum(a.nbytes + b.nbytes for a, b in _factors(classifier.embedder_.backbone).values())
     assert len(pickle.dumps(classifier)) < 1.2 * factors
+
+
+@pytest.mark.parametrize("method", ["lora", "adapter"])
+def test_every_fast_path_is_open_to_what_was_trained(method):
+    """Half precision, and a compiler that folds and fuses."""
+    X, _ = tuning.samples("bert")
+    tuned = tuning.fit("bert", method).embedder_
+    rows, half = tuned.transform(X), tuning.embedder("bert", backbone=tuned.backbone, precision="bfloat16")
+    cosines = (rows * half.fit_transform(X)).sum(1) / np.linalg.norm(rows, axis=1)
+    assert (cosines / np.linalg.norm(half.transform(X), axis=1)).min() > 0.999
+    pytest.importorskip("openvino")
+    X, _ = tuning.samples("timm_resnet")
+    tuned = tuning.fit("timm_resnet", method).embedder_
+    compiled = tuning.embedder("timm_resnet", backbone=tuned.backbone, engine="openvino").fit_transform(X)
+    np.testing.assert_allclose(compiled, tuned.transform(X), atol=1e-3 * np.abs(compiled).max())
 
 
 def test_blocks_that_never_trained_are_not_stored():
