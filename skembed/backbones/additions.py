@@ -187,6 +187,7 @@ def _put_prompt(backbone: Backbone, words: nn.Embedding, name: str, values: Tens
     first = attach_prompt(words, name, SoftPrompt(values))
     place = next(path for path, module in backbone.module.named_modules() if module is words)
     ids = [*range(first, first + len(values))]
+    # Another dict: the base has this one too, and goes on without the prompt.
     backbone.extra = {**backbone.extra, "suffix": [*backbone.extra["suffix"], *ids], "prompted": words.num_embeddings}
     stem, *rest = backbone.blocks
     backbone.blocks = (Block(stem.name, (*stem.prefixes, f"{place}.{name}")), *rest)
@@ -201,7 +202,7 @@ def apply_tuned(backbone: Backbone, tuned: TunedWeights) -> None:
     Parameters
     ----------
     backbone : Backbone
-        The base, as it was loaded; `module` (but not its tensors), `extra` and `blocks` are its own.
+        The base, as it was loaded; `module`, but not its tensors and not `extra`, is its own.
     tuned : TunedWeights
         Of this base.
 

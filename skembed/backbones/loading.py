@@ -49,7 +49,7 @@ class _Family:
             return self.base
         if spec.tuned not in self._tuned:
             spec.tuned.check_base(self.base.fingerprint)
-            backbone = replace(self.base, spec=spec, module=_sharing(self._unused), extra=dict(self.base.extra))
+            backbone = replace(self.base, spec=spec, module=_sharing(self._unused))
             _apply(backbone, spec.tuned)
             self._tuned[spec.tuned] = backbone
             # So much of their own as the base has, at most: they are built from bytes again in a moment.

@@ -171,7 +171,7 @@ class Network(FrozenNetwork):
         # Copied while another thread passes over its lower blocks, the network would pass over them for good.
         with undisturbed():
             module = copy.deepcopy(backbone.module, _shared(backbone.module, besides=own))
-        self.backbone = replace(backbone, module=module, extra=dict(backbone.extra))
+        self.backbone = replace(backbone, module=module)
         #: What was added, by name, for `TunedWeights.of`.
         self.added: dict[str, dict[str, Any]] = {}
         key = TunedWeights.next_name(backbone.spec.tuned)
