@@ -11,6 +11,7 @@ from difflib import get_close_matches
 import torch
 from timm.layers import Conv2dSame
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from transformers.pytorch_utils import Conv1D
 
 from skembed.backbones.base import Block
@@ -18,9 +19,8 @@ from skembed.backbones.tuned import place_of
 
 __all__ = ["distance", "find_targets", "inject", "low_rank_change", "require_peft", "split_factor"]
 
-# By exact type: a subclass may be read by its weight and never called, as the projection of torch's own attention is.
+# By exact type: a subclass may standardise its weights before it uses them.
 _CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
-_MAPS = (nn.Linear, Conv1D)
 
 
 def require_peft() -> None:
@@ -96,7 +96,8 @@ def _can_change(sub: nn.Module) -> bool:
     if type(sub) in _CONVOLUTIONS:
         plain: nn.Conv2d = sub  # type: ignore[assignment]
         return plain.groups == 1 and plain.dilation == (1, 1) and plain.padding_mode == "zeros"
-    return type(sub) in _MAPS
+    # The projection of torch's own attention is read by its weight and never called.
+    return isinstance(sub, (nn.Linear, Conv1D)) and not isinstance(sub, NonDynamicallyQuantizableLinear)
 
 
 def inject(module: nn.Module, names: Sequence[str], added: str, *, rank: int, alpha: float, dropout: float) -> None:
