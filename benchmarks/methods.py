@@ -78,6 +78,8 @@ def _one(name: str, way: str, seed: int, options: argparse.Namespace) -> dict[st
     X_test, y_test = X_test[: options.test], y_test[: options.test]
     embedder.set_params(cache=None).fit(X[:1]).transform(X[:32])
     load(embedder.spec_, resolve_device("cpu"), "float32")
+    if "lora" in way:
+        import peft  # noqa: F401, what an import takes is no part of the method's memory
     classifier = FineTuneClassifier(
         embedder,
         strategy=way,
