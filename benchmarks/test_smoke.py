@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from benchmarks import embed, images, learning_curve, recordings, report, selection, texts
+from benchmarks import embed, images, learning_curve, methods, recordings, report, selection, texts
 from benchmarks.common import document
 
 
@@ -30,6 +30,16 @@ def test_texts_are_embedded_and_reported(tmp_path, capsys, memory):
     table = report.table([written])
     assert "sentence-transformers, float32" in table
     assert "GridSearchCV" not in table
+
+
+def test_methods_are_fitted_and_written(tmp_path, capsys):
+    path = tmp_path / "methods.json"
+    few = ["--epochs", "1", "--train", "60", "--test", "50"]
+    methods.main(["--only", "topics", "--ways", "head", "partial+lora", "--json", str(path), *few])
+    head, lora = json.loads(path.read_text())["results"]["topics"]
+    # Of 384 features, four square maps a layer and two of four times the width, at rank 8.
+    assert (head["trained"], lora["trained"]) == (0, 2 * 8 * (4 * 2 * 384 + 2 * 5 * 384))
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["benchmark"] == "methods"
 
 
 def test_the_report_keeps_what_is_around_the_markers():

@@ -20,6 +20,7 @@ LAYERS = [
     ("skembed._sklearn", 1),
     ("skembed._plotting", 1),
     ("skembed.finetune.schedules", 1),
+    ("skembed.finetune.methods", 1),
     ("skembed.finetune.groups", 2),
     ("skembed.finetune.probe", 1),
     ("skembed.finetune.tasks", 2),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -267,7 +268,7 @@ def _follow(evidence: Evidence, embedder: BaseEmbedder, random_state: int | None
     for rule in speaking:
         settings = {**_settings(rule, evidence), **settings}
     return Advice(
-        strategy=_known_strategy(decider.strategy),
+        strategy=_usable_strategy(decider.strategy),
         settings=settings,
         reasons=tuple(_reason(rule, evidence) for rule in speaking),
         findings=worst_first(_finding(rule, evidence) for rule in holding if rule.finding),
@@ -285,10 +286,9 @@ def _settings(rule: Rule, evidence: Evidence) -> dict[str, Any]:
     return {name: _filled(value, evidence) for name, value in rule.settings.items() if name not in foreign}
 
 
-def _known_strategy(names: Sequence[str]) -> str:
-    from skembed.finetune.base import STRATEGIES
-
-    return next(name for name in names if name in STRATEGIES)
+def _usable_strategy(names: Sequence[str]) -> str:
+    """The first that can be followed here: LoRA needs a package that not everybody has."""
+    return next(name for name in names if name != "lora" or find_spec("peft") is not None)
 
 
 def _filled(value: Any, evidence: Evidence) -> Any:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, gelu, linear
 
+from skembed.backbones.adapters import adapted
 from skembed.backbones.advanced import advanced, collate_advanced
 from skembed.backbones.audio_packed import Packing, attend, pad_rows
 from skembed.backbones.base import AudioOptions, Backbone, Item, Tokens, check_waveform_options, split_windows
@@ -72,7 +73,8 @@ class WaveformBackbone(Backbone):
         bias = _PositionBias(transformer.layers[0].attention, max(frames))
         # What lies above the last block that was asked for is not computed.
         for i in range(start + 1, max(layers) + 1):
-            found[i] = _layer(transformer.layers[i - 1], found[i - 1], packing, norm_first, bias)
+            layer = transformer.layers[i - 1]
+            found[i] = adapted(layer, _layer(layer, found[i - 1], packing, norm_first, bias))
             if i - 1 not in layers:
                 del found[i - 1]
         if norm_first and top in layers:

@@ -14,6 +14,7 @@ from torch.nn.functional import dropout, gelu
 from transformers import AutoConfig, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
+from skembed.backbones.adapters import adapted
 from skembed.backbones.advanced import advanced, collate_advanced
 from skembed.backbones.audio_packed import Packing, attend, pad_rows
 from skembed.backbones.base import (
@@ -164,7 +165,7 @@ def _layer(layer: Any, hidden: Tensor, packing: Packing, heard: Packing) -> Tens
     if hidden.dtype == torch.float16:
         limit = torch.finfo(hidden.dtype).max - 1000
         hidden = hidden.clamp(-limit, limit)
-    return hidden
+    return adapted(layer, hidden)
 
 
 def _consecutive(sizes: Sequence[int], room: int) -> list[slice]:

@@ -18,6 +18,7 @@ __all__ = [
     "dry_run",
     "enter_behind",
     "first_tensor",
+    "is_passed_over",
     "record_blocks",
     "with_buffers",
 ]
@@ -209,6 +210,11 @@ def enter_behind(layers: Sequence[nn.Module], block: int, hidden: Tensor, *, bes
             del layer.forward  # the class's own shows again
         if handle is not None:
             handle.remove()
+
+
+def is_passed_over(layer: nn.Module) -> bool:
+    """Whether a layer is called but computes nothing, see `enter_behind`: its own hooks have nothing to do then."""
+    return "forward" in vars(layer)
 
 
 def count_beside(layer: nn.Module, run: Callable[[], object]) -> int | None:

@@ -198,8 +198,9 @@ class _Held(NamedTuple):
 class InferenceCopies:
     """Copies of a network, and of those trained from it, for inference.
 
-    A copy shares all tensors with its original but the weights of convolutions. It is made anew when the
-    original has changed. Nothing of this is copied or pickled with a backbone.
+    A copy shares all tensors with its original but the weights of convolutions, and these with the copies of networks
+    that have the same. It is made anew when the original has changed. Nothing of this is copied or pickled with a
+    backbone.
 
     Parameters
     ----------
@@ -232,9 +233,27 @@ class InferenceCopies:
                     return module
                 norms = tuple(module.get_submodule(pair.norm) for pair in self.pairs)
                 copied = _copied(module, self.pairs, self._first_values(module), channels_last=self.channels_last)
+                self._reuse(module, copied)
                 held = self._held[module] = _Held(Watch(module), norms, copied)
             # In training mode a normalisation reads its batch and not what it remembers.
             return module if any(norm.training for norm in held.norms) else held.network
+
+    def _reuse(self, module: nn.Module, copied: nn.Module) -> None:
+        """Give a copy the convolutions of another copy, where their originals have the very same tensors.
+
+        So do networks that were fine-tuned from one base, below the blocks that were.
+        """
+        norms = dict(self.pairs)
+        own = dict(module.named_modules())
+        for other, held in self._held.items():
+            theirs, ready = dict(other.named_modules()), dict(held.network.named_modules())
+            if not held.watch.holds():
+                continue
+            for name, sub in copied.named_modules():
+                if isinstance(sub, nn.Conv2d) and name in theirs:
+                    parts = [name, norms[name]] if name in norms else [name]
+                    if _same_tensors([own[part] for part in parts], [theirs[part] for part in parts]):
+                        sub._parameters.update(ready[name]._parameters)
 
     def in_float32(self, module: nn.Module) -> nn.Module:
         """A copy that shares nothing with its original and is in float32 on the CPU, for a compiler."""
@@ -243,8 +262,11 @@ class InferenceCopies:
 
     def _first_values(self, module: nn.Module) -> Sequence[Weights] | None:
         """What was folded at the start, if the network still is what it was. Given away: it is needed once."""
+        # Not to a network that was made of this one: it has other weights, and this one is still to come.
+        if self._first is None or not self._first.still(module):
+            return None
         first, self._first = self._first, None
-        return first.values if first is not None and first.still(module) else None
+        return first.values
 
     def __getstate__(self):
         return {"pairs": self.pairs, "channels_last": self.channels_last}
@@ -277,6 +299,13 @@ class _First:
             torch.equal(now, before.to(now.device, now.dtype))
             for now, before in zip(buffers, self._buffers, strict=True)
         )
+
+
+def _same_tensors(these: Sequence[nn.Module], those: Sequence[nn.Module]) -> bool:
+    found, other = (
+        [tensor for sub in subs for tensor in (*sub.parameters(), *sub.buffers())] for subs in (these, those)
+    )
+    return len(found) == len(other) and all(a is b for a, b in zip(found, other, strict=True))
 
 
 def _folded_pairs(module: nn.Module, pairs: Sequence[Pair]) -> list[Weights]:

@@ -1,12 +1,18 @@
-"""Loading backbones: from a spec to a network on a device, at most once a process."""
+"""Loading backbones: from a spec to a network on a device, at most once a process.
+
+What fine-tuning made of a base is built from the base that is held: all tensors that it did not change are the base's.
+"""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,6 +20,7 @@ import torch
 from skembed.backbones.base import Backbone, BackboneSpec
 from skembed.backbones.linear import multiply_by_onednn
 from skembed.backbones.locating import Located, identify
+from skembed.backbones.tuned import TunedWeights
 from skembed.backbones.weights import read_json
 from skembed.engine.device import resolve_precision
 from skembed.exceptions import BackboneNotFoundError
@@ -21,50 +28,99 @@ from skembed.exceptions import BackboneNotFoundError
 __all__ = ["LoadedBackbones", "load", "loaded", "open_spec"]
 
 
+class _Family:
+    """A loaded base, and the networks that fine-tuning made of it.
+
+    Parameters
+    ----------
+    base : Backbone
+        On its device and in its precision.
+    """
+
+    def __init__(self, base: Backbone):
+        self.base = base
+        # A network in use has hooks and replaced methods, which a copy must not have: this one never is.
+        self._unused = _sharing(base.module)
+        self._tuned: OrderedDict[TunedWeights, Backbone] = OrderedDict()
+        self._shared = {tensor.data_ptr() for tensor in base.module.state_dict().values()}
+
+    def member(self, spec: BackboneSpec) -> Backbone:
+        """The base, or what was made of it."""
+        if spec.tuned is None:
+            return self.base
+        if spec.tuned not in self._tuned:
+            spec.tuned.check_base(self.base.fingerprint)
+            backbone = replace(self.base, spec=spec, module=_sharing(self._unused))
+            _apply(backbone, spec.tuned)
+            self._tuned[spec.tuned] = backbone
+            # So much of their own as the base has, at most: they are built from bytes again in a moment.
+            most = _bytes(self.base.module)
+            while len(self._tuned) > 1 and sum(map(self._own_bytes, self._tuned.values())) > most:
+                self._tuned.popitem(last=False)
+        self._tuned.move_to_end(spec.tuned)
+        return self._tuned[spec.tuned]
+
+    def _own_bytes(self, backbone: Backbone) -> int:
+        return _bytes(backbone.module, besides=self._shared)
+
+
+def _sharing(module: torch.nn.Module) -> torch.nn.Module:
+    """A copy of a network that has the very same tensors."""
+    return copy.deepcopy(module, {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())})
+
+
+def _bytes(module: torch.nn.Module, besides: Collection[int] = ()) -> int:
+    return sum(value.nbytes for value in module.state_dict().values() if value.data_ptr() not in besides)
+
+
 class LoadedBackbones:
     """The last few loaded backbones of this process.
 
     A grid search runs all folds of one candidate before the next, so two are enough; a third would only hold
-    memory. A forked child starts with none: what its parent had on a GPU is not usable there.
+    memory. What was fine-tuned counts with its base, and shares its weights: several tasks on one base take one place.
+    A forked child starts with none: what its parent had on a GPU is not usable there.
 
     Parameters
     ----------
     capacity : int
-        Backbones held.
+        Bases held.
 
     Attributes
     ----------
     n_loads : int
-        Backbones loaded so far by this process.
+        Backbones read so far by this process.
     """
 
     def __init__(self, capacity: int = 2):
         self.capacity = capacity
         self.n_loads = 0
-        self._held: OrderedDict[tuple, Backbone] = OrderedDict()
+        self._held: OrderedDict[tuple, _Family] = OrderedDict()
         self._lock = threading.RLock()
         self._pid = os.getpid()
 
     def get(self, spec: BackboneSpec, device: torch.device, precision: str) -> Backbone:
-        """The backbone on the device in the precision, loaded where it is not held."""
+        """The backbone on the device in the precision, read where its base is not held."""
         if self._pid != os.getpid():
             # A lock that the parent held at the fork would never be released here.
             self._lock, self._held, self._pid, self.n_loads = threading.RLock(), OrderedDict(), os.getpid(), 0
-        located = identify(spec)
-        key = (spec, located, str(device), precision)
+        base, located = replace(spec, tuned=None), identify(spec)
+        if located is not None and spec.tuned is not None:
+            located = Located(located.directory, spec.tuned.base_fingerprint)
+        # Not by directory: a base that came along in an archive is the one that is installed.
+        key = (base, located and located.fingerprint, str(device), precision)
         with self._lock:
             if key not in self._held:
-                backbone = open_spec(spec, located)
+                backbone = open_spec(base, located)
                 dtype = resolve_precision(precision, device, keeps_in_half=backbone.keeps_in_half)
                 backbone.module.to(device=device, dtype=dtype).eval().requires_grad_(False)
                 if device.type == "cpu":
                     multiply_by_onednn(backbone.module)
                 self.n_loads += 1
-                self._held[key] = backbone
+                self._held[key] = _Family(backbone)
             self._held.move_to_end(key)
             while len(self._held) > self.capacity:
                 self._held.popitem(last=False)
-            return self._held[key]
+            return self._held[key].member(spec)
 
     def clear(self) -> None:
         """Let go of all of them."""
@@ -91,8 +147,14 @@ def open_spec(spec: BackboneSpec, located: Located | None = None) -> Backbone:
         adapter = importlib.import_module(f"skembed.backbones.{_adapter(spec.source, located.directory)}")
         backbone = adapter.open_backbone(spec, located.directory, located.fingerprint)
     if spec.tuned is not None:
-        spec.tuned.load_into(backbone)
+        _apply(backbone, spec.tuned)
     return backbone
+
+
+def _apply(backbone: Backbone, tuned: TunedWeights) -> None:
+    from skembed.backbones.additions import apply_tuned
+
+    apply_tuned(backbone, tuned)
 
 
 def _adapter(modality: str, directory: Path) -> str:

@@ -7,6 +7,8 @@ begins and ends.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,9 +20,10 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from skembed.backbones.adapters import prefixed
 from skembed.backbones.attention import attend_plainly
 
-__all__ = ["Packing", "allow_packing", "pack_inputs", "plan_packing"]
+__all__ = ["PACKABLE", "Packing", "allow_packing", "is_packable", "pack_inputs", "plan_packing", "watch_attention"]
 
 #: The attention's name in transformers' registry.
 _NAME = "skembed_packed"
@@ -37,6 +40,9 @@ _FAMILIES = {
     "roberta": True,
     "xlm-roberta": True,
 }
+PACKABLE = tuple(_FAMILIES)
+
+_watched: ContextVar[tuple[list, ...]] = ContextVar("_watched", default=())
 
 
 #: Leading bits of a number of tokens that tell one shape from another; see `_round_up`.
@@ -106,6 +112,22 @@ def allow_packing(module: nn.Module) -> None:
         module.set_attn_implementation(_NAME)  # type: ignore[operator]
 
 
+def is_packable(module: nn.Module) -> bool:
+    """Whether a network's attention is the one of this module."""
+    return getattr(getattr(module, "config", None), "_attn_implementation", None) == _NAME
+
+
+@contextmanager
+def watch_attention():
+    """Note which attention modules are called meanwhile, with their numbers of heads and features a head."""
+    seen: list[tuple[nn.Module, int, int]] = []
+    token = _watched.set((*_watched.get(), seen))
+    try:
+        yield seen
+    finally:
+        _watched.reset(token)
+
+
 def plan_packing(module: nn.Module, mask: Tensor) -> Packing | None:
     """How to pack a batch; None where it is better, or only possible, to run it padded.
 
@@ -118,7 +140,7 @@ def plan_packing(module: nn.Module, mask: Tensor) -> Packing | None:
     """
     # Whoever changed the attention since would have all texts look at each other. On accelerators nothing was
     # measured, and a kernel for each length is the last thing that they like.
-    if getattr(getattr(module, "config", None), "_attn_implementation", None) != _NAME or mask.device.type != "cpu":
+    if not is_packable(module) or mask.device.type != "cpu":
         return None
     batch, time = mask.shape
     lengths = mask.sum(1)
@@ -184,21 +206,25 @@ def _attend(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention of each text to itself, over queries, keys and values of shape (1, heads, total, head width)."""
+    for seen in _watched.get():
+        seen.append((module, query.shape[1], query.shape[3]))
     if packing is None:
-        return sdpa_attention_forward(
+        attended, _ = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
+        return prefixed(module, query, attended, scaling), None
     packing._heeded = True
     rows = [states[0].transpose(0, 1) for states in (query, key, value)]
     if torch.is_grad_enabled() and packing.pads_cheaply:
-        return _attend_padded(packing, rows, dropout, scaling).unsqueeze(0), None
+        attended = _attend_padded(packing, rows, dropout, scaling).unsqueeze(0)
+        return prefixed(module, query, attended, scaling), None
     parts = []
     for start, count, length in packing.groups:
         # Views: nothing is copied before the results are joined.
         q, k, v = (row[start : start + count * length].unflatten(0, (count, length)).transpose(1, 2) for row in rows)
         part = attend_plainly(q, k, v, dropout=dropout, scale=scaling)
         parts.append(part.transpose(1, 2).flatten(0, 1))
-    return torch.cat(parts).unsqueeze(0), None
+    return prefixed(module, query, torch.cat(parts).unsqueeze(0), scaling), None
 
 
 def _attend_padded(packing: Packing, rows: list[Tensor], dropout: float, scaling: float | None) -> Tensor:

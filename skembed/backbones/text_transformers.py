@@ -182,6 +182,8 @@ class TextBackbone(Backbone):
         found[top] = output.last_hidden_state
         values = {i: found[i] if packing is None else packing.unpack(found[i]) for i in set(layers)}
         pooled = output.pooler_output if self.extra["summarised"] else None
+        if "prompted" in self.extra:
+            mask = mask & (batch["input_ids"] < self.extra["prompted"])
         return [Tokens(values[i], mask, pooled=pooled if i == top else None) for i in layers]
 
     def _entered(self, stack, batch: Mapping[str, Tensor], packing: Packing | None):

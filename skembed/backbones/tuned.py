@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakValueDictionary
 
 from skembed.backbones.base import Backbone, BackboneSpec
 from skembed.exceptions import IntegrityError, WeightsMismatchError
@@ -12,7 +15,33 @@ from skembed.exceptions import IntegrityError, WeightsMismatchError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["TunedWeights"]
+__all__ = ["Place", "TunedWeights", "place_of"]
+
+_PLACE = re.compile(r"(?P<host>.+)\.(?P<key>added_\d+)\.(?P<rest>.+)")
+
+
+class Place(NamedTuple):
+    """Where a tensor was added: to which module, by which addition, and what it is called there."""
+
+    host: str
+    key: str
+    rest: str
+
+
+def place_of(name: str) -> Place | None:
+    """Where a tensor was added; None for those that the network has of its own.
+
+    Examples
+    --------
+    >>> place_of("layer.2.added_0.down.weight")
+    Place(host='layer.2', key='added_0', rest='down.weight')
+    >>> place_of("layer.2.added_0.down.lora_A.added_1.weight")
+    Place(host='layer.2.added_0.down.lora_A', key='added_1', rest='weight')
+    >>> place_of("layer.2.weight")
+    """
+    # The last of several: what was added first may have been added to since.
+    found = _PLACE.fullmatch(name)
+    return None if found is None else Place(**found.groupdict())
 
 
 class TunedWeights:
@@ -29,29 +58,58 @@ class TunedWeights:
     data : bytes
         The changed tensors, as a safetensors file holds them.
     archive : bytes, optional
-        The base's own files, see `skembed.backbones.archive`, for machines that lack them.
+        The base's own files, see `skembed.backbones.archive`, for machines that lack them. Those of one base are one
+        object, in memory and in a pickle.
+    added : dict of str to dict, optional
+        What was added to the network, by name, in order: "method" and its settings, all of them values that JSON has.
+        See `skembed.backbones.additions`.
 
     Attributes
     ----------
     digest : str
         Hex digest of the bytes.
     fingerprint : str
-        Hex digest of base and bytes, which is the fingerprint of the backbone that they make together.
+        Hex digest of base, bytes and what was added, which is the fingerprint of the backbone that they make together.
     """
 
-    def __init__(self, base: BackboneSpec, base_fingerprint: str, data: bytes, archive: bytes = b""):
+    #: Pickles from before there were additions have none.
+    added: dict[str, dict[str, Any]] = {}
+
+    def __init__(
+        self,
+        base: BackboneSpec,
+        base_fingerprint: str,
+        data: bytes,
+        archive: bytes = b"",
+        added: Mapping[str, dict[str, Any]] | None = None,
+    ):
         self.base = base
         self.base_fingerprint = base_fingerprint
         self.data = data
-        self.archive = archive
+        self.archive = _one_archive(self, archive)
         self.digest = sha256(data).hexdigest()
-        self.fingerprint = sha256(f"{base_fingerprint}\0{self.digest}".encode()).hexdigest()
+        identity = f"{base_fingerprint}\0{self.digest}"
+        if added:
+            self.added = dict(added)
+            identity += f"\0{json.dumps(self.added)}"
+        self.fingerprint = sha256(identity.encode()).hexdigest()
 
     @classmethod
-    def of(cls, backbone: Backbone, tensors: Mapping[str, Tensor]) -> TunedWeights:
+    def of(
+        cls, backbone: Backbone, tensors: Mapping[str, Tensor], added: Mapping[str, dict[str, Any]] | None = None
+    ) -> TunedWeights:
         """What makes a backbone, as it was loaded, into one with these tensors.
 
         Where it was a tuned one already, its own changes stay but for those that are changed again.
+
+        Parameters
+        ----------
+        backbone : Backbone
+            As it was before training.
+        tensors : mapping of str to Tensor
+            That are others now, or new.
+        added : mapping of str to dict, optional
+            What the new ones are, under a name from `next_name`.
         """
         from safetensors.torch import save
 
@@ -60,8 +118,36 @@ class TunedWeights:
         if before is not None:
             base, fingerprint = before.base, before.base_fingerprint
         changed = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        # Merged into a weight that was trained further, low-rank factors are in it already.
+        held = {name: v for name, v in held.items() if f"{name.rpartition('.lora_')[0]}.weight" not in changed}
+        whole = {**held, **changed}
+        records = {**({} if before is None else before.added), **(added or {})}
+        used = {place.key for place in map(place_of, whole) if place is not None}
+        records = {key: record for key, record in records.items() if key in used}
         archive = b"" if before is None else before.archive
-        return cls(base, fingerprint, save({**held, **changed}), archive)
+        return cls(base, fingerprint, save(whole), archive, records)
+
+    def merged(self, state: Mapping[str, Tensor]) -> TunedWeights:
+        """The same with whole weights in the place of low-rank factors.
+
+        Parameters
+        ----------
+        state : mapping of str to Tensor
+            Of the network that they make, in float32.
+        """
+        from safetensors.torch import save
+
+        kept = {name: value for name, value in self.tensors().items() if ".lora_" not in name}
+        hosts = {name.rpartition(".lora_")[0] for name in self.tensors() if ".lora_" in name}
+        whole = {name: state[name].detach().cpu().contiguous() for name in (f"{host}.weight" for host in hosts)}
+        added = {key: record for key, record in self.added.items() if record["method"] != "lora"}
+        return TunedWeights(self.base, self.base_fingerprint, save({**kept, **whole}), self.archive, added)
+
+    @staticmethod
+    def next_name(tuned: TunedWeights | None) -> str:
+        """What the next addition to a network is called, which may have some already."""
+        numbers = [int(key.rpartition("_")[2]) for key in (tuned.added if tuned is not None else ())]
+        return f"added_{max(numbers, default=-1) + 1}"
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors by their names in the network's `state_dict`, on the CPU.
@@ -94,24 +180,15 @@ class TunedWeights:
                 f"and the one found here has {fingerprint[:12]}. Install the weights that were trained, or fit again."
             )
 
-    def load_into(self, backbone: Backbone) -> None:
-        """Put the tensors in their places."""
-        tensors, own = self.tensors(), backbone.module.state_dict()
-        wrong = [name for name, value in tensors.items() if name not in own or own[name].shape != value.shape]
-        if wrong:
-            has = "no" if wrong[0] not in own else "another shape of"
-            raise WeightsMismatchError(
-                f"{backbone.spec.name} has {has} {wrong[0]!r}, which was fine-tuned: it is read differently by the "
-                "libraries installed here. Install the versions that it was trained with, or fit again."
-            )
-        backbone.module.load_state_dict(tensors, strict=False)
-        backbone.fingerprint = self.fingerprint
-
     def __sklearn_clone__(self) -> TunedWeights:
         return self
 
     def __deepcopy__(self, memo) -> TunedWeights:
         return self
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.archive = _one_archive(self, self.archive)
 
     def __eq__(self, other) -> bool:
         return isinstance(other, TunedWeights) and other.fingerprint == self.fingerprint
@@ -120,4 +197,18 @@ class TunedWeights:
         return hash(self.fingerprint)
 
     def __repr__(self) -> str:
-        return f"<{self.base.name} fine-tuned, {len(self.data) / 1e6:.1f} MB, {self.digest[:8]}>"
+        methods = "".join(f", {record['method']}" for record in self.added.values())
+        return f"<{self.base.name} fine-tuned{methods}, {len(self.data) / 1e6:.1f} MB, {self.digest[:8]}>"
+
+
+#: Those that hold an archive now.
+_holders: WeakValueDictionary[int, TunedWeights] = WeakValueDictionary()
+
+
+def _one_archive(owner: TunedWeights, archive: bytes) -> bytes:
+    """The archive, or one like it that another holds already."""
+    if not archive:
+        return archive
+    others = [held for held in _holders.values() if held is not owner]
+    _holders[id(owner)] = owner
+    return next((held.archive for held in others if held.archive == archive), archive)

@@ -18,6 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 from skembed._sklearn import CallbackSupportMixin, Interval, StrOptions, check_sample_weight
 from skembed.base import BaseEmbedder
 from skembed.exceptions import FitWarning, TruncationWarning
+from skembed.finetune.methods import STRATEGIES, Method, resolve_factor
 from skembed.finetune.report import describe_epoch, describe_fit
 from skembed.finetune.schedules import SCHEDULES
 from skembed.finetune.validation import hold_out
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from skembed.finetune.fitting import Request
 
 __all__ = ["BaseFineTuner"]
-
-STRATEGIES = ("head", "partial", "full", "progressive")
 
 
 class BaseFineTuner(TransformerMixin, CallbackSupportMixin, BaseEstimator):
@@ -42,7 +41,13 @@ class BaseFineTuner(TransformerMixin, CallbackSupportMixin, BaseEstimator):
         "strategy": [StrOptions({*STRATEGIES, "auto"})],
         "n_unfrozen": [Interval(Integral, 1, None, closed="left")],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
-        "backbone_factor": [Interval(Real, 0, None, closed="neither")],
+        "lora_rank": [Interval(Integral, 1, None, closed="left")],
+        "lora_alpha": [Interval(Real, 0, None, closed="neither")],
+        "lora_dropout": [Interval(Real, 0, 1, closed="left")],
+        "target_modules": ["array-like", None],
+        "adapter_width": [Interval(Integral, 1, None, closed="left")],
+        "n_virtual_tokens": [Interval(Integral, 1, None, closed="left")],
+        "backbone_factor": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
         "layer_decay": [Interval(Real, 0, 1, closed="right")],
         "schedule": [StrOptions(set(SCHEDULES))],
         "max_epochs": [Interval(Integral, 0, None, closed="left")],
@@ -135,6 +140,8 @@ class BaseFineTuner(TransformerMixin, CallbackSupportMixin, BaseEstimator):
             weights = np.concatenate([weights, np.ones(len(y_val))])
             train, held_out = np.arange(n_given), np.arange(n_given, len(y))
         advice = self._advice(embedder, samples, y, train, groups, positions, seed)
+        strategy = self.strategy if advice is None else advice.strategy
+        method = Method.of({**self.get_params(deep=False), "strategy": strategy})
         return Request(
             embedder=embedder,
             samples=samples,
@@ -143,8 +150,8 @@ class BaseFineTuner(TransformerMixin, CallbackSupportMixin, BaseEstimator):
             task=task,
             train=train,
             held_out=held_out,
-            settings=self._settings(embedder),
-            strategy=self.strategy if advice is None else advice.strategy,
+            settings=self._settings(embedder, method),
+            strategy=strategy,
             n_unfrozen=int(self.n_unfrozen if advice is None else advice.settings.get("n_unfrozen", self.n_unfrozen)),
             max_epochs=int(self.max_epochs),
             stage_epochs=int(self.stage_epochs),
@@ -155,6 +162,7 @@ class BaseFineTuner(TransformerMixin, CallbackSupportMixin, BaseEstimator):
             seed=seed,
             augmentation=self._augmentation(embedder),
             augment_views=None if self.augment_views is None else int(self.augment_views),
+            method=method,
             checkpoint_dir=self.checkpoint_dir,
             positions=positions,
             advice=advice,
@@ -220,13 +228,13 @@ class BaseFineTuner(TransformerMixin, CallbackSupportMixin, BaseEstimator):
 
         return None if self.augment is None else resolve_augmentation(self.augment, embedder._modality)
 
-    def _settings(self, embedder: BaseEmbedder):
+    def _settings(self, embedder: BaseEmbedder, method: Method):
         from skembed.augment.mixing import resolve_mixup_on
         from skembed.finetune.loop import Settings
 
         return Settings(
             learning_rate=float(self.learning_rate),
-            backbone_factor=float(self.backbone_factor),
+            backbone_factor=resolve_factor(self.backbone_factor, method.name),
             layer_decay=float(self.layer_decay),
             schedule=self.schedule,
             batch_size=int(self.batch_size),
@@ -366,11 +374,28 @@ class BaseFineTuner(TransformerMixin, CallbackSupportMixin, BaseEstimator):
         ValueError
             If the backbone comes from a function of yours, which has no directory.
         """
-        from skembed.finetune.fitting import with_base
+        from skembed.finetune.storing import with_base
 
         check_is_fitted(self)
         copied = copy.copy(self)
         copied.embedder_ = with_base(self.embedder_)
+        return copied
+
+    def merged(self) -> Self:
+        """A copy whose LoRA factors are multiplied out: its pickle holds whole weights and needs no base of LoRA's.
+
+        Predictions are made with merged weights in any case, and are the same; the pickle of the factors is smaller.
+
+        Returns
+        -------
+        estimator : object
+            Fitted alike; where nothing was trained with LoRA, as it is.
+        """
+        from skembed.finetune.storing import merged
+
+        check_is_fitted(self)
+        copied = copy.copy(self)
+        copied.embedder_ = merged(self.embedder_)
         return copied
 
     def __sklearn_is_fitted__(self) -> bool:

@@ -28,21 +28,43 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
     embedder : ImageEmbedder, TextEmbedder or AudioEmbedder, default=None
         Names the backbone, and how samples are read; None is ``TextEmbedder()``. Search its parameters as
         ``embedder__backbone`` and so on.
-    strategy : {"progressive", "head", "partial", "full", "auto"}, default="progressive"
-        "head" trains the head alone, "partial" the top `n_unfrozen` blocks as well, "full" all of them. "progressive"
-        begins with the head and unfreezes more and more blocks from the top [1]_. After each stage the best weights so
-        far are restored. A stage that did harm, its held-out loss higher by more than its standard error, is tried
-        once more with stronger regularisation before the fit ends. With all blocks unfrozen further rounds follow
-        while they gain. "auto" looks at the samples to train on, not at those held out, and takes the strategy that
-        `skembed.advise` names for them; see `strategy_` and `advice_`. Of its settings it takes `n_unfrozen` alone: all
-        other parameters are yours. The machine is not timed for it, so that `random_state` repeats the choice
-        everywhere.
+    strategy : str, default="progressive"
+        How deep training goes: "head" trains the head alone, "partial" the top `n_unfrozen` blocks as well, "full" all
+        of them. "progressive" begins with the head and unfreezes more and more blocks from the top [1]_. After each
+        stage the best weights so far are restored. A stage that did harm, its held-out loss higher by more than its
+        standard error, is tried once more with stronger regularisation before the fit ends. With all blocks unfrozen
+        further rounds follow while they gain.
+
+        Or what trains in all blocks, in place of their weights: "lora", low-rank changes of linear maps and
+        convolutions [6]_ (needs ``pip install skembed[peft]``); "adapter", a bottleneck behind each block [7]_, [8]_;
+        "prefix", gated keys and values in each attention [9]_, [10]_; "prompt", virtual tokens behind the text [11]_;
+        "bitfit", the biases [12]_; "norm", scales and shifts of normalisations. Both together, as "partial+lora" or
+        "progressive+adapter", train it in some blocks; a prompt is read below all blocks and stands alone. "prefix"
+        and "prompt" are for text backbones of BERT's kind, the others for all. All but "prompt" begin as the frozen
+        network.
+
+        "auto" looks at the samples to train on, not at those held out, and takes the strategy that `skembed.advise`
+        names for them; see `strategy_` and `advice_`. Of its settings it takes `n_unfrozen` alone: all other parameters
+        are yours. The machine is not timed for it, so that `random_state` repeats the choice everywhere.
     n_unfrozen : int, default=1
         Blocks of "partial", counted from the top.
+    lora_rank : int, default=8
+        Of each change.
+    lora_alpha : float, default=16
+        A change is multiplied by ``lora_alpha / lora_rank``.
+    lora_dropout : float, default=0
+        Share of a layer's inputs that are dropped before the change.
+    target_modules : list of str, default=None
+        Endings of the names of layers that LoRA changes, such as ["query", "value"]; None takes every linear map and
+        every convolution that is neither grouped nor dilated in the blocks that train.
+    adapter_width : int, default=32
+        Features of an adapter's bottleneck.
+    n_virtual_tokens : int, default=10
+        Of a prefix or a prompt. Those of a prompt take their places of the embedder's `max_length`.
     learning_rate : float, default=1e-3
         Of the head, at the height of the schedule. See `find_learning_rate`.
-    backbone_factor : float, default=0.1
-        What it is multiplied by for the top block.
+    backbone_factor : float or "auto", default="auto"
+        What it is multiplied by for the top block: 0.1 for the blocks' weights, 1 for all other methods.
     layer_decay : float, default=0.8
         What a block's rate is multiplied by for the block below [1]_, [2]_.
     schedule : {"slanted_triangular", "cosine", "one_cycle", "constant"}, default="slanted_triangular"
@@ -62,19 +84,20 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
     weight_decay : float, default=0.01
         Decoupled (AdamW), of matrices only: not of biases and normalisations.
     l2_sp : float, default=0
-        Strength of the pull of trained blocks towards their pre-trained weights [3]_.
+        Strength of the pull of trained blocks towards their pre-trained weights [3]_: with LoRA, of the changed
+        weights towards those before; of what else was added, towards where it began.
     label_smoothing : float, default=0
         Part of each target that is spread over all classes.
     mixup : float, default=0
         Parameter of the Beta distribution, such as 0.2, by which the samples of a batch are averaged in pairs, and
-        their targets with them [6]_; 0 for none. With weights, each target counts by that of its own sample.
+        their targets with them [13]_; 0 for none. With weights, each target counts by that of its own sample.
     mixup_on : {"auto", "inputs", "features"}, default="auto"
         What mixup averages: pixels, or embeddings. "auto" is "inputs" for images, as mixup is meant, and "features"
         for texts and recordings, whose inputs have no average. No frozen block can be replayed for mixed inputs: all
         of them are run in every epoch, also by "head". "features" costs nothing.
     cutmix : float, default=0
         Parameter of the Beta distribution, such as 1, from which the area of a rectangle is drawn that is pasted from
-        one image of a batch into another, targets mixed by the areas [7]_; 0 for none. Of inputs, as above. With
+        one image of a batch into another, targets mixed by the areas [14]_; 0 for none. Of inputs, as above. With
         `mixup` too, each batch is mixed by one of them, drawn with equal chances.
     augment : None, str, callable or sequence, default=None
         How samples are changed for training: "light", "standard" or "strong"; operations by name, as ("name",
@@ -116,12 +139,15 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
     classes_ : ndarray of shape (n_classes,)
         Labels; of multi-label targets the columns' numbers.
     embedder_ : ImageEmbedder, TextEmbedder or AudioEmbedder
-        Fitted, with the weights that were kept: clones, pickles and works in other pipelines.
+        Fitted, with the weights that were kept: clones, pickles and works in other pipelines. Its pickle holds what
+        trained and no more, of LoRA the factors; loaded, these are merged into the base's weights, and what did not
+        train is the base's own memory, which several tasks share.
     kept_ : {"fine-tuned", "probe"}
         What the estimator is.
     history_ : list of dict
-        One an epoch: "epoch", "stage", "attempt", "unfrozen" (names of blocks), "rates" (by block), "train_loss",
-        "valid_loss", "valid_score", "best" (whether it was the best so far), "replayed", "seconds".
+        One an epoch: "epoch", "stage", "attempt", "unfrozen" (names of blocks), "n_trained" (parameters, the
+        head's among them), "rates" (by block), "train_loss", "valid_loss", "valid_score", "best" (whether it was the
+        best so far), "replayed", "seconds".
     report_ : str
         The path of the fit in words.
     diagnosis_ : Diagnosis
@@ -149,9 +175,16 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
     .. [4] Guo et al. (2017), On Calibration of Modern Neural Networks.
     .. [5] Kumar et al. (2022), Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution: why
        training starts from the probe.
-    .. [6] Zhang et al. (2018), mixup: Beyond Empirical Risk Minimization. On features: Verma et al. (2019), Manifold
+    .. [6] Hu et al. (2021), LoRA: Low-Rank Adaptation of Large Language Models.
+    .. [7] Houlsby et al. (2019), Parameter-Efficient Transfer Learning for NLP.
+    .. [8] Pfeiffer et al. (2020), AdapterFusion: Non-Destructive Task Composition for Transfer Learning.
+    .. [9] Li & Liang (2021), Prefix-Tuning: Optimizing Continuous Prompts for Generation.
+    .. [10] Zhang et al. (2023), LLaMA-Adapter: Efficient Fine-tuning of Language Models with Zero-init Attention.
+    .. [11] Lester, Al-Rfou & Constant (2021), The Power of Scale for Parameter-Efficient Prompt Tuning.
+    .. [12] Ben Zaken, Goldberg & Ravfogel (2022), BitFit: Simple Parameter-efficient Fine-tuning for Transformers.
+    .. [13] Zhang et al. (2018), mixup: Beyond Empirical Risk Minimization. On features: Verma et al. (2019), Manifold
        Mixup.
-    .. [7] Yun et al. (2019), CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features.
+    .. [14] Yun et al. (2019), CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features.
 
     Examples
     --------
@@ -177,8 +210,14 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
         *,
         strategy="progressive",
         n_unfrozen=1,
+        lora_rank=8,
+        lora_alpha=16.0,
+        lora_dropout=0.0,
+        target_modules=None,
+        adapter_width=32,
+        n_virtual_tokens=10,
         learning_rate=1e-3,
-        backbone_factor=0.1,
+        backbone_factor="auto",
         layer_decay=0.8,
         schedule="slanted_triangular",
         max_epochs=30,
@@ -211,6 +250,12 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
         self.embedder = embedder
         self.strategy = strategy
         self.n_unfrozen = n_unfrozen
+        self.lora_rank = lora_rank
+        self.lora_alpha = lora_alpha
+        self.lora_dropout = lora_dropout
+        self.target_modules = target_modules
+        self.adapter_width = adapter_width
+        self.n_virtual_tokens = n_virtual_tokens
         self.learning_rate = learning_rate
         self.backbone_factor = backbone_factor
         self.layer_decay = layer_decay
@@ -268,7 +313,10 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
         Raises
         ------
         ValueError
-            If y has one class, nothing can be held out, or a parameter is out of range.
+            If y has one class, nothing can be held out, a parameter is out of range, or the backbone has no place for
+            what the strategy would train.
+        ImportError
+            If the strategy is one with LoRA, and peft is not installed.
         DecodeError
             If a sample cannot be read; names its index.
         """

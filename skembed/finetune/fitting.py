@@ -8,30 +8,28 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors.torch import save
-from sklearn.base import clone
 
 from skembed.augment import Augmentation, describe
-from skembed.backbones.archive import pack_directory
 from skembed.backbones.loading import load
-from skembed.backbones.locating import identify, read_card, write_card
-from skembed.backbones.tuned import TunedWeights
 from skembed.base import BaseEmbedder
 from skembed.engine.device import resolve_device
 from skembed.finetune.checkpoint import Checkpoint
 from skembed.finetune.data import TrainingData, Views, embed_first
+from skembed.finetune.kinds import check_method
 from skembed.finetune.loop import Settings, Targets, evaluate
+from skembed.finetune.methods import WEIGHTS, Method, parse_strategy
 from skembed.finetune.network import FrozenNetwork, Head, Network
 from skembed.finetune.prefix import FirstPass
 from skembed.finetune.probe import Probe, Standardizer, search_probe
 from skembed.finetune.report import describe_advice
 from skembed.finetune.stages import Progress, Recipe, Stage, plan_stages
+from skembed.finetune.storing import tuned_embedder
 from skembed.finetune.tasks import Scores, Task
 
 if TYPE_CHECKING:
     from skembed.advice import Advice
 
-__all__ = ["Linear", "Outcome", "Request", "run_fit", "untrained", "with_base"]
+__all__ = ["Linear", "Outcome", "Request", "run_fit", "untrained"]
 
 
 @dataclass(frozen=True)
@@ -87,6 +85,8 @@ class Request:
         Of the samples in X, from which some may have been left out; those of X_val follow.
     advice : Advice, optional
         Where the strategy was chosen by it.
+    method : Method
+        What trains in the blocks that the strategy reaches.
     start : Linear, optional
         A head from an earlier fit, to go on with.
     report : callable, optional
@@ -112,6 +112,7 @@ class Request:
     seed: int
     augmentation: Augmentation | None = None
     augment_views: int | None = None
+    method: Method = WEIGHTS
     checkpoint_dir: Any = None
     positions: np.ndarray = field(default_factory=lambda: np.arange(0))
     advice: Advice | None = None
@@ -159,6 +160,7 @@ def run_fit(request: Request) -> Outcome:
     request : Request
         All of it checked.
     """
+    _check(request)
     frozen, first = embed_first(request.embedder, request.samples, _first_unfrozen(request))
     encoded = request.task.encode(request.y)
     standardizer, probe = _probe(request, frozen, encoded, request.train)
@@ -178,6 +180,19 @@ def run_fit(request: Request) -> Outcome:
     if checkpoint is not None and outcome.progress.ended != "interrupted":
         checkpoint.remove()
     return outcome
+
+
+def _check(request: Request) -> None:
+    """Refuse a method that this backbone has no place for, before every sample has been embedded."""
+    if request.method.name == "weights" or not request.max_epochs:
+        return
+    backbone = load(request.embedder.spec_, resolve_device(request.embedder.device), "float32")
+    depth = max(request.embedder._reading.layers) + 1
+    check_method(backbone, backbone.blocks[depth - _most_unfrozen(request) : depth], request.method)
+
+
+def _most_unfrozen(request: Request) -> int:
+    return max(stage.n_unfrozen for stage in _stages(request))
 
 
 def _first_unfrozen(request: Request) -> int:
@@ -238,12 +253,17 @@ def _recipe(
         # Frozen features are all that it takes: the weights need not even be loaded.
         network = FrozenNetwork(head.to(device))
     else:
+        backbone = load(embedder.spec_, device, "float32")
         network = Network(
-            load(embedder.spec_, device, "float32"),
+            backbone,
             embedder._reading,
             head,
             n_features=embedder._n_features_out,
             normalize=bool(embedder._normalized),
+            method=request.method,
+            n_trainable=_most_unfrozen(request),
+            probe=backbone.preprocess([embedder._probe()], embedder._reading.options)[0][:1],
+            seed=request.seed,
         )
     targets = Targets(torch.from_numpy(encoded).float(), torch.from_numpy(request.weights).float())
     return Recipe(
@@ -279,19 +299,21 @@ def _views(request: Request) -> Views | None:
 
 def _stages(request: Request) -> list[Stage]:
     depth = max(request.embedder._reading.layers) + 1
-    if request.strategy == "partial" and request.n_unfrozen > depth:
+    strategy = parse_strategy(request.strategy)
+    if strategy.depth == "partial" and request.n_unfrozen > depth:
         raise ValueError(
             f"n_unfrozen={request.n_unfrozen} is more than the {depth} blocks that can train: "
             f"{request.embedder.spec_.name} has {request.embedder.n_blocks_}, stem included, and those above the "
             f"highest of layers={request.embedder.layers!r} are not used. Use a smaller number, or strategy='full'."
         )
     return plan_stages(
-        request.strategy,
+        strategy.depth,
         depth,
         n_unfrozen=request.n_unfrozen,
         max_epochs=request.max_epochs,
         stage_epochs=request.stage_epochs,
         unfreeze_step=request.unfreeze_step,
+        method=strategy.method,
     )
 
 
@@ -303,6 +325,7 @@ def _checkpoint(request: Request, frozen: np.ndarray) -> Checkpoint | None:
         repr(request.embedder._reading),
         repr(request.settings),
         request.strategy,
+        request.method,
         request.n_unfrozen,
         request.max_epochs,
         request.stage_epochs,
@@ -343,7 +366,7 @@ def _keep(
             network, note = _repeated(request, recipe, frozen, encoded, probe)
             notes.append(note)
         head = _linear(network.head, progress.best.temperature)
-        embedder = _tuned_embedder(request, network)
+        embedder = tuned_embedder(request.embedder, network)
     return Outcome(embedder, head, kept, progress, recipe.stages, progress.best, progress.baseline, frozen, notes)
 
 
@@ -383,39 +406,3 @@ def _linear(head: Head, temperature: float) -> Linear:
     weight, bias = (value.detach().double().cpu().numpy() for value in (head.linear.weight, head.linear.bias))
     standardizer = Standardizer(*(value.double().cpu().numpy() for value in (head.mean, head.scale)))
     return Linear.of_probe(standardizer, Probe(weight, bias, 0.0), temperature)
-
-
-def _tuned_embedder(request: Request, network: FrozenNetwork) -> BaseEmbedder:
-    """An embedder with the trained weights; the one that training started from, where none of its weights changed."""
-    changed = network.changed()
-    if not changed:
-        return request.embedder
-    assert isinstance(network, Network)
-    return _with_backbone(request.embedder, TunedWeights.of(network.base, changed))
-
-
-def with_base(embedder: BaseEmbedder) -> BaseEmbedder:
-    """The same embedder with the files of its base inside.
-
-    Raises
-    ------
-    ValueError
-        If its backbone has no directory.
-    """
-    spec = embedder.spec_
-    base = spec if spec.tuned is None else spec.tuned.base
-    located = identify(base)
-    if located is None:
-        raise ValueError(f"{base.name!r} is a function and has no directory to take along. Save its weights yourself.")
-    archive = pack_directory(located.directory)
-    data = save({}) if spec.tuned is None else spec.tuned.data
-    return _with_backbone(embedder, TunedWeights(base, located.fingerprint, data, archive))
-
-
-def _with_backbone(embedder: BaseEmbedder, tuned: TunedWeights) -> BaseEmbedder:
-    """The same embedder, fitted, with other weights of the same network."""
-    # All that is known of the backbone stays true of it, so the card is copied and nothing is loaded to be described.
-    card = read_card(embedder.spec_, embedder.fingerprint_)
-    if card is not None:
-        write_card(replace(embedder.spec_, tuned=tuned), replace(card, fingerprint=tuned.fingerprint))
-    return clone(embedder).set_params(backbone=tuned).fit(np.asarray([embedder._probe()]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -38,9 +38,13 @@ def block_rates(n_blocks: int, *, rate: float, decay: float) -> list[float]:
     return [rate * decay**depth for depth in reversed(range(n_blocks))]
 
 
-def trainable(module: nn.Module, blocks: Sequence[Block]) -> dict[str, Any]:
-    """The parameters of blocks, by name."""
-    return {name: value for name, value in module.named_parameters() if any(block.owns(name) for block in blocks)}
+def trainable(module: nn.Module, blocks: Sequence[Block], among: Container[str] | None = None) -> dict[str, Any]:
+    """The parameters of blocks, by name; those `among` some names, where these are given."""
+    return {
+        name: value
+        for name, value in module.named_parameters()
+        if (among is None or name in among) and any(block.owns(name) for block in blocks)
+    }
 
 
 def parameter_groups(
@@ -52,6 +56,7 @@ def parameter_groups(
     backbone_rate: float,
     layer_decay: float,
     weight_decay: float,
+    among: Container[str] | None = None,
 ) -> list[dict[str, Any]]:
     """Groups for an optimiser: the head, then blocks from the highest to the lowest.
 
@@ -69,6 +74,8 @@ def parameter_groups(
         See `block_rates`.
     weight_decay : float
         Of matrices; vectors (biases, the scales of normalisations) are not pulled to zero.
+    among : container of str, optional
+        Names of the parameters that may train; None for all of the blocks.
 
     Returns
     -------
@@ -78,7 +85,7 @@ def parameter_groups(
     rates = block_rates(len(blocks), rate=backbone_rate, decay=layer_decay)
     parts = [("head", head_rate, list(head.parameters()))]
     for block, rate in reversed(list(zip(blocks, rates, strict=True))):
-        parts.append((block.name, rate, list(trainable(module, [block]).values())))
+        parts.append((block.name, rate, list(trainable(module, [block], among).values())))
     groups = []
     for name, rate, parameters in parts:
         for decay, chosen in (

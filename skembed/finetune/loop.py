@@ -164,7 +164,7 @@ class Averaged:
 
 
 class Pull:
-    """L2-SP: the squared distance of trained blocks from their pre-trained weights [1]_.
+    """L2-SP: the squared distance of what trains from the pre-trained network [1]_.
 
     Parameters
     ----------
@@ -179,13 +179,11 @@ class Pull:
     """
 
     def __init__(self, network: FrozenNetwork, strength: float):
-        self.strength = strength
-        self.pairs = network.pretrained()
+        self.network, self.strength = network, strength
 
     def __call__(self) -> Tensor | float:
-        if not self.strength or not self.pairs:
-            return 0.0
-        return self.strength / 2 * torch.stack([(p - start).square().sum() for p, start in self.pairs]).sum()
+        distance = self.network.distance() if self.strength else None
+        return 0.0 if distance is None else self.strength / 2 * distance
 
 
 class Epoch:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,12 +14,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from skembed.augment.mixing import Mix
 from skembed.backbones.base import Backbone, Block, Item
+from skembed.backbones.tuned import TunedWeights, place_of
 from skembed.engine.device import move
 from skembed.engine.extract import undisturbed
 from skembed.engine.pooling import combine_layers, pool
 from skembed.engine.reading import Reading
 from skembed.finetune.convolutions import avoid_faulty_gradients
 from skembed.finetune.groups import parameter_groups, trainable
+from skembed.finetune.kinds import KINDS
+from skembed.finetune.methods import WEIGHTS, Method
 from skembed.finetune.probe import Probe, Standardizer
 
 __all__ = ["FrozenNetwork", "Head", "Network"]
@@ -93,11 +97,11 @@ class FrozenNetwork:
         """What trains now."""
         return (value for _, value in self.named_parameters())
 
-    def pretrained(self) -> list[tuple[nn.Parameter, Tensor]]:
-        """The backbone's parameters that train now, each with its value before all training."""
-        return []
+    def distance(self) -> Tensor | None:
+        """Squared distance of what trains of the backbone from the pre-trained network; None where nothing does."""
+        return None
 
-    def optimizer_groups(self, n_blocks: int, **settings: float) -> list[dict]:
+    def optimizer_groups(self, n_blocks: int, **settings: Any) -> list[dict]:
         """See `skembed.finetune.groups.parameter_groups`."""
         return parameter_groups(nn.Module(), (), self.head, **settings)
 
@@ -112,7 +116,7 @@ class FrozenNetwork:
                 value.copy_(state[f"head.{name}"])
 
     def changed(self) -> dict[str, Tensor]:
-        """The tensors of the backbone that are no longer those of the base."""
+        """The tensors of the backbone that are no longer those of the base, or are new."""
         return {}
 
     def outputs(self, features: Tensor) -> np.ndarray:
@@ -122,6 +126,8 @@ class FrozenNetwork:
 
 class Network(FrozenNetwork):
     """A copy of a backbone that may be trained, and its head.
+
+    Tensors that never train are the base's own, so that the copy takes memory for the others alone.
 
     Parameters
     ----------
@@ -135,23 +141,62 @@ class Network(FrozenNetwork):
         Leading features of a row that are kept.
     normalize : bool
         Whether rows are scaled to length one.
+    method : Method
+        What trains in a block: all of it, or less.
+    n_trainable : int, optional
+        The most of the highest blocks that will ever train; None for all.
+    probe : sequence of Item
+        Any input of the network; what is added to it takes its shapes from it.
+    seed : int
+        Of what is added.
     """
 
-    def __init__(self, backbone: Backbone, reading: Reading, head: Head, *, n_features: int, normalize: bool):
-        self.base = backbone
+    def __init__(
+        self,
+        backbone: Backbone,
+        reading: Reading,
+        head: Head,
+        *,
+        n_features: int,
+        normalize: bool,
+        method: Method = WEIGHTS,
+        n_trainable: int | None = None,
+        probe: Sequence[Item] = (),
+        seed: int = 0,
+    ):
+        self.base = self.backbone = backbone
+        self.reading, self.method = reading, method
+        self.n_features, self.normalize = n_features, normalize
+        kind, blocks = KINDS[method.name], self.top(self.depth if n_trainable is None else n_trainable)
+        own = set(kind.own(backbone.module, blocks))
         # Copied while another thread passes over its lower blocks, the network would pass over them for good.
         with undisturbed():
-            self.backbone = replace(backbone, module=copy.deepcopy(backbone.module))
-        avoid_faulty_gradients(self.backbone.module)
-        self.reading = reading
+            module = copy.deepcopy(backbone.module, _shared(backbone.module, besides=own))
+        self.backbone = replace(backbone, module=module)
+        #: What was added, by name, for `TunedWeights.of`.
+        self.added: dict[str, dict[str, Any]] = {}
+        key = TunedWeights.next_name(backbone.spec.tuned)
+        if kind.add is not None and blocks:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                batch = move(self.backbone.collate(probe), self.device, torch.float32) if probe else {}
+                self.added = {key: kind.add(self.backbone, blocks, key, batch, method)}
+        # After them: factors beside a strided convolution are strided convolutions as well.
+        avoid_faulty_gradients(module)
+        self._own = {
+            _plain(name): value
+            for name, value in module.state_dict().items()
+            if _plain(name) in own or _addition(name) in self.added
+        }
+        base = backbone.module.state_dict()
+        self._start = {name: base[name] if name in base else value.clone() for name, value in self._own.items()}
         super().__init__(head.to(self.device))
-        self.n_features, self.normalize = n_features, normalize
         self._training: list[nn.Module] = []
         self.freeze_all()
 
     @property
     def device(self) -> torch.device:
-        return next(self.backbone.module.parameters()).device
+        return next(self.base.module.parameters()).device
 
     @property
     def depth(self) -> int:  # type: ignore[override]
@@ -170,7 +215,7 @@ class Network(FrozenNetwork):
         """Let the highest blocks train and no others."""
         self.freeze_all()
         module, blocks = self.backbone.module, self.top(n_blocks)
-        for value in trainable(module, blocks).values():
+        for value in trainable(module, blocks, self._names).values():
             value.requires_grad_(True)
         # Batch normalisations go on with the statistics of the pre-training, even where their weights train: those of
         # a few small batches are another network, with several times the loss that the probe has.
@@ -220,35 +265,71 @@ class Network(FrozenNetwork):
 
     # -- tensors ----------------------------------------------------------------------------------------
 
-    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        yield from super().named_parameters()
+    @property
+    def _names(self) -> set[str]:
+        """What may train, by the names that parameters have here."""
+        return {name for name, _ in self.backbone.module.named_parameters() if _plain(name) in self._own}
+
+    def _trains(self) -> Iterator[tuple[str, nn.Parameter]]:
         for name, value in self.backbone.module.named_parameters():
             if value.requires_grad:
-                yield f"backbone.{name}", value
+                yield _plain(name), value
 
-    def pretrained(self) -> list[tuple[nn.Parameter, Tensor]]:
-        base = dict(self.base.module.named_parameters())
-        return [(p, base[name]) for name, p in self.backbone.module.named_parameters() if p.requires_grad]
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        yield from super().named_parameters()
+        for name, value in self._trains():
+            yield f"backbone.{name}", value
 
-    def optimizer_groups(self, n_blocks: int, **settings: float) -> list[dict]:
-        return parameter_groups(self.backbone.module, self.top(n_blocks), self.head, **settings)
+    def distance(self) -> Tensor | None:
+        pairs = [(name, value, self._start[name]) for name, value in self._trains()]
+        record = next(iter(self.added.values()), {})
+        return KINDS[self.method.name].distance(pairs, record) if pairs else None
+
+    def optimizer_groups(self, n_blocks: int, **settings: Any) -> list[dict]:
+        module, blocks = self.backbone.module, self.top(n_blocks)
+        return parameter_groups(module, blocks, self.head, among=self._names, **settings)
 
     def state(self, n_blocks: int) -> dict[str, Tensor]:
         blocks = self.top(n_blocks)
-        own = self.backbone.module.state_dict()
-        mine = {f"backbone.{name}": value for name, value in own.items() if any(b.owns(name) for b in blocks)}
+        mine = {f"backbone.{name}": v for name, v in self._own.items() if any(b.owns(name) for b in blocks)}
         return super().state(n_blocks) | mine
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         super().load(state)
-        base = self.base.module.state_dict()
         with torch.no_grad():
-            for name, value in self.backbone.module.state_dict().items():
-                value.copy_(state.get(f"backbone.{name}", base[name]))
+            for name, value in self._own.items():
+                value.copy_(state.get(f"backbone.{name}", self._start[name]))
 
     def changed(self) -> dict[str, Tensor]:
-        base = self.base.module.state_dict()
-        return {name: v for name, v in self.backbone.module.state_dict().items() if not torch.equal(v, base[name])}
+        found = {name for name, value in self._own.items() if not torch.equal(value, self._start[name])}
+        # Of an addition all or nothing: LoRA's A may be where it began when B is not.
+        hosts = {_host(name) for name in found}
+        new = {name for name in self._own if _addition(name) in self.added and _host(name) in hosts}
+        return {name: value for name, value in self._own.items() if name in found | new}
+
+
+def _shared(module: nn.Module, besides: set[str]) -> dict[int, Tensor]:
+    """For a copy, the tensors that it is to share."""
+    parameters, buffers = module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False)
+    named = [*parameters, *buffers]
+    copied = {id(value) for name, value in named if name in besides}
+    return {id(value): value for _, value in named if id(value) not in copied}
+
+
+def _plain(name: str) -> str:
+    """The name that a tensor has in the base: peft puts a layer of its own around a module."""
+    return name.replace(".base_layer.", ".")
+
+
+def _addition(name: str) -> str | None:
+    place = place_of(name)
+    return None if place is None else place.key
+
+
+def _host(name: str) -> str:
+    """The module that something was added to; of LoRA's two factors the same."""
+    place = place_of(name)
+    return name if place is None else place.host.removesuffix(".lora_A").removesuffix(".lora_B")
 
 
 def _average(rows: Tensor, samples: Sequence[Sequence[Item]]) -> Tensor:

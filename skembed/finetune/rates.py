@@ -87,7 +87,7 @@ def find_learning_rate(
     """Train for some steps at exponentially rising rates; suggest one well before the loss rises [1]_.
 
     The estimator stays as it is. What is unfrozen is what its strategy ends with: "progressive" is tried with the top
-    block.
+    block, of whatever method.
 
     Parameters
     ----------
@@ -132,8 +132,8 @@ def find_learning_rate(
     trial.set_params(validation_fraction=None, refit=False, checkpoint_dir=None, warm_start=False, verbose=False)
     trial._validate_params()
     request = trial._request(X, y)
-    if request.strategy == "progressive":
-        request = replace(request, strategy="partial", n_unfrozen=1)
+    if request.strategy.startswith("progressive"):
+        request = replace(request, strategy=request.strategy.replace("progressive", "partial"), n_unfrozen=1)
     rates = np.geomspace(low, high, n_steps)
     losses = _rising_losses(untrained(request), rates)
     smooth = _smoothed(losses)

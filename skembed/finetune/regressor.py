@@ -26,6 +26,8 @@ class FineTuneRegressor(RegressorMixin, BaseFineTuner):
         Names the backbone, and how samples are read; None is ``TextEmbedder()``.
     strategy, n_unfrozen, learning_rate, backbone_factor, layer_decay, schedule
         See `FineTuneClassifier`.
+    lora_rank, lora_alpha, lora_dropout, target_modules, adapter_width, n_virtual_tokens
+        See `FineTuneClassifier`.
     max_epochs, stage_epochs, unfreeze_step, patience, batch_size
         See `FineTuneClassifier`.
     dropout, weight_decay, l2_sp, mixup, mixup_on, cutmix, augment, augment_views, n_views, clip_norm, ema
@@ -64,8 +66,14 @@ class FineTuneRegressor(RegressorMixin, BaseFineTuner):
         *,
         strategy="progressive",
         n_unfrozen=1,
+        lora_rank=8,
+        lora_alpha=16.0,
+        lora_dropout=0.0,
+        target_modules=None,
+        adapter_width=32,
+        n_virtual_tokens=10,
         learning_rate=1e-3,
-        backbone_factor=0.1,
+        backbone_factor="auto",
         layer_decay=0.8,
         schedule="slanted_triangular",
         max_epochs=30,
@@ -96,6 +104,12 @@ class FineTuneRegressor(RegressorMixin, BaseFineTuner):
         self.embedder = embedder
         self.strategy = strategy
         self.n_unfrozen = n_unfrozen
+        self.lora_rank = lora_rank
+        self.lora_alpha = lora_alpha
+        self.lora_dropout = lora_dropout
+        self.target_modules = target_modules
+        self.adapter_width = adapter_width
+        self.n_virtual_tokens = n_virtual_tokens
         self.learning_rate = learning_rate
         self.backbone_factor = backbone_factor
         self.layer_decay = layer_decay
@@ -147,7 +161,8 @@ class FineTuneRegressor(RegressorMixin, BaseFineTuner):
         Raises
         ------
         ValueError
-            If y holds no finite numbers, nothing can be held out, or a parameter is out of range.
+            If y holds no finite numbers, nothing can be held out, a parameter is out of range, or the backbone has no
+            place for what the strategy would train.
         DecodeError
             If a sample cannot be read; names its index.
         """

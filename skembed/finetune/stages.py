@@ -60,6 +60,7 @@ def plan_stages(
     max_epochs: int,
     stage_epochs: int,
     unfreeze_step: int | str = "double",
+    method: str = "weights",
 ) -> list[Stage]:
     """The stages of a strategy, in order.
 
@@ -75,6 +76,8 @@ def plan_stages(
         Of the whole fit, and of one stage of "progressive".
     unfreeze_step : int or "double"
         Blocks that each stage of "progressive" adds to the one before, or twice as many blocks.
+    method : str
+        What trains in them, for the names of the stages.
 
     Examples
     --------
@@ -86,17 +89,18 @@ def plan_stages(
         while counts[-1] < depth:
             step = counts[-1] if isinstance(unfreeze_step, str) else unfreeze_step
             counts.append(min(depth, counts[-1] + step))
-        return [Stage(_stage_name(count, depth), count, stage_epochs) for count in counts]
+        return [Stage(_stage_name(count, depth, method), count, stage_epochs) for count in counts]
     count = {"head": 0, "partial": n_unfrozen, "full": depth}[strategy]
-    return [Stage(_stage_name(count, depth), count, max_epochs)]
+    return [Stage(_stage_name(count, depth, method), count, max_epochs)]
 
 
-def _stage_name(count: int, depth: int) -> str:
+def _stage_name(count: int, depth: int, method: str) -> str:
     if count == 0:
         return "head"
-    if count == depth:
-        return "all blocks"
-    return "top block" if count == 1 else f"top {count} blocks"
+    if method == "prompt":
+        return "prompt"
+    name = "all blocks" if count == depth else "top block" if count == 1 else f"top {count} blocks"
+    return name if method == "weights" else f"{name}, {method}"
 
 
 @dataclass
@@ -342,6 +346,7 @@ class Recipe:
             "stage": stage.name,
             "attempt": progress.attempt + 1,
             "unfrozen": [block.name for block in self.network.top(stage.n_unfrozen)],
+            "n_trained": sum(parameter.numel() for parameter in self.network.parameters()),
             "rates": {group["name"]: group["lr"] for group in trainer.optimizer.param_groups},
             "train_loss": loss,
             "valid_loss": None if scores is None else scores.loss,

@@ -169,7 +169,7 @@ def test_blocks_are_told_apart_by_whole_names():
 
 def test_where_the_probe_was_kept_nothing_moved(probed, rows):
     display = DriftDisplay.from_estimator(probed, rows[0][:30])
-    assert display.weight_drift.tolist() == [0, 0, 0]
+    assert display.weight_drift == [0, 0, 0]
     np.testing.assert_allclose(display.cka, 1)
     assert {text.get_text().strip() for text in display.axes_[0].texts} == {"unchanged"}
 

@@ -511,8 +511,8 @@ def test_history(monkeypatch):
     history = play.run().history
     assert [set(record) for record in history] == [
         {
-            "epoch", "stage", "attempt", "unfrozen", "rates", "train_loss", "valid_loss", "valid_score", "best",
-            "replayed", "seconds",
+            "epoch", "stage", "attempt", "unfrozen", "n_trained", "rates", "train_loss", "valid_loss", "valid_score",
+            "best", "replayed", "seconds",
         }
     ] * len(history)  # fmt: skip
     first, last = history[0], history[3]
@@ -521,6 +521,11 @@ def test_history(monkeypatch):
     assert last["rates"] == {"head": 1e-2, "layers.1": pytest.approx(1e-3)}
     assert [record["replayed"] for record in history] == [record["stage"] != "top 2 blocks" for record in history]
     assert all(record["seconds"] >= 0 for record in history)
+    (top,) = play.recipe.network.top(1)
+    assert (
+        last["n_trained"] - first["n_trained"]
+        == play.recipe.network.base.module.get_parameter(f"{top.name}.weight").numel()
+    )
 
 
 def test_every_epoch_is_saved_once_it_is_written_down(monkeypatch):

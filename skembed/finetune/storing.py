@@ -1,0 +1,64 @@
+"""What a fit leaves behind: an embedder with the weights that it changed, in one form or another."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from sklearn.base import clone
+
+from skembed.backbones.archive import pack_directory
+from skembed.backbones.loading import load
+from skembed.backbones.locating import identify, read_card, write_card
+from skembed.backbones.tuned import TunedWeights
+from skembed.base import BaseEmbedder
+from skembed.finetune.network import FrozenNetwork, Network
+
+__all__ = ["merged", "tuned_embedder", "with_base"]
+
+
+def tuned_embedder(embedder: BaseEmbedder, network: FrozenNetwork) -> BaseEmbedder:
+    """An embedder with the trained weights; the one that training started from, where none of its weights changed."""
+    changed = network.changed()
+    if not changed:
+        return embedder
+    assert isinstance(network, Network)
+    return _with_backbone(embedder, TunedWeights.of(network.base, changed, network.added))
+
+
+def with_base(embedder: BaseEmbedder) -> BaseEmbedder:
+    """The same embedder with the files of its base inside.
+
+    Raises
+    ------
+    ValueError
+        If its backbone has no directory.
+    """
+    spec = embedder.spec_
+    base = spec if spec.tuned is None else spec.tuned.base
+    located = identify(base)
+    if located is None:
+        raise ValueError(f"{base.name!r} is a function and has no directory to take along. Save its weights yourself.")
+    archive = pack_directory(located.directory)
+    tuned = TunedWeights(base, located.fingerprint, save({})) if spec.tuned is None else spec.tuned
+    return _with_backbone(embedder, TunedWeights(base, located.fingerprint, tuned.data, archive, tuned.added))
+
+
+def merged(embedder: BaseEmbedder) -> BaseEmbedder:
+    """The same embedder with low-rank factors multiplied out: whole weights in their place."""
+    spec = embedder.spec_
+    if spec.tuned is None or all(record["method"] != "lora" for record in spec.tuned.added.values()):
+        return embedder
+    backbone = load(spec, torch.device("cpu"), "float32")
+    return _with_backbone(embedder, spec.tuned.merged(backbone.module.state_dict()))
+
+
+def _with_backbone(embedder: BaseEmbedder, tuned: TunedWeights) -> BaseEmbedder:
+    """The same embedder, fitted, with other weights of the same network."""
+    # All that is known of the backbone stays true of it, so the card is copied and nothing is loaded to be described.
+    card = read_card(embedder.spec_, embedder.fingerprint_)
+    if card is not None:
+        write_card(replace(embedder.spec_, tuned=tuned), replace(card, fingerprint=tuned.fingerprint))
+    return clone(embedder).set_params(backbone=tuned).fit(np.asarray([embedder._probe()]))
