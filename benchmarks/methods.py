@@ -27,11 +27,11 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 
 from benchmarks import data
-from benchmarks.common import RESULTS, document, print_table, write
+from benchmarks.common import RESULTS, Goal, document, print_table, write
 from benchmarks.measure import PeakMemory, last_json
 from skembed import FineTuneClassifier, ImageEmbedder, TextEmbedder
 
-__all__ = ["main"]
+__all__ = ["GOALS", "main"]
 
 #: Of a table's rows; "head" is the frozen network with the same number of epochs.
 WAYS = ("head", "full", "partial", "lora", "adapter", "prefix", "prompt", "bitfit", "norm", "partial+lora")
@@ -115,6 +115,17 @@ def _summary(found: dict[str, list[dict[str, float]]]) -> list[dict[str, Any]]:
         row["accuracy"] = float(np.mean([one["accuracy"] for one in each]))
         rows.append(row)
     return rows
+
+
+def _pickle_of_lora(found) -> float:
+    """Bytes of the pickle for each byte of the factors, which are float32."""
+    (row,) = [row for row in found["results"]["topics"] if row["way"] == "lora"]
+    return 1e3 * row["pickle_kb"] / (4 * row["trained"])
+
+
+GOALS = [
+    Goal("topics, LoRA: the estimator's pickle", "its factors", _pickle_of_lora, 1.2, at_most=True, digits=2),
+]
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks import accuracy, cache, embed, finetune, gridsearch, learning_curve, selection
+from benchmarks import accuracy, cache, embed, finetune, gridsearch, learning_curve, methods, selection
 from benchmarks.common import RESULTS, Goal
 
 __all__ = ["main", "rewritten", "table"]
@@ -27,6 +27,7 @@ _GOALS = {
     "cache": cache.GOALS,
     "finetune": finetune.GOALS,
     "accuracy": accuracy.GOALS,
+    "methods": methods.GOALS,
     "learning_curve": learning_curve.GOALS,
     "selection": selection.GOALS,
 }

@@ -67,6 +67,8 @@ def block_drift(before: BackboneSpec, after: BackboneSpec) -> dict[str, float]:
 
     # In float32 whatever the embedder's precision is: rounding would look like drift.
     networks = [load(spec, torch.device("cpu"), "float32") for spec in (before, after)]
-    old, new = ({name: value.numpy() for name, value in each.module.named_parameters()} for each in networks)
-    blocks = networks[0].blocks
-    return dict(zip((block.name for block in blocks), weight_drift(old, new, blocks).tolist(), strict=True))
+    old, new = (dict(each.module.named_parameters()) for each in networks)
+    # What did not change is one tensor in both.
+    changed = {name: value.numpy() for name, value in new.items() if name in old and value is not old[name]}
+    drift = weight_drift({name: value.numpy() for name, value in old.items()}, changed, networks[0].blocks)
+    return dict(zip((block.name for block in networks[0].blocks), drift.tolist(), strict=True))

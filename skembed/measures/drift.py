@@ -39,11 +39,14 @@ def weight_drift(before: Mapping[str, Any], after: Mapping[str, Any], blocks: It
     """
     found = []
     for block in blocks:
-        change = norm = 0.0
-        for name in (name for name in before if block.owns(name)):
-            old = np.asarray(before[name], dtype=np.float64)
-            norm += float((old**2).sum())
-            if name in after:
-                change += float(((np.asarray(after[name], dtype=np.float64) - old) ** 2).sum())
+        names = [name for name in before if block.owns(name)]
+        change = sum(_squared(after[name], before[name]) for name in names if name in after)
+        # The norm of what did not move is not asked for.
+        norm = sum(_squared(before[name], 0.0) for name in names) if change else 1.0
         found.append(np.sqrt(change / norm) if norm else 0.0)
     return np.array(found)
+
+
+def _squared(values: Any, less: Any) -> float:
+    """Squared distance."""
+    return float(np.square(np.asarray(values, dtype=np.float64) - np.asarray(less, dtype=np.float64)).sum())
