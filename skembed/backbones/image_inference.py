@@ -17,6 +17,7 @@ from skembed.backbones.advanced import advanced, collate_advanced
 from skembed.backbones.base import Backbone, Item, Tokens
 from skembed.backbones.blocks import count_beside, enter_behind
 from skembed.backbones.folding import Pair, find_pairs, fold_pairs, folded
+from skembed.backbones.linear import multiply_plainly
 
 __all__ = ["ImageBackbone", "InferenceCopies", "Watch"]
 
@@ -321,6 +322,7 @@ def _copied(module: nn.Module, pairs: Sequence[Pair], values, *, channels_last: 
         copied: Any = copy.deepcopy(module, shared)
         if whole:
             copied = copied.float().cpu()
+            multiply_plainly(copied)
         fold_pairs(copied, pairs, values)
         if channels_last:
             for sub in copied.modules():

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.weak import WeakTensorKeyDictionary
 
-__all__ = ["OneDnnLinear", "multiply_by_onednn"]
+__all__ = ["OneDnnLinear", "multiply_by_onednn", "multiply_plainly"]
 
 #: Bytes of a network's linear weights up to which they are held a second time, laid out for oneDNN.
 _MOST_LAID_OUT = 512 * 2**20
@@ -110,6 +110,20 @@ def multiply_by_onednn(module: nn.Module) -> None:
         # Another class and not another module: whoever holds the layer, or hooked itself to it, goes on to have it.
         sub.__class__ = OneDnnLinear
         sub.lays_out = lays_out  # type: ignore[assignment]
+
+
+def multiply_plainly(module: nn.Module) -> None:
+    """Take back `multiply_by_onednn`, for compilers and exporters, which do not know these operations.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Changed in place.
+    """
+    for sub in module.modules():
+        if type(sub) is OneDnnLinear:
+            sub.__class__ = nn.Linear
+            del sub.lays_out
 
 
 @functools.cache

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from skembed.backbones import linear
+from skembed.backbones.image_inference import InferenceCopies
 from skembed.backbones.linear import OneDnnLinear, multiply_by_onednn
 
 pytestmark = pytest.mark.skipif(
@@ -152,6 +153,17 @@ def test_other_layers_and_types_are_left_alone(called):
     multiply_by_onednn(double)
     rows = torch.randn(3, 24, dtype=torch.float64)
     assert double(rows).dtype == torch.float64
+    assert not called
+
+
+def test_a_compiler_is_given_layers_that_it_knows(called):
+    plain, fast = _pair()
+    copied = InferenceCopies(fast, (), [], channels_last=False).in_float32(fast)
+    assert type(copied) is nn.Linear
+    assert type(fast) is OneDnnLinear
+    rows = torch.randn(7, 24)
+    torch.testing.assert_close(copied(rows), plain(rows))
+    torch.jit.trace(copied, rows)
     assert not called
 
 
