@@ -140,7 +140,7 @@ def recording(seconds: float = 1.5) -> np.ndarray:
 
 def draw_recordings(path: Path) -> None:
     """Waveforms over 1.9 s, all on one scale; spectrograms as the backbone hears them, below 8 kHz."""
-    backbone, sound = load(resolve("openai/whisper-tiny.en", "audio"), "cpu", "float32"), recording()
+    backbone, sound = load(resolve("openai/whisper-tiny.en", "audio"), torch.device("cpu"), "float32"), recording()
     figure, axes = grid([label(augment, "audio") for augment, _ in RECORDINGS], height=1.35)
     for (augment, shown), line in zip(RECORDINGS, axes, strict=True):
         augmentation = resolve_augmentation(augment, "audio")
@@ -168,7 +168,7 @@ def draw_recordings(path: Path) -> None:
 
 def list_texts() -> None:
     """Each text as the backbone gets it, special tokens included."""
-    backbone = load(resolve("sentence-transformers/all-MiniLM-L6-v2", "text"), "cpu", "float32")
+    backbone = load(resolve("sentence-transformers/all-MiniLM-L6-v2", "text"), torch.device("cpu"), "float32")
     print(f"{'original':22} {TEXT}")
     for augment in TEXTS:
         augmentation = resolve_augmentation(augment, "text")
