@@ -51,6 +51,9 @@ class Curves:
         Held-out losses of the linear probe and of what was kept; NaN where nothing was held out.
     temperature : float
         What the outputs are divided by.
+    softened : bool
+        Whether training had softer targets than those held out (mixing, label smoothing): its losses have another
+        floor then, and are not compared with those of knowing nothing.
     """
 
     history: list[dict[str, Any]]
@@ -63,6 +66,7 @@ class Curves:
     probe_loss: float
     best_loss: float
     temperature: float
+    softened: bool = False
 
     def attempts(self) -> list[list[dict[str, Any]]]:
         """Epochs of each attempt at each stage, in order."""
@@ -82,7 +86,7 @@ def read_curves(curves: Curves) -> list[Finding]:
     """All that the losses say."""
     unstable = list(_instability(curves))
     # Losses that come down from where a rate threw them are no sign of too few epochs.
-    low = [] if unstable else list(_underfitting(curves))
+    low = [] if unstable or curves.softened else list(_underfitting(curves))
     return [*unstable, *_overfitting(curves), *low, *_harm(curves), *_calibration(curves)]
 
 
@@ -104,14 +108,15 @@ def _instability(curves: Curves) -> Iterator[Finding]:
         evidence = f"Training diverged {after}: {curves.ended.partition(': ')[2]}"
         yield Finding("instability", "serious", evidence, remedy)
         return
-    signs = [*_explosions(curves), *_spikes(curves), *_wipe_outs(curves)]
+    spikes = [] if curves.softened else _spikes(curves)
+    signs = [*_explosions(curves), *spikes, *_wipe_outs(curves)]
     if signs:
         yield Finding("instability", "warning", f"{'; '.join(signs)}.", remedy)
 
 
 def _explosions(curves: Curves) -> Iterator[str]:
     worst = max((record["train_loss"] for record in curves.history), default=0.0)
-    if curves.part(worst) > _EXPLODED:
+    if curves.part(worst) > _EXPLODED and not curves.softened:
         yield f"The training loss reached {worst:.3g}, where knowing nothing has {curves.naive_loss:.3f}"
     if curves.judged and not all(math.isfinite(record["valid_loss"]) for record in curves.history):
         yield "The held-out loss was no finite number in at least one epoch"

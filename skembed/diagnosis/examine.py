@@ -174,7 +174,7 @@ def diagnose_fit(request: Request, outcome: Outcome) -> Diagnosis:
 
 
 def _curves(request: Request, outcome: Outcome, encoded: np.ndarray) -> curves.Curves:
-    judged = len(request.held_out) > 0
+    judged, settings = len(request.held_out) > 0, request.settings
     return curves.Curves(
         history=outcome.progress.history,
         kept=outcome.kept,
@@ -186,6 +186,7 @@ def _curves(request: Request, outcome: Outcome, encoded: np.ndarray) -> curves.C
         probe_loss=outcome.probe_scores.loss if judged else float("nan"),
         best_loss=outcome.scores.loss if judged else float("nan"),
         temperature=outcome.scores.temperature,
+        softened=settings.mixup > 0 or settings.cutmix > 0 or settings.label_smoothing > 0,
     )
 
 

@@ -44,6 +44,13 @@ def test_a_healthy_fit_may_end_a_little_past_its_best():
     assert _read(("top", [0.5, 0.3, 0.2, 0.15], [0.5, 0.32, 0.3, 0.33])) == {}
 
 
+@pytest.mark.parametrize("training", [[0.9, 0.9, 0.8, 0.75], [0.6, 0.9, 0.6, 0.8], [2.3, 2.2, 2.1, 2.1]])
+def test_training_losses_of_softened_targets_are_not_judged(training):
+    attempt = ("top", training, [0.5, 0.35, 0.3, 0.29])
+    assert {"underfitting", "instability"} & set(_read(attempt))
+    assert _read(attempt, softened=True) == {}
+
+
 def test_overfitting_is_a_wide_gap_that_grows():
     found = _read(("top", [0.5, 0.2, 0.05, 0.01], [0.55, 0.5, 0.52, 0.6]))
     assert found["overfitting"].severity == "warning"
