@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from sklearn.base import clone
@@ -14,9 +14,6 @@ from skembed.base import BaseEmbedder
 from skembed.displays.estimators import fitted_fine_tuner, layer_features
 from skembed.layerwise import block_drift
 from skembed.measures import linear_cka
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["DriftDisplay"]
 
