@@ -15,13 +15,12 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from skembed.backbones.adapters import prefixed
-from skembed.backbones.attention import attend_plainly
+from skembed.backbones.ragged import Ragged
 
 __all__ = ["PACKABLE", "Packing", "allow_packing", "is_packable", "pack_inputs", "plan_packing", "watch_attention"]
 
@@ -47,9 +46,6 @@ _watched: ContextVar[tuple[list, ...]] = ContextVar("_watched", default=())
 
 #: Leading bits of a number of tokens that tell one shape from another; see `_round_up`.
 _BITS = 6
-#: So many times more attention scores are computed where that saves a call for each length: measured with gradients
-#: and dropout, 32 short texts of MiniLM.
-_PADDED_SCORES = 4
 
 
 @dataclass(eq=False)
@@ -62,25 +58,17 @@ class Packing:
         The padded batch.
     index : Tensor of shape (total,), int64
         Positions of the real tokens in the flattened padded batch.
-    groups : tuple of (start, count, length)
-        Texts of equal length are neighbours: `count` of `length` tokens each, from position `start` on. The last one
-        is the filler, where there is any.
+    texts : Ragged
+        Where they begin and end, without the filler.
     n_filler : int
         Tokens behind the texts that are computed and dropped.
     """
 
     shape: tuple[int, int]
     index: Tensor
-    groups: tuple[tuple[int, int, int], ...]
+    texts: Ragged
     n_filler: int = 0
     _heeded: bool = field(default=False, init=False)
-
-    @property
-    def pads_cheaply(self) -> bool:
-        """Whether attention over the padded batch has few more scores than over its groups."""
-        batch, time = self.shape
-        exact = sum(count * length**2 for _, count, length in self.groups)
-        return batch * time**2 <= _PADDED_SCORES * exact
 
     def pack(self, values: Tensor) -> Tensor:
         """From (batch, time, ...) to (1, total + n_filler, ...)."""
@@ -151,15 +139,9 @@ def plan_packing(module: nn.Module, mask: Tensor) -> Packing | None:
         return None
     order = lengths.argsort(descending=True, stable=True)
     rows, columns = mask[order].nonzero(as_tuple=True)
-    values, counts = (found.tolist() for found in lengths[order].unique_consecutive(return_counts=True))
-    groups, start = [], 0
-    for length, count in zip(values, counts, strict=True):
-        groups.append((start, count, length))
-        start += count * length
-    n_filler = _round_up(start) - start
-    if n_filler:
-        groups.append((start, 1, n_filler))
-    return Packing((batch, time), order[rows] * time + columns, tuple(groups), n_filler)
+    total = int(lengths.sum())
+    texts = Ragged(lengths[order].tolist())
+    return Packing((batch, time), order[rows] * time + columns, texts, _round_up(total) - total)
 
 
 def _round_up(total: int) -> int:
@@ -214,28 +196,11 @@ def _attend(
         )
         return prefixed(module, query, attended, scaling), None
     packing._heeded = True
-    rows = [states[0].transpose(0, 1) for states in (query, key, value)]
-    if torch.is_grad_enabled() and packing.pads_cheaply:
-        attended = _attend_padded(packing, rows, dropout, scaling).unsqueeze(0)
-        return prefixed(module, query, attended, scaling), None
-    parts = []
-    for start, count, length in packing.groups:
-        # Views: nothing is copied before the results are joined.
-        q, k, v = (row[start : start + count * length].unflatten(0, (count, length)).transpose(1, 2) for row in rows)
-        part = attend_plainly(q, k, v, dropout=dropout, scale=scaling)
-        parts.append(part.transpose(1, 2).flatten(0, 1))
-    return prefixed(module, query, torch.cat(parts).unsqueeze(0), scaling), None
-
-
-def _attend_padded(packing: Packing, rows: list[Tensor], dropout: float, scaling: float | None) -> Tensor:
-    """The same over one padded batch: a group for each length costs more than it saves where gradients follow."""
-    (batch, time), n_real = packing.shape, len(packing.index)
-    padded = [row.new_zeros(batch * time, *row.shape[1:]).index_copy(0, packing.index, row[:n_real]) for row in rows]
-    q, k, v = (each.unflatten(0, packing.shape).transpose(1, 2) for each in padded)
-    seen = torch.zeros(batch * time, dtype=torch.bool).index_fill(0, packing.index, True).view(batch, 1, 1, time)
-    attended = scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout, scale=scaling)
-    real = attended.transpose(1, 2).flatten(0, 1)[packing.index]
-    return torch.cat([real, real.new_zeros(packing.n_filler, *real.shape[1:])]) if packing.n_filler else real
+    rows = [states[0].transpose(0, 1)[: len(packing.index)] for states in (query, key, value)]
+    attended = packing.texts.attend(*rows, p_dropout=dropout, scale=scaling)
+    if packing.n_filler:
+        attended = torch.cat([attended, attended.new_zeros(packing.n_filler, *attended.shape[1:])])
+    return prefixed(module, query, attended.unsqueeze(0), scaling), None
 
 
 AttentionInterface.register(_NAME, _attend)
