@@ -106,8 +106,8 @@ class Ragged:
         kind = (n_heads, width * query.element_size())
         if kind not in self._buckets:
             self._buckets[kind] = list(_make_buckets(self.lengths, *kind))
-        rows = [states.reshape(-1, width) for states in (query, key, value)]
-        parts = [bucket.attend(*rows, p_dropout, scale) for bucket in self._buckets[kind]]
+        query, key, value = (states.reshape(-1, width) for states in (query, key, value))
+        parts = [bucket.attend(query, key, value, p_dropout, scale) for bucket in self._buckets[kind]]
         return torch.cat(parts).view(-1, n_heads, width)
 
 
