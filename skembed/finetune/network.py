@@ -23,6 +23,7 @@ from skembed.finetune.convolutions import avoid_faulty_gradients
 from skembed.finetune.groups import parameter_groups, trainable
 from skembed.finetune.kinds import KINDS
 from skembed.finetune.methods import WEIGHTS, Method
+from skembed.finetune.optimizer import prefer_sparse_gradients
 from skembed.finetune.probe import Probe, Standardizer
 
 __all__ = ["FrozenNetwork", "Head", "Network"]
@@ -183,6 +184,7 @@ class Network(FrozenNetwork):
                 self.added = {key: kind.add(self.backbone, blocks, key, batch, method)}
         # After them: factors beside a strided convolution are strided convolutions as well.
         avoid_faulty_gradients(module)
+        prefer_sparse_gradients(module)
         self._own = {
             _plain(name): value
             for name, value in module.state_dict().items()

@@ -1,0 +1,143 @@
+"""Tables that train by rows, against torch's own optimiser and clipping with dense gradients."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from skembed.finetune import optimizer
+from skembed.finetune.optimizer import AdamW, clip_gradients, prefer_sparse_gradients
+from tests.finetune import tuning
+
+ROWS, WIDTH = 40, 3
+#: Rows come late, come again, come twice in a batch, and stay away for a while; 20 and above never come.
+BATCHES = [[0, 1, 2], [1, 1, 7], [12, 0, 1, 1], [3], [7, 19, 2], [5, 5, 5, 0]] * 3
+
+
+def _net(sparse):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Embedding(ROWS, WIDTH, sparse=sparse), nn.Linear(WIDTH, 2))
+
+
+def _train(net, optimizer, clip=None, batches=BATCHES):
+    for number, batch in enumerate(batches):
+        for group in optimizer.param_groups:
+            group["lr"] = 0.05 / (1 + number)  # as a schedule does
+        optimizer.zero_grad()
+        net(torch.tensor(batch)).square().sum().backward()
+        if clip is not None:
+            clip(net)
+        optimizer.step()
+    return net
+
+
+def _assert_equal(found, expected):
+    for a, b in zip(found.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_rows_are_updated_as_torch_updates_all(fused):
+    sparse, dense = _net(True), _net(False)
+    _train(sparse, AdamW(sparse.parameters(), weight_decay=0, fused=fused))
+    _train(dense, torch.optim.AdamW(dense.parameters(), weight_decay=0, fused=fused))
+    _assert_equal(sparse, dense)
+
+
+def test_rows_decay_from_the_first_gradient_on():
+    start, sparse = _net(True), _net(True)
+    optimizer = AdamW(sparse.parameters(), lr=1.0, weight_decay=0.5)
+    _train(sparse, optimizer, batches=BATCHES[:4])
+    with torch.no_grad():
+        assert torch.equal(sparse[0].weight[20:], start[0].weight[20:])
+    # Against torch's on the rows that the first batch has.
+    dense = _net(False)
+    _train(dense, torch.optim.AdamW(dense.parameters(), lr=1.0, weight_decay=0.5), batches=BATCHES[:4])
+    torch.testing.assert_close(sparse[0].weight[:3], dense[0].weight[:3])
+
+
+def test_a_state_that_is_loaded_goes_on_alike():
+    sparse, dense = _net(True), _net(False)
+    whole = AdamW(sparse.parameters(), weight_decay=0)
+    _train(sparse, whole)
+    halves = copy.deepcopy(_net(True))
+    first = AdamW(halves.parameters(), weight_decay=0)
+    _train(halves, first, batches=BATCHES[:7])
+    second = AdamW(halves.parameters(), weight_decay=0)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    for number, batch in enumerate(BATCHES[7:], start=7):
+        for group in second.param_groups:
+            group["lr"] = 0.05 / (1 + number)
+        second.zero_grad()
+        halves(torch.tensor(batch)).square().sum().backward()
+        second.step()
+    _assert_equal(halves, sparse)
+    _train(dense, torch.optim.AdamW(dense.parameters(), weight_decay=0))
+    _assert_equal(halves, dense)
+
+
+def test_gradients_that_become_dense_go_on_from_the_same_moments():
+    """As they do where a penalty on the whole table is added."""
+    sparse, dense = _net(True), _net(False)
+    ours, torchs = AdamW(sparse.parameters(), weight_decay=0), torch.optim.AdamW(dense.parameters(), weight_decay=0)
+    for net, each in ((sparse, ours), (dense, torchs)):
+        _train(net, each)
+        net[0].sparse = False
+        _train(net, each)
+    _assert_equal(sparse, dense)
+
+
+def test_a_penalty_on_all_rows_beside_sparse_gradients():
+    found = []
+    for sparse in (True, False):
+        net = _net(sparse)
+        net(torch.tensor([1, 1, 4])).sum().backward()
+        net[0].weight.square().sum().backward()
+        clip_gradients(net.parameters(), 0.1)
+        found.append(net[0].weight.grad)
+    torch.testing.assert_close(found[0].to_dense() if found[0].is_sparse else found[0], found[1])
+
+
+@pytest.mark.parametrize("most", [0.05, 1.0, 1e3])
+def test_clipping_is_torchs(most):
+    """A row that a batch has three times has one gradient, whose norm is not that of its three parts."""
+    sparse, dense = _net(True), _net(False)
+    plain = torch.optim.SGD(dense.parameters(), lr=0.1)
+    _train(dense, plain, lambda net: torch.nn.utils.clip_grad_norm_(net.parameters(), most))
+    _train(sparse, torch.optim.SGD(sparse.parameters(), lr=0.1), lambda net: clip_gradients(net.parameters(), most))
+    _assert_equal(sparse, dense)
+
+
+def test_clipping_passes_over_what_has_no_gradient():
+    net = _net(True)
+    clip_gradients(net.parameters(), 1.0)
+    assert all(p.grad is None for p in net.parameters())
+
+
+def test_only_large_tables_have_sparse_gradients(monkeypatch):
+    monkeypatch.setattr(optimizer, "_LARGE", ROWS * WIDTH)
+    net = nn.ModuleList([nn.Embedding(ROWS, WIDTH), nn.Embedding(ROWS - 1, WIDTH)])
+    counted = nn.Embedding(ROWS, WIDTH, scale_grad_by_freq=True)  # of which torch has no sparse gradients
+    prefer_sparse_gradients(nn.ModuleList([net, counted]))
+    assert [each.sparse for each in net] == [True, False]
+    assert not counted.sparse
+
+
+@pytest.mark.parametrize("l2_sp", [0.0, 0.1])
+def test_a_fit_has_the_same_losses(monkeypatch, l2_sp):
+    """The words of the held-out texts that no text of training has must be there too, as they were."""
+    losses, stepped = {}, []
+    original = AdamW._step_rows
+    monkeypatch.setattr(AdamW, "_step_rows", lambda *arguments: stepped.append(1) or original(*arguments))
+    for large in (1, 2**60):
+        monkeypatch.setattr(optimizer, "_LARGE", large)
+        fitted = tuning.fit("bert", "full", weight_decay=0.0, l2_sp=l2_sp, max_epochs=3)
+        losses[large] = [epoch["train_loss"] for epoch in fitted.history_]
+        # The penalty has a gradient for all rows.
+        assert bool(stepped) is (large == 1 and not l2_sp)
+        stepped.clear()
+    assert np.allclose(losses[1], losses[2**60], rtol=1e-5)
