@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skembed import EmbeddingCache, config_context, get_config, set_config
-from skembed.cache import resolve_cache
+from skembed.cache import embedding_cache, resolve_cache
 from skembed.cache.codec import decode_row, encode_row
 from skembed.cache.filesystem import is_network
 from skembed.cache.memory import MemoryStore
@@ -195,3 +195,56 @@ def test_the_filesystem_decides_how_rows_are_stored(tmp_path, monkeypatch):
     cache.put_many("n", KEYS, ROWS)
     cache.flush()
     np.testing.assert_array_equal(np.stack(EmbeddingCache(tmp_path / "far").get_many("n", KEYS)), ROWS)
+
+
+# -- what was read of late ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Rows that the file on disk was asked for."""
+    counts = []
+    original = SqliteStore.get_many
+
+    def spying(self, namespace, keys):
+        counts.append(len(keys))
+        return original(self, namespace, keys)
+
+    monkeypatch.setattr(SqliteStore, "get_many", spying)
+    return counts
+
+
+def test_rows_on_disk_are_read_once_in_a_process(tmp_path, asked):
+    EmbeddingCache(tmp_path).put_many("n", KEYS, ROWS)
+    cache = EmbeddingCache(tmp_path)
+    for _ in range(3):
+        assert np.array_equal(cache.get_many("n", KEYS), ROWS)
+    assert asked == [len(KEYS)]
+    assert cache.get_many("another", KEYS[:1]) == [None]
+    # Held twice, they are counted once.
+    assert cache.info().entries == len(KEYS)
+
+
+def test_rows_that_were_just_written_are_not_read(tmp_path, asked):
+    cache = EmbeddingCache(tmp_path)
+    cache.put_many("n", KEYS[:2], ROWS[:2])
+    found = cache.get_many("n", KEYS)
+    assert np.array_equal(found[:2], ROWS[:2])
+    assert asked == [len(KEYS) - 2]
+
+
+@pytest.mark.parametrize("forget", ["prune", "verify", "close"])
+def test_what_is_gone_from_the_disk_is_forgotten(tmp_path, forget):
+    cache = EmbeddingCache(tmp_path, max_bytes=0)
+    cache.put_many("n", KEYS, ROWS)
+    EmbeddingCache(tmp_path, max_bytes=0).prune()
+    getattr(cache, forget)()
+    assert cache.get_many("n", KEYS) == [None] * len(KEYS)
+
+
+def test_little_is_held_of_what_is_on_disk(tmp_path, monkeypatch, asked):
+    monkeypatch.setattr(embedding_cache, "_RECENT", 2 * (ROWS[0].nbytes + 250))
+    cache = EmbeddingCache(tmp_path)
+    cache.put_many("n", KEYS, ROWS)
+    assert np.array_equal(cache.get_many("n", KEYS), ROWS)
+    assert asked == [len(KEYS) - 2]
