@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from skembed.base import BaseEmbedder
+from skembed.diagnosis.remedies import Means, enumerated
 from skembed.findings import Finding
 from skembed.layerwise import layer_rows
 from skembed.measures import LinearProbe, linear_cka
@@ -60,7 +61,11 @@ def compare_features(old: np.ndarray, new: np.ndarray, columns: np.ndarray, code
 
 
 def find_forgetting(
-    blocks: Mapping[str, Mapping[str, float]], probes: Mapping[str, float] | None = None, *, judged: bool = False
+    blocks: Mapping[str, Mapping[str, float]],
+    means: Means,
+    probes: Mapping[str, float] | None = None,
+    *,
+    judged: bool = False,
 ) -> Iterator[Finding]:
     """Whether the network is no longer the pre-trained one, and whether its features are the worse for it.
 
@@ -68,6 +73,8 @@ def find_forgetting(
     ----------
     blocks : dict
         See `Diagnosis.blocks`.
+    means : Means
+        How the estimator was fitted.
     probes : dict, optional
         From `compare_features`.
     judged : bool, default=False
@@ -93,11 +100,14 @@ def find_forgetting(
     if judged:
         signs.append("held-out samples are the better for it")
     evidence = "; ".join(signs) + "."
-    remedy = (
-        "A lower learning_rate or backbone_factor, layer_decay=0.6, l2_sp=0.01, or fewer blocks (strategy='partial'). "
-        "In a far domain some of it is wanted: look at whether the new features are the better ones."
-    )
     severity = "serious" if lost else "note" if judged or probes is not None else "warning"
+    milder = enumerated([*means.slower(3), *means.nearer(), *means.shallower()])
+    if lost:
+        remedy = f"{milder}."
+    elif severity == "note":
+        remedy = f"Nothing has to be mended: the features serve no worse. To stay nearer to what was: {milder}."
+    else:
+        remedy = f"See by diagnose(fitted, X, y) whether the new features serve worse. If they do: {milder}."
     yield Finding("forgetting", severity, evidence[0].upper() + evidence[1:], remedy)
 
 
