@@ -71,13 +71,29 @@ def test_a_fit_that_diverges(curved):
     assert fitted.diagnosis_["instability"].severity == "serious"
 
 
-def test_overfitting(healthy, curved):
-    """Fifty samples, a third of them mislabelled, and a network that learns them by heart."""
-    X, y = (values[:60] for values in curved)
-    noisy = np.where(np.random.default_rng(0).random(60) < 0.3, 1 - y, y)
-    fitted = _fit(X, noisy, wide_backbone, strategy="full", learning_rate=3e-2, max_epochs=60, patience=60, dropout=0.0)
-    assert "overfitting" in fitted.diagnosis_
+def test_overfitting(healthy):
+    """Numbers with noise, which a network learns by heart; what was kept is from before."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 4)).astype(np.float32)
+    y = np.abs(X[:, 0]) + X[:, 1] + 0.7 * rng.normal(size=200)
+    settings = {"strategy": "full", "learning_rate": 1e-2, "max_epochs": 60, "patience": 60, "dropout": 0.0}
+    embedder = ArrayEmbedder(wide_backbone, precision="float32")
+    more = {"validation_fraction": 0.5, "batch_size": 8, "refit": False, "backbone_factor": 1.0, "random_state": 0}
+    fitted = FineTuneRegressor(embedder, **settings, **more).fit(X, y)
+    found = fitted.diagnosis_["overfitting"]
+    assert found.severity == "note"
+    assert found.numbers["rise"] > 2 * found.numbers["error"]
+    assert "Nothing has to be mended" in found.remedy
+    assert "label_smoothing" not in found.remedy, "a regressor has none"
     assert "overfitting" not in healthy.diagnosis_
+
+
+def test_what_nobody_judged_is_not_called_healthy(curved):
+    X, y = (values[:60] for values in curved)
+    found = _fit(X, y, strategy="full", max_epochs=3, validation_fraction=None).diagnosis_
+    assert "not judged" in found
+    assert not {"overfitting", "negative transfer", "miscalibration"} & set(found.checked)
+    assert "not judged" not in _fit(X, y, max_epochs=0, validation_fraction=None).diagnosis_
 
 
 def test_underfitting_by_too_few_epochs(healthy, curved):
@@ -136,7 +152,13 @@ def test_leaked_duplicates():
     found = fitted.diagnosis_["leaked duplicates"]
     assert found.severity == "serious"
     assert all(i < 80 or i >= 240 for i in found.samples)
+    assert "advise(X, y, embedder).groups" in found.remedy
     assert "leaked duplicates" not in _fit(X, y, wide_backbone, max_epochs=0).diagnosis_
+    torn = FineTuneClassifier(ArrayEmbedder(wide_backbone), max_epochs=0, random_state=0)
+    assert "Join these" in torn.fit(X2, y2, groups=np.arange(320)).diagnosis_["leaked duplicates"].remedy
+    apart = torn.fit(X, y, X_val=X[:80], y_val=y[:80]).diagnosis_["leaked duplicates"]
+    assert "out of X_val" in apart.remedy
+    assert min(apart.samples) >= 240
     groups = np.concatenate([np.arange(240), np.arange(80)])
     kept = FineTuneClassifier(ArrayEmbedder(wide_backbone), max_epochs=0, random_state=0).fit(X2, y2, groups=groups)
     assert "leaked duplicates" not in kept.diagnosis_
