@@ -185,7 +185,7 @@ def find_imbalance(
     parts = ["More samples of these classes", *means.unset(class_weight="balanced")]
     parts += means.unset(scoring="balanced_accuracy") if hurt.any() else []
     remedy = ", ".join(parts) + ("; or join them with other classes." if rarest < _JOINED else ".")
-    numbers = {"imbalance": counts[largest] / rarest, "rarest": float(rarest), "others": expected}
+    numbers = {"imbalance": float(counts[largest] / rarest), "rarest": float(rarest), "others": expected}
     yield Finding("class imbalance", "warning", " ".join(evidence), remedy, numbers=numbers)
 
 

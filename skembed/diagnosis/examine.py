@@ -265,15 +265,21 @@ def _of_data(
         findings += of_positions(find_leaks(rows[paired], trained, judging, means), paired)
         checked.append("leaked duplicates")
     if codes is not None:
-        own = train if means.own_validation else np.arange(len(codes))
-        counts = np.bincount(codes[own], minlength=encoded.shape[1])
-        judged = held_out if len(outcome.scores.each) == len(held_out) else held_out[:0]
-        weights = request.weights[judged]
-        chances = np.exp(-np.asarray(outcome.scores.each)[: len(judged)] * weights.mean() / weights)
-        findings += find_imbalance(chances, codes[judged], counts, names, means)
+        given = train if means.own_validation else np.arange(len(codes))
+        counts = np.bincount(codes[given], minlength=encoded.shape[1])
+        findings += find_imbalance(*_chances(request, outcome, codes), counts, names, means)
         findings += find_few(counts, len(held_out), means)
         checked += ["class imbalance", "few samples"]
     return [replace(found, samples=_in_X(request, found)) for found in findings], checked
+
+
+def _chances(request: Request, outcome: Outcome, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The probability that each held-out sample's class got, and the class; nothing where they were not judged."""
+    losses, judged = np.asarray(outcome.scores.each), request.held_out
+    if len(losses) != len(judged) or not len(judged):
+        return np.zeros(0), codes[:0]
+    weights = request.weights[judged]
+    return np.exp(-losses * weights.mean() / weights), codes[judged]
 
 
 def _in_X(request: Request, found: Finding) -> tuple[int, ...]:
