@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby, pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
-from skembed.diagnosis.remedies import Means, enumerated
+from skembed.diagnosis.remedies import UNSTABLE, UNSURE, Means, enumerated
 from skembed.findings import Finding
 
 __all__ = ["CHECKED", "UNJUDGED", "Curves", "read_curves"]
@@ -26,6 +26,7 @@ _NEAR_BEST = 0.05
 _HARM = 0.02
 _SPIKE = 0.25
 _EXPLODED = 2.0
+_THROWN = 0.1
 #: A held-out loss so near to the naive one, where the probe's is far below, is that of a network that was wiped out.
 _WIPED_OUT, _KNEW = 0.95, 0.7
 #: A difference of held-out losses is no chance if it is so many times its standard error.
@@ -99,7 +100,13 @@ def read_curves(curves: Curves) -> list[Finding]:
     unstable = list(_instability(curves))
     # Losses that come down from where a rate threw them are no sign of too few epochs.
     low = [] if unstable or curves.softened or curves.altered else list(_underfitting(curves))
-    return [*unstable, *_overfitting(curves), *low, *_harm(curves), *_calibration(curves)]
+    harm = _harm(curves, slower_by=UNSTABLE if unstable else UNSURE)
+    return [*unstable, *_overfitting(curves), *low, *harm, *_calibration(curves)]
+
+
+def _place(record: dict[str, Any]) -> str:
+    """Stage and attempt of an epoch."""
+    return record["stage"] + (" again, with stronger regularisation" if record["attempt"] > 1 else "")
 
 
 def _losses(record: dict[str, Any]) -> str:
@@ -108,7 +115,7 @@ def _losses(record: dict[str, Any]) -> str:
 
 def _instability(curves: Curves) -> Iterator[Finding]:
     means = curves.means
-    milder = [*means.slower(10), *means.at_most(clip_norm=1.0)]
+    milder = [*means.slower(UNSTABLE), *means.at_most(clip_norm=1.0)]
     if means.parameters.get("schedule") == "constant":
         milder.append("schedule='slanted_triangular', which warms up")
     remedy = f"{enumerated(milder)}; find_learning_rate(estimator, X, y) measures it."
@@ -117,26 +124,42 @@ def _instability(curves: Curves) -> Iterator[Finding]:
         evidence = f"Training diverged {after}: {curves.ended.partition(': ')[2]}"
         yield Finding("instability", "serious", evidence, remedy)
         return
-    spikes = [] if curves.softened or curves.altered else _spikes(curves)
-    signs = [*_explosions(curves), *spikes, *_wipe_outs(curves)]
+    signs = "; ".join([*_explosions(curves), *_spikes(curves), *_throws(curves), *_wipe_outs(curves)])
     if signs:
-        yield Finding("instability", "warning", f"{'; '.join(signs)}.", remedy)
+        yield Finding("instability", "warning", f"{signs[0].upper()}{signs[1:]}.", remedy)
 
 
 def _explosions(curves: Curves) -> Iterator[str]:
-    worst = max((record["train_loss"] for record in curves.history), default=0.0)
-    if curves.part(worst) > _EXPLODED and not curves.softened:
-        yield f"The training loss reached {worst:.3g}, where knowing nothing has {curves.naive_loss:.3f}"
+    # Targets that are mixed cost outputs much that are sure: then it takes harm, too, to tell.
+    attempts = [harm.attempt for harm in _harms(curves)] if curves.softened else curves.attempts()
+    worst = max((record["train_loss"] for attempt in attempts for record in attempt), default=0.0)
+    if curves.part(worst) > _EXPLODED:
+        yield f"the training loss reached {worst:.3g}, where knowing nothing has {curves.naive_loss:.3f}"
     if curves.judged and not all(math.isfinite(record["valid_loss"]) for record in curves.history):
-        yield "The held-out loss was no finite number in at least one epoch"
+        yield "the held-out loss was no finite number in at least one epoch"
 
 
 def _spikes(curves: Curves) -> Iterator[str]:
+    if curves.softened or curves.altered:
+        return
     for attempt in curves.attempts():
         rises = [(b["train_loss"] - a["train_loss"], b) for a, b in pairwise(attempt)]
         rise, record = max(rises, key=lambda pair: pair[0], default=(0.0, None))
         if record is not None and curves.part(rise) > _SPIKE:
-            yield f"The training loss rose by {rise:.3f} in epoch {record['epoch']} ({record['stage']})"
+            yield f"the training loss rose by {rise:.3f} in epoch {record['epoch']} ({_place(record)})"
+
+
+def _throws(curves: Curves) -> Iterator[str]:
+    """Attempts whose first steps lost what they began with, and did not find it again."""
+    if curves.softened or curves.altered:
+        return
+    for harm in _harms(curves):
+        first = harm.attempt[0]
+        if curves.part(first["train_loss"] - harm.before) > _THROWN:
+            yield (
+                f"the training loss was {first['train_loss']:.3f} in the first epoch of {_place(first)}, which began from "
+                f"weights with a held-out loss of {harm.before:.3f}"
+            )
 
 
 def _wipe_outs(curves: Curves) -> Iterator[str]:
@@ -146,7 +169,7 @@ def _wipe_outs(curves: Curves) -> Iterator[str]:
         last = attempt[-1]
         if attempt[0]["unfrozen"] and curves.part(last["valid_loss"]) >= _WIPED_OUT:
             yield (
-                f"{last['stage']}: the held-out loss ended at {last['valid_loss']:.3f}, that of knowing nothing "
+                f"{_place(last)}: the held-out loss ended at {last['valid_loss']:.3f}, that of knowing nothing "
                 f"({curves.naive_loss:.3f}), where the probe has {curves.probe_loss:.3f}"
             )
 
@@ -179,14 +202,14 @@ def _overfitted(curves: Curves, attempt: list[dict[str, Any]], kept: dict[str, A
             "probabilities, or numbers, are worse than those of that epoch."
         )
         yours = "scoring=None, which judges by the held-out loss, if probabilities matter to you"
-        remedy = f"{enumerated([yours, *means.regularised(), *means.slower(3)[:1]])}; more samples help most."
+        remedy = f"{enumerated([yours, *means.regularised(), *means.slower(UNSURE)[:1]])}; more samples help most."
         yield Finding("overfitting", "warning", evidence, remedy, numbers=_numbers(curves, lowest, kept))
         return
     best = kept if kept is not None and not by_metric else lowest
     if (kept is None or attempt[0]["unfrozen"]) and _rose(curves, best, last):
         what = "the linear probe" if kept is None else f"epoch {kept['epoch']}"
         evidence = f"In {last['stage']} {_path(best, last)}. What was kept, {what}, is not touched by it."
-        more = enumerated([*means.regularised(), *means.slower(3)[:1], *means.shallower()])
+        more = enumerated([*means.regularised(), *means.slower(UNSURE)[:1], *means.shallower()])
         remedy = f"Nothing has to be mended. If training is to gain more: {more}; more samples help most."
         yield Finding("overfitting", "note", evidence, remedy, numbers=_numbers(curves, best, last))
 
@@ -251,29 +274,42 @@ def _fallen(curves: Curves, attempt: list[dict[str, Any]]) -> float:
     return curves.part(earlier["train_loss"] - attempt[-1]["train_loss"])
 
 
-def _harm(curves: Curves) -> Iterator[Finding]:
-    """Stages none of whose epochs was as good as what was there before, and after which nothing gained."""
+class _Harm(NamedTuple):
+    """An attempt none of whose epochs was as good as what was there before."""
+
+    attempt: list[dict[str, Any]]
+    best: dict[str, Any]
+    before: float
+
+
+def _harms(curves: Curves) -> list[_Harm]:
+    """Attempts that did harm, by more than chance, and after which nothing gained."""
     if not curves.judged or not math.isfinite(curves.probe_loss):
-        return
-    before, harmed = curves.probe_loss, []
+        return []
+    before, harms = curves.probe_loss, []
     for attempt in curves.attempts():
         best = min(attempt, key=lambda record: record["valid_loss"])
-        reached, passed = best["valid_loss"], attempt[-1]["epoch"] > (curves.chosen or 0)
-        rise = reached - before
+        rise, passed = best["valid_loss"] - before, attempt[-1]["epoch"] > (curves.chosen or 0)
         if passed and curves.part(rise) > _HARM and rise > max(0.03 * before, _SURE * best["valid_error"]):
-            harmed.append(
-                f"{attempt[0]['stage']} reached {reached:.3f} at best, after {before:.3f} (standard error of the "
-                f"difference: {best['valid_error']:.3f})"
-            )
-        before = min(before, reached)
-    if not harmed:
+            harms.append(_Harm(attempt, best, before))
+        before = min(before, best["valid_loss"])
+    return harms
+
+
+def _harm(curves: Curves, *, slower_by: float) -> Iterator[Finding]:
+    harms = [
+        f"{_place(best)} reached {best['valid_loss']:.3f} at best, after {before:.3f} (standard error of the "
+        f"difference: {best['valid_error']:.3f})"
+        for _, best, before in _harms(curves)
+    ]
+    if not harms:
         return
     probe, means = curves.kept == "probe", curves.means
-    evidence = f"Training did harm to the held-out loss: {'; '.join(harmed)}. " + (
+    evidence = f"Training did harm to the held-out loss: {'; '.join(harms)}. " + (
         "The linear probe is what was kept." if probe else "What was better before was restored."
     )
     if probe:
-        milder = enumerated([*means.slower(3), *means.nearer(), *means.shallower()])
+        milder = enumerated([*means.slower(slower_by), *means.nearer(), *means.shallower()])
         remedy = f"{milder}. If the probe itself is poor, another backbone or layer (rank_backbones)."
     else:
         remedy = f"Nothing has to be mended. It takes less time without: {_shorter(curves)}."

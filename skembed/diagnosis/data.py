@@ -78,7 +78,7 @@ def find_noise(
     suspects, (rate, error) = suspect_labels(chances, codes[single]), noise_rate(chances, codes[single])
     share = len(suspects.positions) / len(single)
     # Classes that overlap have suspects too; wrong labels are also among the samples that are easy.
-    if share < _SOME_SUSPECTS or len(suspects.positions) < 2 or rate < NOISY:
+    if share < _SOME_SUSPECTS or len(suspects.positions) < 2 or rate - error < NOISY:
         return []
     where = single[suspects.positions]
     given, likely = names[codes[where[0]]], names[suspects.suggested[0]]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from skembed.base import BaseEmbedder
-from skembed.diagnosis.remedies import Means, enumerated
+from skembed.diagnosis.remedies import UNSURE, Means, enumerated
 from skembed.findings import Finding
 from skembed.layerwise import layer_rows
 from skembed.measures import LinearProbe, linear_cka
@@ -66,6 +66,7 @@ def find_forgetting(
     probes: Mapping[str, float] | None = None,
     *,
     judged: bool = False,
+    slower_by: float = UNSURE,
 ) -> Iterator[Finding]:
     """Whether the network is no longer the pre-trained one, and whether its features are the worse for it.
 
@@ -79,6 +80,8 @@ def find_forgetting(
         From `compare_features`.
     judged : bool, default=False
         Whether what was kept beat the probe on held-out samples, so that the change served.
+    slower_by : float, default=3
+        By what to divide learning rates.
     """
     moved = {name: row["drift"] for name, row in blocks.items() if row.get("drift", 0) > _FAR}
     unlike = {name: row["cka"] for name, row in blocks.items() if row.get("cka", 1) < _UNLIKE}
@@ -101,7 +104,7 @@ def find_forgetting(
         signs.append("held-out samples are the better for it")
     evidence = "; ".join(signs) + "."
     severity = "serious" if lost else "note" if judged or probes is not None else "warning"
-    milder = enumerated([*means.slower(3), *means.nearer(), *means.shallower()])
+    milder = enumerated([*means.slower(slower_by), *means.nearer(), *means.shallower()])
     if lost:
         remedy = f"{milder}."
     elif severity == "note":

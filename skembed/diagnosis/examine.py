@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from skembed.advice.targets import KnownTargets, know_targets
 from skembed.diagnosis import curves, drift
 from skembed.diagnosis.data import MOST_SAMPLES, find_few, find_imbalance, find_leaks, find_noise
-from skembed.diagnosis.remedies import Means
+from skembed.diagnosis.remedies import UNSTABLE, UNSURE, Means
 from skembed.diagnosis.report import Diagnosis
 from skembed.findings import Finding, of_positions, worst_first
 from skembed.layerwise import block_drift
@@ -155,7 +156,8 @@ def _with_samples(fitted: BaseFineTuner, start, found: _Samples, positions: np.n
         numbers |= probes
         noise = find_noise(found.old, known.columns, known.codes, known.names, rng, means)
         about = tuple(replace(each, evidence=f"In the given samples: {each.evidence}") for each in noise)
-    about = (*of_positions(about, positions), *drift.find_forgetting(blocks, means, probes))
+    forgotten = drift.find_forgetting(blocks, means, probes, slower_by=_slower_by(before.findings))
+    about = (*of_positions(about, positions), *forgotten)
     # What is known better now; all else is as true of the fit as it was.
     again = {"forgetting", *(each.name for each in about)}
     findings = [*about, *(each for each in before.findings if each.name not in again)]
@@ -201,12 +203,17 @@ def diagnose_fit(
     moved = block_drift(start.spec_, kept.spec_) if trained else {}
     blocks = {name: {"drift": value} for name, value in moved.items()}
     judged = len(request.held_out) > 0
-    findings += drift.find_forgetting(blocks, means, judged=judged)
+    findings += drift.find_forgetting(blocks, means, judged=judged, slower_by=_slower_by(findings))
     findings += [] if judged or not request.max_epochs else [_NOT_JUDGED]
     numbers = {"naive_loss": read.naive_loss, "probe_loss": read.probe_loss, "best_loss": read.best_loss}
     losses = curves.CHECKED if judged else curves.UNJUDGED
     looked = [*(losses if request.max_epochs else ()), *checked, *(["forgetting"] if blocks else [])]
     return Diagnosis(worst_first(findings), tuple(looked), blocks, numbers)
+
+
+def _slower_by(findings: Sequence[Finding]) -> float:
+    """So that all findings of a fit advise the same rate."""
+    return UNSTABLE if any(found.name == "instability" for found in findings) else UNSURE
 
 
 _NOT_JUDGED = Finding(

@@ -8,7 +8,10 @@ from typing import Any
 
 from skembed.finetune.methods import parse_strategy, resolve_factor
 
-__all__ = ["Means", "enumerated"]
+__all__ = ["UNSTABLE", "UNSURE", "Means", "enumerated"]
+
+#: By what to divide learning rates that are far too high, and such as may be.
+UNSTABLE, UNSURE = 10.0, 3.0
 
 
 @dataclass(frozen=True)
