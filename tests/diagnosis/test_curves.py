@@ -217,6 +217,9 @@ def test_a_head_whose_first_steps_were_too_large():
     """Measured at 100 times the usual rate: what the probe knew is lost at once, and all is smooth from there."""
     found = _read(("head", [0.75, 0.3, 0.1], [0.9, 0.85, 0.86]), strategy="head")
     assert "loss was 0.750 in the first epoch of head" in found["instability"].evidence
+    # Together with that, less harm is enough.
+    assert "instability" in _read(("head", [0.75, 0.3, 0.1], [0.9, 0.85, 0.86]), strategy="head", error=0.2)
+    assert "instability" not in _read(("head", [0.75, 0.3, 0.1], [0.9, 0.85, 0.86]), strategy="head", error=0.3)
     # Both findings advise the same rate.
     for name in ("instability", "negative transfer"):
         assert "learning_rate=0.0001 (now 0.001)" in found[name].remedy
