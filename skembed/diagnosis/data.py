@@ -19,6 +19,8 @@ MOST_SAMPLES = 3000
 #: Fewer samples say nothing by being left out one by one.
 _LEAST_PROBED = 10
 _SOME_SUSPECTS = 0.02
+#: Of fewer samples, what is usual of clean labels was not measured.
+_LEAST_NOISY = 240
 #: Shares of the held-out samples that are known from training.
 _LEAKED, _BADLY_LEAKED = 0.02, 0.1
 #: A class is rare if the largest has so many times its samples, and hurt if it does so much worse than the others.
@@ -77,18 +79,20 @@ def find_noise(
     chances = left_out.probabilities(codes[single])
     suspects, (rate, error) = suspect_labels(chances, codes[single]), noise_rate(chances, codes[single])
     share = len(suspects.positions) / len(single)
-    # Classes that overlap have suspects too; wrong labels are also among the samples that are easy.
-    if share < _SOME_SUSPECTS or len(suspects.positions) < 2 or rate - error < NOISY:
+    sure = rate - 2 * error >= NOISY
+    # Classes that overlap have suspects too; wrong labels are also among the samples that are easy. To a probe on few
+    # samples none is.
+    likely_wrong = sure or (rate - error >= NOISY and len(single) >= _LEAST_NOISY)
+    if share < _SOME_SUSPECTS or len(suspects.positions) < 2 or not likely_wrong:
         return []
     where = single[suspects.positions]
     given, likely = names[codes[where[0]]], names[suspects.suggested[0]]
-    sure = rate - 2 * error >= NOISY
     evidence = (
         f"A linear probe on frozen features predicted the class of each of {len(single)} samples without having been "
         f"fitted on it. Of the quarter that it was surest of, {rate:.1%} (standard error {error:.1%}) have another "
         "label than it says; with right labels that is about 1%, with a tenth of the labels wrong 5% or more. "
         f"{len(where)} labels in all are suspect, first of them one given as {given!r} and likely {likely!r}."
-    ) + ("" if sure else " It may be chance: the samples are few.")
+    ) + ("" if sure else " It may be chance.")
     severity = "warning" if sure else "note"
     remedy = "Look at the samples of this finding (its .samples, the surest first)"
     softer = [] if means.kept == "probe" else means.at_least(label_smoothing=0.1)

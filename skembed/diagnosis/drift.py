@@ -91,7 +91,8 @@ def find_forgetting(
     signs = []
     if unlike:
         worst = min(unlike, key=unlike.__getitem__)
-        signs.append(f"outputs of {_blocks(unlike)} unlike those before (CKA {unlike[worst]:.2f} in {worst})")
+        alike = f"CKA {unlike[worst]:.2f} in {worst}, where 1 is the same"
+        signs.append(f"outputs of {_blocks(unlike)} unlike those before ({alike})")
     if moved:
         worst = max(moved, key=moved.__getitem__)
         signs.append(f"weights of {_blocks(moved)} far from those before ({moved[worst]:.0%} of their size in {worst})")

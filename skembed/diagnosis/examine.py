@@ -154,7 +154,9 @@ def _with_samples(fitted: BaseFineTuner, start, found: _Samples, positions: np.n
     if known is not None and len(found.raw) > 1:
         probes = drift.compare_features(found.old, found.new, known.columns, known.codes)
         numbers |= probes
-        noise = find_noise(found.old, known.columns, known.codes, known.names, rng, means)
+        # What acts on training does nothing for labels that are not trained on, as with a probe.
+        untrained = replace(means, kept="probe")
+        noise = find_noise(found.old, known.columns, known.codes, known.names, rng, untrained)
         about = tuple(replace(each, evidence=f"In the given samples: {each.evidence}") for each in noise)
     forgotten = drift.find_forgetting(blocks, means, probes, slower_by=_slower_by(before.findings))
     about = (*of_positions(about, positions), *forgotten)
