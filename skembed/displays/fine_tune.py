@@ -163,14 +163,16 @@ class FineTuneDisplay:
         if judged:
             self._draw_scores(axes[1], spans)
         self._draw_rates(axes[-1], spans)
-        beside = {} if ax is not None else {"loc": "upper left", "bbox_to_anchor": (1.005, 1.03)}
+        # Beside the panels there is room in a figure of one's own; within them lines run behind the legend.
+        beside = {"loc": "upper left", "bbox_to_anchor": (1.005, 1.03), "frameon": False}
+        placed = beside if ax is None else {"frameon": True, "framealpha": 0.85, "edgecolor": "none"}
         for each in axes:
             _shade(each, spans)
             if self.best_epoch_ is not None:
                 each.axvline(self.best_epoch_, color=BEST, linestyle="--", linewidth=1.2, zorder=1)
             bare(each, grid="y")
             each.margins(y=0.1)  # a mark at the very edge would be cut in half
-            each.legend(frameon=False, fontsize="small", **beside)
+            each.legend(fontsize="small", **placed)
         for each in axes[:-1]:
             each.tick_params(labelbottom=False)
         axes[-1].set_xlabel("epoch")
