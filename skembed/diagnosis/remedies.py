@@ -120,9 +120,7 @@ class Means:
         return [*found, *self.unset(augment="standard")]
 
     def softened(self) -> list[str]:
-        """Training targets that are less sure; empty for a probe, which they do not reach."""
-        if self.kept == "probe":
-            return []
+        """Training targets that are less sure."""
         mixing = [] if self.parameters.get("cutmix") else self.at_least(mixup=0.2)
         return [*self.at_least(label_smoothing=0.1), *mixing]
 

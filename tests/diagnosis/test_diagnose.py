@@ -207,6 +207,14 @@ def test_rare_classes_that_do_well_are_no_finding():
     assert list(find_imbalance(bad, codes, np.array([100, 30]), "ab", Means())) == []
 
 
+def test_a_class_of_one_sample_is_named_in_whatever_company():
+    nothing = np.zeros(0), np.zeros(0, dtype=int)
+    (found,) = find_imbalance(*nothing, np.array([4, 1]), "ab", Means())
+    assert "'b' (1 sample, 0 held out)" in found.evidence
+    assert "or join them" in found.remedy
+    assert list(find_imbalance(*nothing, np.array([4, 2]), "ab", Means())) == []
+
+
 @pytest.mark.parametrize(("n_rare", "word"), [(1, "(1 sample, 0 held out)"), (3, "(3 samples, 1 held out)")])
 def test_rare_classes_of_which_nothing_is_known(n_rare, word):
     X, y = separable(80, 2, spread=0.2)
