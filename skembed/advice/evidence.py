@@ -185,7 +185,7 @@ def _least_errors(exact: np.ndarray, known: KnownTargets) -> int:
 
 _PROBED = (
     "probe", "probe_r2", "majority", "is_chance", "noise_rate", "noise_error", "n_suspects", "lower_gain",
-    "lower_error", "best_layer",
+    "lower_error", "lower_probe", "own_probe", "best_layer",
 )  # fmt: skip
 
 
@@ -237,6 +237,8 @@ def _compare_layers(embedder: BaseEmbedder, samples: Sequence[Any], known: Known
     return {
         "lower_gain": float(higher.mean()),
         "lower_error": float(higher.std(ddof=1) / len(higher) ** 0.5),
+        "lower_probe": float(means[best]),
+        "own_probe": float(own.mean()),
         "best_layer": float(layers[best] - embedder.n_blocks_),
     }
 

@@ -102,12 +102,14 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "label noise",
         lambda e: e.noise_rate - 2 * e.noise_error >= NOISY and e.probe_r2 >= LEAST_R2,
-        "of the quarter of the samples that a probe is surest of, without having seen them, {noise_rate:.1%} are "
-        "labelled otherwise; {n_suspects:.0f} labels are suspect.",
+        "a linear probe on frozen features predicted each sample's class without having been fitted on it. Of the "
+        "quarter that it was surest of, {noise_rate:.1%} have another label than it says; with right labels that is "
+        "about 1%. {n_suspects:.0f} labels in all are suspect.",
         "Northcutt, Jiang & Chuang (2021): confident learning; Lukasik et al. (2020): label smoothing helps.",
         settings={"label_smoothing": 0.1},
         finding="warning",
-        remedy="Look at the suspects first. label_smoothing=0.1 lessens the harm of those that stay.",
+        remedy="Look at the samples of this finding (its .samples, the surest first). label_smoothing=0.1 lessens the "
+        "harm of those that stay.",
         samples="suspects",
     ),
     Rule(
@@ -171,8 +173,9 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "far domain, many samples",
         lambda e: _is_far(e) and e.per_target >= 100,
-        "a lower layer (layers={best_layer:.0f}) does better than the one that is read, by {lower_gain:.3f}, and "
-        "{per_target:.0f} samples a class are enough to train all blocks for the new domain.",
+        "a linear probe does better on a lower layer (layers={best_layer:.0f}) than on the one that is read, by "
+        "{lower_gain:.3f} of accuracy or R², as where a network was trained on other data; and {per_target:.0f} "
+        "samples a class are enough to train all blocks for the new domain.",
         "Lee et al. (2022): which blocks to tune depends on the shift; where inputs have changed, the first ones.",
         strategy=("full",),
         settings={"layer_decay": 0.95},
@@ -180,8 +183,10 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "far domain",
         _is_far,
-        "a lower layer (layers={best_layer:.0f}) does better than the one that is read, by {lower_gain:.3f} with a "
-        "standard error of {lower_error:.3f}: the upper ones know another domain.",
+        "a linear probe on frozen features reaches {lower_probe:.3f} (accuracy or R², on samples that it was not "
+        "fitted on) with a lower layer, layers={best_layer:.0f}, and {own_probe:.3f} with the one that is read: "
+        "{lower_gain:.3f} more, with a standard error of {lower_error:.3f}. Where a network was trained on data like "
+        "these, its upper layers do as well or better; less than 0.03 would say nothing.",
         "Yosinski et al. (2014): features of higher layers are more specific to the source task.",
         strategy=("progressive",),
         settings={"layer_decay": 0.95},

@@ -2,30 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from skembed.diagnosis.remedies import Means, enumerated
 from skembed.findings import Finding
 from skembed.measures import LinearProbe, find_twins, noise_rate, suspect_labels
 from skembed.measures.label_noise import LEAST_R2, NOISY
 
-__all__ = ["MOST_SAMPLES", "find_imbalance", "find_leaks", "find_noise"]
+__all__ = ["MOST_SAMPLES", "find_few", "find_imbalance", "find_leaks", "find_noise"]
 
 #: Samples that are looked at, so that a diagnosis stays cheap beside a fit.
 MOST_SAMPLES = 3000
 #: Fewer samples say nothing by being left out one by one.
 _LEAST_PROBED = 10
 _SOME_SUSPECTS = 0.02
+#: Of fewer samples, what is usual of clean labels was not measured.
+_LEAST_NOISY = 240
 #: Shares of the held-out samples that are known from training.
 _LEAKED, _BADLY_LEAKED = 0.02, 0.1
 #: A class is rare if the largest has so many times its samples, and hurt if it does so much worse than the others.
 _RARE, _HURT = 5, 0.5
+#: Of fewer held-out samples nothing is known.
+_LEAST_JUDGED = 2
+#: Classes of fewer samples than this may have to be given up.
+_JOINED = 5
+#: As for advice: of fewer than 20 samples a class less than four are held out to judge by.
+_FEW = 20
+#: Classes that are named in one finding.
+_NAMED = 5
 
 
 def find_noise(
-    rows: np.ndarray, columns: np.ndarray, codes: np.ndarray | None, names: Sequence[Any], rng: np.random.Generator
+    rows: np.ndarray,
+    columns: np.ndarray,
+    codes: np.ndarray | None,
+    names: Sequence[Any],
+    rng: np.random.Generator,
+    means: Means,
 ) -> list[Finding]:
     """Targets without structure ("no signal"), or labels that the others contradict ("label noise").
 
@@ -41,6 +57,8 @@ def find_noise(
         Of the classes.
     rng : numpy Generator
         Shuffles targets.
+    means : Means
+        How the estimator was fitted.
     """
     # One of each group of twins: a probe that knows the sample's double is not asked anything.
     single = np.unique(find_twins(rows).groups, return_index=True)[1]
@@ -50,29 +68,35 @@ def find_noise(
     left_out = probe.left_out(targets)
     if probe.is_chance(targets, rng):
         evidence = (
-            f"A linear probe on frozen features explains {left_out.r2:.1%} of the targets of samples that it has not "
-            "seen, no more than with shuffled targets."
+            f"A linear probe on frozen features explains {left_out.r2:.1%} of the variance of the targets of samples "
+            "that it was not fitted on, no more than where the targets are shuffled; 100% would be all of it."
         )
-        remedy = (
-            "Check that X and y are in the same order; if so, another backbone (rank_backbones) or strategy='full'."
-        )
+        others = enumerated(["another backbone (rank_backbones)", *means.deeper()])
+        remedy = f"Check that X and y are in the same order; if they are, {others}."
         return [Finding("no signal", "serious", evidence, remedy, numbers={"probe_r2": left_out.r2})]
     if codes is None or left_out.r2 < LEAST_R2:
         return []
     chances = left_out.probabilities(codes[single])
     suspects, (rate, error) = suspect_labels(chances, codes[single]), noise_rate(chances, codes[single])
     share = len(suspects.positions) / len(single)
-    if share < _SOME_SUSPECTS or len(suspects.positions) < 2:
+    sure = rate - 2 * error >= NOISY
+    # Classes that overlap have suspects too; wrong labels are also among the samples that are easy. To a probe on few
+    # samples none is.
+    likely_wrong = sure or (rate - error >= NOISY and len(single) >= _LEAST_NOISY)
+    if share < _SOME_SUSPECTS or len(suspects.positions) < 2 or not likely_wrong:
         return []
     where = single[suspects.positions]
     given, likely = names[codes[where[0]]], names[suspects.suggested[0]]
     evidence = (
-        f"{len(where)} of {len(single)} labels ({share:.1%}) are confidently contradicted by a probe that has not seen "
-        f"them, the surest labelled {given!r} and likely {likely!r}; of the quarter of the samples that it is surest "
-        f"of {rate:.1%} are labelled otherwise."
-    )
-    severity = "warning" if rate - 2 * error >= NOISY else "note"
-    remedy = "Look at the samples of this finding first; label_smoothing=0.1 lessens the harm of those that stay."
+        f"A linear probe on frozen features predicted the class of each of {len(single)} samples without having been "
+        f"fitted on it. Of the quarter that it was surest of, {rate:.1%} (standard error {error:.1%}) have another "
+        "label than it says; with right labels that is about 1%, with a tenth of the labels wrong 5% or more. "
+        f"{len(where)} labels in all are suspect, first of them one given as {given!r} and likely {likely!r}."
+    ) + ("" if sure else " It may be chance.")
+    severity = "warning" if sure else "note"
+    remedy = "Look at the samples of this finding (its .samples, the surest first)"
+    softer = [] if means.kept == "probe" else means.at_least(label_smoothing=0.1)
+    remedy += f"; {softer[0]} lessens the harm of wrong ones that stay." if softer else "."
     return [
         Finding(
             "label noise",
@@ -85,7 +109,7 @@ def find_noise(
     ]
 
 
-def find_leaks(rows: np.ndarray, train: np.ndarray, held_out: np.ndarray) -> Iterator[Finding]:
+def find_leaks(rows: np.ndarray, train: np.ndarray, held_out: np.ndarray, means: Means) -> Iterator[Finding]:
     """Held-out samples that have a copy or near copy among those trained on.
 
     Parameters
@@ -94,6 +118,8 @@ def find_leaks(rows: np.ndarray, train: np.ndarray, held_out: np.ndarray) -> Ite
         Frozen embeddings.
     train, held_out : ndarray of int64
         Positions in `rows`.
+    means : Means
+        How the estimator was fitted.
     """
     twins = find_twins(rows)
     leaked = held_out[np.isin(twins.groups[held_out], twins.groups[train])]
@@ -102,47 +128,103 @@ def find_leaks(rows: np.ndarray, train: np.ndarray, held_out: np.ndarray) -> Ite
         return
     evidence = (
         f"{len(leaked)} of {len(held_out)} held-out samples ({share:.1%}) have a copy or near copy among those trained "
-        f"on (similarity of at least {twins.threshold:.3f}): held-out scores are too good."
+        f"on (similarity of at least {twins.threshold:.3f}): held-out scores are too good. Without copies that is 0%."
     )
-    remedy = "Keep copies together: fit(X, y, groups=...), with advise(X, y, embedder).groups or groups of your own."
+    if means.own_validation:
+        remedy = "Take the samples of this finding out of X_val, or their copies out of X."
+    elif means.grouped:
+        remedy = (
+            "Copies are in different groups. Join these: fit(X, y, groups=advice.groups) with "
+            "advice = advise(X, y, embedder, groups=groups)."
+        )
+    else:
+        remedy = "Keep copies together: fit(X, y, groups=advise(X, y, embedder).groups), or groups of your own."
     severity = "serious" if share >= _BADLY_LEAKED else "warning"
     yield Finding("leaked duplicates", severity, evidence, remedy, tuple(leaked.tolist()), {"leaked_share": share})
 
 
 def find_imbalance(
-    quality: np.ndarray, codes: np.ndarray, counts: np.ndarray, names: Sequence[Any], *, balanced: bool
+    quality: np.ndarray, codes: np.ndarray, counts: np.ndarray, names: Sequence[Any], means: Means
 ) -> Iterator[Finding]:
-    """Rare classes that do much worse than the others.
+    """Rare classes that do much worse than the others, or of which nobody can say how they do.
 
     Parameters
     ----------
-    quality : ndarray of shape (n_samples,), float64
-        What each judged sample got: the probability of its class, or whether it was right.
-    codes : ndarray of shape (n_samples,), int
+    quality : ndarray of shape (n_judged,), float64
+        What each held-out sample got: the probability of its class, or whether it was right.
+    codes : ndarray of shape (n_judged,), int
         Class of each of them.
     counts : ndarray of shape (n_classes,), int
-        Samples of each class that were trained on.
+        Samples of each class.
     names : sequence
         Of the classes.
-    balanced : bool
-        Whether class_weight was "balanced" already.
+    means : Means
+        How the estimator was fitted.
     """
-    rare = (counts > 0) & (counts.max() >= _RARE * counts)
-    usual = ~rare[codes]
-    if not rare.any() or not usual.any():
-        return
-    expected = quality[usual].mean()
+    rare = (counts > 0) & ((counts.max() >= _RARE * counts) | (counts == 1))
     judged = np.bincount(codes, minlength=len(counts))
-    means = np.bincount(codes, weights=quality, minlength=len(counts)) / np.maximum(judged, 1)
-    hurt = np.flatnonzero(rare & (judged >= 2) & (means < _HURT * expected))
-    if not len(hurt):
+    shares = np.bincount(codes, weights=quality, minlength=len(counts)) / np.maximum(judged, 1)
+    usual = ~rare[codes]
+    expected = float(quality[usual].mean()) if usual.any() else float("nan")
+    hurt = rare & (judged >= _LEAST_JUDGED) & (shares < _HURT * expected)
+    unknown = rare & (judged < _LEAST_JUDGED)
+    if not hurt.any() and not unknown.any():
         return
-    classes = ", ".join(f"{names[i]!r} ({counts[i]} samples: {means[i]:.2f})" for i in hurt[:5])
-    evidence = (
-        f"Rare classes do much worse than the others' {expected:.2f} (probability or share of right answers on judged "
-        f"samples): {classes}; the largest class has {counts.max()} samples."
+    troubled = counts[hurt | unknown]
+    largest, rarest = int(counts.argmax()), int(troubled.min())
+    evidence = []
+    if hurt.any():
+        worse = _listed(f"{names[i]!r} ({_samples(counts[i])}: {shares[i]:.2f})" for i in np.flatnonzero(hurt).tolist())
+        evidence.append(
+            f"Rare classes do much worse on held-out samples (mean probability; the others {expected:.2f}): {worse}."
+        )
+    if unknown.any():
+        rest = np.flatnonzero(unknown).tolist()
+        dark = _listed(f"{names[i]!r} ({_samples(counts[i])}, {judged[i]} held out)" for i in rest)
+        evidence.append(f"So few are held out of rare classes that nothing is known of how these do: {dark}.")
+    evidence.append(
+        f"The largest class, {names[largest]!r}, has {counts[largest]} samples, {counts[largest] / rarest:.0f} times "
+        f"as many as the rarest."
     )
-    remedy = "More samples of these classes" + (
-        ", or a coarser set of classes." if balanced else "; class_weight='balanced', scoring='balanced_accuracy'."
-    )
-    yield Finding("class imbalance", "warning", evidence, remedy, numbers={"others": float(expected)})
+    parts = ["More samples of these classes", *means.unset(class_weight="balanced")]
+    parts += means.unset(scoring="balanced_accuracy") if hurt.any() else []
+    remedy = ", ".join(parts) + ("; or join them with other classes." if rarest < _JOINED else ".")
+    numbers = {"imbalance": float(counts[largest] / rarest), "rarest": float(rarest), "others": expected}
+    yield Finding("class imbalance", "warning", " ".join(evidence), remedy, numbers=numbers)
+
+
+def _samples(count: int) -> str:
+    return f"{count} sample{'s' if count > 1 else ''}"
+
+
+def _listed(parts: Iterable[str]) -> str:
+    found = list(parts)
+    more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+    return ", ".join(found[:_NAMED]) + more
+
+
+def find_few(counts: np.ndarray, n_held_out: int, means: Means) -> Iterator[Finding]:
+    """Classes of so few samples that neither training nor judging is sure of anything.
+
+    Parameters
+    ----------
+    counts : ndarray of shape (n_classes,), int
+        Samples of each class.
+    n_held_out : int
+        Samples that are judged by.
+    means : Means
+        How the estimator was fitted.
+    """
+    usual = float(np.median(counts))
+    if usual >= _FEW:
+        return
+    evidence = f"Half of the {len(counts)} classes have {usual:.0f} samples or fewer."
+    if n_held_out:
+        evidence += (
+            f" {n_held_out} samples are held out: an accuracy measured on them has a standard error of up to "
+            f"{0.5 / n_held_out**0.5:.2f}, and smaller differences between fits are chance."
+        )
+    # Whatever trains blocks was compared with the probe, and kept where it was better.
+    gentle = "" if not means.trains_blocks or means.kept == "fine-tuned" else " strategy='head' takes less time."
+    remedy = f"More labelled samples are worth more than any setting; compare fits by cross_val_score.{gentle}"
+    yield Finding("few samples", "note", evidence, remedy, numbers={"per_class": usual, "held_out": float(n_held_out)})

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from skembed.base import BaseEmbedder
+from skembed.diagnosis.remedies import UNSURE, Means, enumerated
 from skembed.findings import Finding
 from skembed.layerwise import layer_rows
 from skembed.measures import LinearProbe, linear_cka
@@ -60,7 +61,12 @@ def compare_features(old: np.ndarray, new: np.ndarray, columns: np.ndarray, code
 
 
 def find_forgetting(
-    blocks: Mapping[str, Mapping[str, float]], probes: Mapping[str, float] | None = None, *, judged: bool = False
+    blocks: Mapping[str, Mapping[str, float]],
+    means: Means,
+    probes: Mapping[str, float] | None = None,
+    *,
+    judged: bool = False,
+    slower_by: float = UNSURE,
 ) -> Iterator[Finding]:
     """Whether the network is no longer the pre-trained one, and whether its features are the worse for it.
 
@@ -68,10 +74,14 @@ def find_forgetting(
     ----------
     blocks : dict
         See `Diagnosis.blocks`.
+    means : Means
+        How the estimator was fitted.
     probes : dict, optional
         From `compare_features`.
     judged : bool, default=False
         Whether what was kept beat the probe on held-out samples, so that the change served.
+    slower_by : float, default=3
+        By what to divide learning rates.
     """
     moved = {name: row["drift"] for name, row in blocks.items() if row.get("drift", 0) > _FAR}
     unlike = {name: row["cka"] for name, row in blocks.items() if row.get("cka", 1) < _UNLIKE}
@@ -81,7 +91,8 @@ def find_forgetting(
     signs = []
     if unlike:
         worst = min(unlike, key=unlike.__getitem__)
-        signs.append(f"outputs of {_blocks(unlike)} unlike those before (CKA {unlike[worst]:.2f} in {worst})")
+        alike = f"CKA {unlike[worst]:.2f} in {worst}, where 1 is the same"
+        signs.append(f"outputs of {_blocks(unlike)} unlike those before ({alike})")
     if moved:
         worst = max(moved, key=moved.__getitem__)
         signs.append(f"weights of {_blocks(moved)} far from those before ({moved[worst]:.0%} of their size in {worst})")
@@ -93,11 +104,14 @@ def find_forgetting(
     if judged:
         signs.append("held-out samples are the better for it")
     evidence = "; ".join(signs) + "."
-    remedy = (
-        "A lower learning_rate or backbone_factor, layer_decay=0.6, l2_sp=0.01, or fewer blocks (strategy='partial'). "
-        "In a far domain some of it is wanted: look at whether the new features are the better ones."
-    )
     severity = "serious" if lost else "note" if judged or probes is not None else "warning"
+    milder = enumerated([*means.slower(slower_by), *means.nearer(), *means.shallower()])
+    if lost:
+        remedy = f"{milder}."
+    elif severity == "note":
+        remedy = f"Nothing has to be mended: the features serve no worse. To stay nearer to what was: {milder}."
+    else:
+        remedy = f"See by diagnose(fitted, X, y) whether the new features serve worse. If they do: {milder}."
     yield Finding("forgetting", severity, evidence[0].upper() + evidence[1:], remedy)
 
 

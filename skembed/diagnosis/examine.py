@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.base import clone
+from sklearn.pipeline import Pipeline
 from sklearn.utils import check_consistent_length
 from sklearn.utils.validation import check_is_fitted
 
 from skembed.advice.targets import KnownTargets, know_targets
 from skembed.diagnosis import curves, drift
-from skembed.diagnosis.data import MOST_SAMPLES, find_imbalance, find_leaks, find_noise
+from skembed.diagnosis.data import MOST_SAMPLES, find_few, find_imbalance, find_leaks, find_noise
+from skembed.diagnosis.remedies import UNSTABLE, UNSURE, Means
 from skembed.diagnosis.report import Diagnosis
 from skembed.findings import Finding, of_positions, worst_first
 from skembed.layerwise import block_drift
@@ -55,8 +58,10 @@ def diagnose(fitted: BaseFineTuner, X=None, y=None, *, random_state: int | None 
 
     Raises
     ------
+    TypeError
+        If `fitted` is another thing than a fine-tuning estimator.
     NotFittedError
-        If `fitted` is not.
+        If it is not fitted.
     ValueError
         If y is given without X, or they differ in length.
 
@@ -72,9 +77,9 @@ def diagnose(fitted: BaseFineTuner, X=None, y=None, *, random_state: int | None 
     >>> labels = ["money", "parcel", "money", "parcel"] * 5
     >>> classifier = FineTuneClassifier(strategy="head", max_epochs=3, random_state=0).fit(texts, labels)
     >>> diagnose(classifier).names
-    ('leaked duplicates',)
+    ('leaked duplicates', 'few samples')
     """
-    check_is_fitted(fitted)
+    _check_fitted(fitted)
     if X is None:
         if y is not None:
             raise ValueError("y is given without X: give both, or neither for what the fit itself knows.")
@@ -95,6 +100,21 @@ def diagnose(fitted: BaseFineTuner, X=None, y=None, *, random_state: int | None 
     where = np.flatnonzero(readable)
     found = _Samples([samples[i] for i in where], old[where], new[where], None if known is None else known.take(where))
     return _with_samples(fitted, start, found, chosen[where], rng)
+
+
+def _check_fitted(fitted: Any) -> None:
+    from skembed.finetune.base import BaseFineTuner
+
+    if not isinstance(fitted, BaseFineTuner):
+        hint = " Pass its last step, pipeline[-1]." if isinstance(fitted, Pipeline) else ""
+        hint = " Pass its best_estimator_." if hasattr(fitted, "best_estimator_") else hint
+        given = repr(fitted) if isinstance(fitted, str | int | float | None) else f"a {type(fitted).__name__}"
+        raise TypeError(f"fitted is {given}. diagnose needs a fitted FineTuneClassifier or FineTuneRegressor.{hint}")
+    message = (
+        "This %(name)s is not fitted: call fit(X, y) first, and diagnose it then. Before training, "
+        "skembed.advise(X, y, embedder) looks at the data."
+    )
+    check_is_fitted(fitted, msg=message)
 
 
 class _Samples:
@@ -120,6 +140,7 @@ def _targets_of(fitted: BaseFineTuner, y: Any) -> KnownTargets:
 
 def _with_samples(fitted: BaseFineTuner, start, found: _Samples, positions: np.ndarray, rng) -> Diagnosis:
     before = fitted.diagnosis_
+    means = Means(fitted.get_params(deep=False), fitted.strategy_, fitted.kept_)
     blocks: dict[str, dict[str, float]] = {name: dict(row) for name, row in before.blocks.items()}
     numbers = dict(before.numbers)
     if fitted.embedder_.fingerprint_ != start.fingerprint_:
@@ -133,9 +154,12 @@ def _with_samples(fitted: BaseFineTuner, start, found: _Samples, positions: np.n
     if known is not None and len(found.raw) > 1:
         probes = drift.compare_features(found.old, found.new, known.columns, known.codes)
         numbers |= probes
-        noise = find_noise(found.old, known.columns, known.codes, known.names, rng)
+        # What acts on training does nothing for labels that are not trained on, as with a probe.
+        untrained = replace(means, kept="probe")
+        noise = find_noise(found.old, known.columns, known.codes, known.names, rng, untrained)
         about = tuple(replace(each, evidence=f"In the given samples: {each.evidence}") for each in noise)
-    about = (*of_positions(about, positions), *drift.find_forgetting(blocks, probes))
+    forgotten = drift.find_forgetting(blocks, means, probes, slower_by=_slower_by(before.findings))
+    about = (*of_positions(about, positions), *forgotten)
     # What is known better now; all else is as true of the fit as it was.
     again = {"forgetting", *(each.name for each in about)}
     findings = [*about, *(each for each in before.findings if each.name not in again)]
@@ -146,7 +170,9 @@ def _with_samples(fitted: BaseFineTuner, start, found: _Samples, positions: np.n
 # -- what a fit knows of itself -------------------------------------------------------------------------
 
 
-def diagnose_fit(request: Request, outcome: Outcome) -> Diagnosis:
+def diagnose_fit(
+    request: Request, outcome: Outcome, estimator: BaseFineTuner, *, groups: Any = None, X_val: Any = None
+) -> Diagnosis:
     """What a fit says of itself at its end: no sample goes through the network again.
 
     Parameters
@@ -154,12 +180,23 @@ def diagnose_fit(request: Request, outcome: Outcome) -> Diagnosis:
     request : Request
     outcome : Outcome
         What came of it.
+    estimator : FineTuneClassifier or FineTuneRegressor
+        Whose parameters remedies are given in.
+    groups, X_val
+        As they were given to its `fit`.
     """
+    means = Means(
+        estimator.get_params(deep=False),
+        request.strategy,
+        outcome.kept,
+        grouped=groups is not None,
+        own_validation=X_val is not None,
+    )
     rng = np.random.default_rng(request.seed)
     encoded = request.task.encode(request.y)
-    read = _curves(request, outcome, encoded)
+    read = _curves(request, outcome, encoded, means)
     findings = curves.read_curves(read)
-    about, checked = _of_data(request, outcome, encoded, rng)
+    about, checked = _of_data(request, outcome, encoded, rng, means)
     # Targets that frozen features know nothing of may yet be learned; then there is no want of structure.
     learned = outcome.kept == "fine-tuned" and read.part(read.best_loss) < 0.9
     findings += [finding for finding in about if not (learned and finding.name == "no signal")]
@@ -167,39 +204,61 @@ def diagnose_fit(request: Request, outcome: Outcome) -> Diagnosis:
     trained = kept.fingerprint_ != start.fingerprint_
     moved = block_drift(start.spec_, kept.spec_) if trained else {}
     blocks = {name: {"drift": value} for name, value in moved.items()}
-    findings += drift.find_forgetting(blocks, judged=len(request.held_out) > 0)
+    judged = len(request.held_out) > 0
+    findings += drift.find_forgetting(blocks, means, judged=judged, slower_by=_slower_by(findings))
+    findings += [] if judged or not request.max_epochs else [_NOT_JUDGED]
     numbers = {"naive_loss": read.naive_loss, "probe_loss": read.probe_loss, "best_loss": read.best_loss}
-    looked = [*(curves.CHECKED if request.max_epochs else ()), *checked, *(["forgetting"] if blocks else [])]
+    losses = curves.CHECKED if judged else curves.UNJUDGED
+    looked = [*(losses if request.max_epochs else ()), *checked, *(["forgetting"] if blocks else [])]
     return Diagnosis(worst_first(findings), tuple(looked), blocks, numbers)
 
 
-def _curves(request: Request, outcome: Outcome, encoded: np.ndarray) -> curves.Curves:
+def _slower_by(findings: Sequence[Finding]) -> float:
+    """So that all findings of a fit advise the same rate."""
+    return UNSTABLE if any(found.name == "instability" for found in findings) else UNSURE
+
+
+_NOT_JUDGED = Finding(
+    "not judged",
+    "note",
+    "No sample was held out, so the weights of the last epoch were kept, and whether training overfits, does harm or "
+    "is too sure of itself cannot be seen.",
+    "validation_fraction=0.2, or fit(..., X_val=..., y_val=...); or diagnose(fitted, X, y) with other samples.",
+)
+
+
+def _curves(request: Request, outcome: Outcome, encoded: np.ndarray, means: Means) -> curves.Curves:
     judged, settings = len(request.held_out) > 0, request.settings
     return curves.Curves(
         history=outcome.progress.history,
         kept=outcome.kept,
         ended=outcome.progress.ended,
-        strategy=request.strategy,
+        means=means,
         depth=max(request.embedder._reading.layers) + 1,
-        learning_rate=request.settings.learning_rate,
         naive_loss=_naive_loss(request, encoded),
         probe_loss=outcome.probe_scores.loss if judged else float("nan"),
         best_loss=outcome.scores.loss if judged else float("nan"),
         temperature=outcome.scores.temperature,
         softened=settings.mixup > 0 or settings.cutmix > 0 or settings.label_smoothing > 0,
+        altered=request.augmentation is not None,
     )
 
 
 def _naive_loss(request: Request, encoded: np.ndarray) -> float:
-    """The loss of knowing the frequencies of the targets, or their mean, and nothing else."""
-    judged = request.held_out if len(request.held_out) else request.train
-    weights = request.weights
-    mean = np.average(encoded[request.train], axis=0, weights=weights[request.train])
-    losses = request.task.naive_losses(mean, encoded[judged])
-    return float(np.average(losses, weights=weights[judged]))
+    """The loss of knowing the frequencies of the targets, or their mean, and nothing else.
+
+    Of the held-out samples or of those trained on, whichever is the larger: a few that are all of one class have none.
+    """
+    weights, train = request.weights, request.train
+    mean = np.average(encoded[train], axis=0, weights=weights[train])
+    losses = request.task.naive_losses(mean, encoded)
+    sides = [side for side in (train, request.held_out) if len(side)]
+    return max(float(np.average(losses[side], weights=weights[side])) for side in sides)
 
 
-def _of_data(request: Request, outcome: Outcome, encoded: np.ndarray, rng) -> tuple[list[Finding], list[str]]:
+def _of_data(
+    request: Request, outcome: Outcome, encoded: np.ndarray, rng: np.random.Generator, means: Means
+) -> tuple[list[Finding], list[str]]:
     """What frozen embeddings and the held-out losses say, and what was looked for."""
     rows, train, held_out = outcome.frozen, request.train, request.held_out
     classes = getattr(request.task, "classes", None)
@@ -207,21 +266,29 @@ def _of_data(request: Request, outcome: Outcome, encoded: np.ndarray, rng) -> tu
     names = range(encoded.shape[1]) if classes is None else classes.tolist()
     chosen = np.sort(rng.permutation(len(rows))[:MOST_SAMPLES])
     own = None if codes is None else codes[chosen]
-    noise = of_positions(find_noise(rows[chosen], encoded[chosen], own, names, rng), chosen)
+    noise = of_positions(find_noise(rows[chosen], encoded[chosen], own, names, rng, means), chosen)
     findings, checked = [*noise], ["no signal", *([] if codes is None else ["label noise"])]
     if len(held_out):
         paired = np.sort(rng.permutation(len(rows))[:_MOST_PAIRED])
-        sides = (np.flatnonzero(np.isin(paired, side)) for side in (train, held_out))
-        findings += of_positions(find_leaks(rows[paired], *sides), paired)
+        trained, judging = (np.flatnonzero(np.isin(paired, side)) for side in (train, held_out))
+        findings += of_positions(find_leaks(rows[paired], trained, judging, means), paired)
         checked.append("leaked duplicates")
-    if codes is not None and len(held_out) and len(outcome.scores.each) == len(held_out):
-        weights = request.weights[held_out]
-        chances = np.exp(-np.asarray(outcome.scores.each) * weights.mean() / weights)
-        counts = np.bincount(codes[train], minlength=encoded.shape[1])
-        balanced = bool(np.ptp(request.weights) > 0)
-        findings += find_imbalance(chances, codes[held_out], counts, names, balanced=balanced)
-        checked.append("class imbalance")
+    if codes is not None:
+        given = train if means.own_validation else np.arange(len(codes))
+        counts = np.bincount(codes[given], minlength=encoded.shape[1])
+        findings += find_imbalance(*_chances(request, outcome, codes), counts, names, means)
+        findings += find_few(counts, len(held_out), means)
+        checked += ["class imbalance", "few samples"]
     return [replace(found, samples=_in_X(request, found)) for found in findings], checked
+
+
+def _chances(request: Request, outcome: Outcome, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The probability that each held-out sample's class got, and the class; nothing where they were not judged."""
+    losses, judged = np.asarray(outcome.scores.each), request.held_out
+    if len(losses) != len(judged) or not len(judged):
+        return np.zeros(0), codes[:0]
+    weights = request.weights[judged]
+    return np.exp(-losses * weights.mean() / weights), codes[judged]
 
 
 def _in_X(request: Request, found: Finding) -> tuple[int, ...]:

@@ -1,7 +1,8 @@
 """Pictures of what was chosen, trained and predicted, in the form of scikit-learn's displays.
 
 Each has a constructor that takes what is drawn, class methods that get it from an estimator or an embedder, and
-``plot``. They need matplotlib, which is imported when something is drawn: ``pip install "skembed[plot]"``.
+``plot``. They need matplotlib, which is imported when something is drawn: ``pip install "skembed[plot]"``. Maps
+by UMAP need ``pip install umap-learn`` too.
 """
 
 from skembed.displays.confusion import ConfusionExamplesDisplay

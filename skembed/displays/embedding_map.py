@@ -85,7 +85,7 @@ class EmbeddingMapDisplay:
         y : array-like of shape (n_samples,), default=None
             Classes or numbers.
         method : {"pca", "umap"}, default="pca"
-            Principal components, or UMAP [1]_, which needs umap-learn.
+            Principal components, or UMAP [1]_, which needs ``pip install umap-learn``.
         random_state : int or None, default=0
             Seeds the map.
         **options

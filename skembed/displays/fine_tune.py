@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -15,6 +16,8 @@ __all__ = ["FineTuneDisplay"]
 
 #: Characters of a stage's name that fit over one inch.
 _CHARACTERS_AN_INCH = 13
+#: Epochs that are alike in these are one attempt.
+_TOGETHER = ("stage", "attempt", "round")
 #: Losses of which one is so many times the usual are drawn on a logarithmic axis.
 _WIDE = 30
 #: Rates that the legend names, at most; of more the head's, the top, the middle and the lowest block's.
@@ -31,9 +34,10 @@ class Span(NamedTuple):
 class FineTuneDisplay:
     """Losses, scores and learning rates over the epochs of a fine-tuning.
 
-    Stages are shaded and named, with the attempt where it is not the first; each begins with the best weights so far,
-    so the lines are broken between them. The epoch that was kept is marked, and the level of the linear probe that
-    it had to beat. Build it with `from_estimator`.
+    Stages are shaded and named, with the attempt where one was tried again with stronger regularisation, and the round
+    where all blocks were trained once more; each begins with the best weights so far, so the lines are broken between
+    them. The epoch that was kept is marked, and the loss and score of the linear probe that it had to beat. Build it
+    with `from_estimator`.
 
     Parameters
     ----------
@@ -43,6 +47,8 @@ class FineTuneDisplay:
         What the estimator is.
     probe_score, validation_score : float, default=None
         Held-out score of the linear probe, and of what was kept; None where nothing was held out.
+    probe_loss : float, default=None
+        Held-out loss of the linear probe.
     score_name : str, default="score"
         What the score is called.
 
@@ -74,12 +80,14 @@ class FineTuneDisplay:
         kept: str,
         probe_score: float | None = None,
         validation_score: float | None = None,
+        probe_loss: float | None = None,
         score_name: str = "score",
     ):
         self.history = history
         self.kept = kept
         self.probe_score = probe_score
         self.validation_score = validation_score
+        self.probe_loss = probe_loss
         self.score_name = score_name
 
     @classmethod
@@ -115,6 +123,7 @@ class FineTuneDisplay:
             kept=fitted.kept_,
             probe_score=fitted.probe_score_,
             validation_score=fitted.validation_score_,
+            probe_loss=None if fitted.probe_score_ is None else fitted.diagnosis_.numbers["probe_loss"],
             score_name=fitted._score_name(),
         )
         return display.plot(ax=ax)
@@ -154,14 +163,16 @@ class FineTuneDisplay:
         if judged:
             self._draw_scores(axes[1], spans)
         self._draw_rates(axes[-1], spans)
-        beside = {} if ax is not None else {"loc": "upper left", "bbox_to_anchor": (1.005, 1.03)}
+        # Beside the panels there is room in a figure of one's own; within them lines run behind the legend.
+        beside = {"loc": "upper left", "bbox_to_anchor": (1.005, 1.03), "frameon": False}
+        placed = beside if ax is None else {"frameon": True, "framealpha": 0.85, "edgecolor": "none"}
         for each in axes:
             _shade(each, spans)
             if self.best_epoch_ is not None:
                 each.axvline(self.best_epoch_, color=BEST, linestyle="--", linewidth=1.2, zorder=1)
             bare(each, grid="y")
             each.margins(y=0.1)  # a mark at the very edge would be cut in half
-            each.legend(frameon=False, fontsize="small", **beside)
+            each.legend(fontsize="small", **placed)
         for each in axes[:-1]:
             each.tick_params(labelbottom=False)
         axes[-1].set_xlabel("epoch")
@@ -176,6 +187,7 @@ class FineTuneDisplay:
         _broken_line(ax, spans, train, color=GREY, marker="o", label="training")
         if np.isfinite(valid).any():
             _broken_line(ax, spans, valid, color=COLOUR, marker="s", label="held out")
+            _level(ax, self.probe_loss)
             self._mark(ax, valid)
         # The held-out loss is what is looked at: beside it a training loss of nearly nothing may lie at the bottom.
         usual = np.nanmedian(valid if np.isfinite(valid).any() else train)
@@ -186,9 +198,7 @@ class FineTuneDisplay:
     def _draw_scores(self, ax, spans: list[Span]) -> None:
         scores = self._column("valid_score")
         _broken_line(ax, spans, scores, color=COLOUR, marker="s", label="held out")
-        if self.probe_score is not None:
-            label = f"linear probe, {self.probe_score:.3f}"
-            ax.axhline(self.probe_score, color="black", linestyle=":", linewidth=1.5, label=label)
+        _level(ax, self.probe_score)
         self._mark(ax, scores)
         ax.set_ylabel(self.score_name)
 
@@ -226,12 +236,17 @@ class FineTuneDisplay:
 
 
 def _spans(history: Sequence[Mapping[str, Any]]) -> list[Span]:
-    """Attempts in order. A stage that follows itself as the same attempt shows in its rates only."""
-    spans = []
+    """Attempts in order; a stage that is tried as before once more is another round of it."""
+    spans: list[Span] = []
+    seen: Counter[tuple[str, int]] = Counter()
     numbered = enumerate(history, start=1)
-    for (stage, attempt), records in groupby(numbered, key=lambda pair: (pair[1]["stage"], pair[1]["attempt"])):
-        name = stage if attempt == 1 else f"{stage}, attempt {attempt}"
-        spans.append(Span(name, tuple(number for number, _ in records)))
+    for _, records in groupby(numbered, key=lambda pair: tuple(pair[1].get(name) for name in _TOGETHER)):
+        epochs, own = zip(*records, strict=True)
+        stage, attempt = own[0]["stage"], own[0]["attempt"]
+        seen[stage, attempt] += 1
+        again = f", attempt {attempt}" if attempt > 1 else ""
+        again += f", round {seen[stage, attempt]}" if seen[stage, attempt] > 1 else ""
+        spans.append(Span(stage + again, epochs))
     return spans
 
 
@@ -247,6 +262,12 @@ def _broken_line(ax, spans: list[Span], values: np.ndarray, *, color, marker: st
         x += [*span.epochs, np.nan]
         y += [*values[np.array(span.epochs) - 1], np.nan]
     ax.plot(x, y, color=color, marker=marker, markersize=4, linewidth=1.5, label=label, zorder=3)
+
+
+def _level(ax, value: float | None) -> None:
+    """What the linear probe has, over all epochs."""
+    if value is not None and np.isfinite(value):
+        ax.axhline(value, color="black", linestyle=":", linewidth=1.5, label=f"linear probe, {value:.3f}")
 
 
 def _shade(ax, spans: list[Span]) -> None:

@@ -100,7 +100,7 @@ class BaseFineTuner(TransformerMixin, CallbackSupportMixin, BaseEstimator):
         request = replace(self._request(X, y, sample_weight, groups, X_val, y_val), report=self._begin_report())
         outcome = run_fit(request)
         self.strategy_, self.advice_ = request.strategy, request.advice
-        self.diagnosis_ = diagnose_fit(request, outcome)
+        self.diagnosis_ = diagnose_fit(request, outcome, self, groups=groups, X_val=X_val)
         self._finish(outcome, request.task, len(request.train), len(request.held_out))
         return self
 

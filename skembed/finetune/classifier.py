@@ -145,9 +145,11 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
     kept_ : {"fine-tuned", "probe"}
         What the estimator is.
     history_ : list of dict
-        One an epoch: "epoch", "stage", "attempt", "unfrozen" (names of blocks), "n_trained" (parameters, the
-        head's among them), "rates" (by block), "train_loss", "valid_loss", "valid_score", "best" (whether it was the
-        best so far), "replayed", "seconds".
+        One an epoch: "epoch", "stage", "attempt" (2 with stronger regularisation), "round" (which attempt of the whole
+        fit, from 1), "unfrozen" (names of blocks), "n_trained" (parameters, the head's among them), "rates" (by
+        block), "train_loss", "valid_loss", "valid_score", "valid_error" (standard error of the difference between
+        this held-out loss and that of the best weights before it), "best" (whether it was the best so far),
+        "replayed", "seconds".
     report_ : str
         The path of the fit in words.
     diagnosis_ : Diagnosis

@@ -22,6 +22,8 @@ from skembed.finetune.prefix import MEMORY, FirstPass, ItemStore, Sample, agree,
 
 __all__ = ["TableSource", "TrainingData", "Views", "embed_first", "embed_view", "prepared_chunks"]
 
+#: What lets frozen blocks be replayed in spite of mixing.
+_INSTEAD = {"mixup": "with mixup_on='features'", "cutmix": "without cutmix"}
 #: Samples on which a replayed pass is compared with a plain one.
 _TRIED = 4
 
@@ -257,8 +259,8 @@ class TrainingData:
         How samples are changed for training.
     first : FirstPass, optional
         What frozen blocks returned while the embeddings were computed.
-    mixes_inputs : bool, default=False
-        Whether training mixes samples before they enter the network.
+    mixers : sequence of str, default=()
+        What mixes samples before they enter the network, if anything does: "mixup", "cutmix".
     """
 
     def __init__(
@@ -270,7 +272,7 @@ class TrainingData:
         replay: bool,
         views: Views | None = None,
         first: FirstPass | None = None,
-        mixes_inputs: bool = False,
+        mixers: Sequence[str] = (),
     ):
         self.embedder, self.samples, self.frozen, self.replay, self.views = embedder, samples, frozen, replay, views
         self.first = first
@@ -285,11 +287,12 @@ class TrainingData:
                 "The frozen blocks were computed in every epoch: samples were changed anew each time. "
                 "augment_views=4, say, keeps four views of each sample, and what the frozen blocks return for them."
             )
-        if mixes_inputs:
+        if mixers:
             self.replay = False
+            without = " and ".join(_INSTEAD[name] for name in mixers)
             self._note(
                 "The frozen blocks were computed in every epoch: samples were mixed before they entered, each time "
-                "with others. Without cutmix, and with mixup_on='features', what they return is computed once."
+                f"with others. {without[0].upper()}{without[1:]}, what they return is computed once."
             )
 
     def source(self, network: FrozenNetwork, n_unfrozen: int) -> tuple[Source, bool]:

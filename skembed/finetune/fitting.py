@@ -276,7 +276,7 @@ def _recipe(
             replay=request.replay,
             views=_views(request),
             first=first,
-            mixes_inputs=settings.mixes_inputs,
+            mixers=settings.mixers,
         ),
         targets,
         request.y,

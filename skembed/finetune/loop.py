@@ -43,9 +43,15 @@ class Settings:
     ema: float | None = None
 
     @property
+    def mixers(self) -> tuple[str, ...]:
+        """What mixes batches before they enter the network: "mixup", "cutmix", both or none."""
+        pixels = self.mixup > 0 and self.mixup_on == "inputs"
+        return (*(["mixup"] if pixels else []), *(["cutmix"] if self.cutmix > 0 else []))
+
+    @property
     def mixes_inputs(self) -> bool:
         """Whether batches are mixed before they enter the network, so that no sample is the same in two epochs."""
-        return self.cutmix > 0 or (self.mixup > 0 and self.mixup_on == "inputs")
+        return bool(self.mixers)
 
     def stronger(self) -> Settings:
         """The same with stronger regularisation, for a second attempt after the first did harm."""

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from sklearn.base import clone
 
+from skembed._plotting import BEST, COLOUR, bare, pyplot
 from skembed.exceptions import TrainingError
 from skembed.finetune.fitting import untrained
 from skembed.finetune.loop import epoch_rng
@@ -59,19 +60,17 @@ class RateCurve:
         Raises
         ------
         ImportError
-            If matplotlib is not installed: ``pip install skembed[plot]``.
+            If matplotlib is not installed: ``pip install "skembed[plot]"``.
         """
-        try:
-            import matplotlib.pyplot as plt
-        except ImportError as error:
-            raise ImportError("Plots need matplotlib: pip install skembed[plot].") from error
+        plt = pyplot("RateCurve.plot")
         if ax is None:
-            _, ax = plt.subplots()
-        ax.plot(self.rates, self.losses)
-        ax.axvline(self.suggestion, linestyle="--", color="0.4", label=f"suggestion {self.suggestion:.1e}")
+            _, ax = plt.subplots(layout="constrained")
+        ax.plot(self.rates, self.losses, color=COLOUR)
+        ax.axvline(self.suggestion, linestyle="--", color=BEST, label=f"suggestion {self.suggestion:.1e}")
         ax.set_xscale("log")
         ax.set(xlabel="learning rate of the head", ylabel="training loss, smoothed")
-        ax.legend()
+        bare(ax, grid="y")
+        ax.legend(frameon=False)
         return ax
 
 

@@ -307,6 +307,7 @@ class Recipe:
             trainer.average.swap()
         scores = self._judge(trainer)
         by_score = self.task.scoring is not None
+        error = None if scores is None else scores.error_against(progress.best)
         better = scores is None or improves(scores, progress.best, progress.baseline, by_score=by_score)
         if scores is not None and (progress.tried is None or scores.loss < progress.tried.loss):
             progress.tried = scores
@@ -315,7 +316,7 @@ class Recipe:
         if trainer.average is not None:
             trainer.average.swap()
         progress.stale = 0 if better else progress.stale + 1
-        self._record(trainer, stage, loss, scores, better, time.perf_counter() - started)
+        self._record(trainer, stage, loss, scores, error, better, time.perf_counter() - started)
         if self.save is not None:
             self.save(self, trainer.optimizer, trainer.average)
 
@@ -339,18 +340,29 @@ class Recipe:
         earlier = [done for done in progress.path if done[3] != progress.round]
         progress.path = [*earlier, (progress.stage, progress.attempt, progress.epoch, progress.round)]
 
-    def _record(self, trainer: Epoch, stage: Stage, loss: float, scores: Scores | None, better: bool, seconds: float):
+    def _record(
+        self,
+        trainer: Epoch,
+        stage: Stage,
+        loss: float,
+        scores: Scores | None,
+        error: float | None,
+        better: bool,
+        seconds: float,
+    ) -> None:
         progress = self.progress
         record = {
             "epoch": len(progress.history) + 1,
             "stage": stage.name,
             "attempt": progress.attempt + 1,
+            "round": progress.round + 1,
             "unfrozen": [block.name for block in self.network.top(stage.n_unfrozen)],
             "n_trained": sum(parameter.numel() for parameter in self.network.parameters()),
             "rates": {group["name"]: group["lr"] for group in trainer.optimizer.param_groups},
             "train_loss": loss,
             "valid_loss": None if scores is None else scores.loss,
             "valid_score": None if scores is None else scores.score,
+            "valid_error": error,
             "best": better,
             "replayed": self.replayed,
             "seconds": seconds,

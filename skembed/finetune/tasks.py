@@ -47,13 +47,15 @@ class Scores:
     temperature: float = 1.0
     each: tuple[float, ...] = ()
 
+    def error_against(self, other: Scores) -> float:
+        """Standard error of the difference of two losses of the same samples; 0 where it is not known."""
+        if len(self.each) != len(other.each) or len(self.each) < 2:
+            return 0.0
+        return float(np.subtract(self.each, other.each).std(ddof=1) / len(self.each) ** 0.5)
+
     def is_worse_than(self, other: Scores) -> bool:
         """Whether the loss is higher than another's, of the same samples, by more than its standard error."""
-        if not self.each or not other.each:
-            return self.loss > other.loss
-        higher = np.subtract(self.each, other.each)
-        error = higher.std(ddof=1) / len(higher) ** 0.5 if len(higher) > 1 else 0.0
-        return bool(higher.mean() > error)
+        return self.loss > other.loss + self.error_against(other)
 
 
 class Task(ABC):

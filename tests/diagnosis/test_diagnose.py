@@ -10,12 +10,15 @@ import pytest
 import torch
 from sklearn.datasets import make_multilabel_classification
 from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
 from sklearn.utils import estimator_html_repr
 
 from skembed import FineTuneClassifier, FineTuneRegressor, diagnose
 from skembed.backbones.loading import load
-from skembed.diagnosis.data import find_imbalance
+from skembed.diagnosis.data import find_imbalance, find_noise
 from skembed.diagnosis.drift import find_forgetting
+from skembed.diagnosis.remedies import Means
 from skembed.layerwise import block_drift
 from skembed.measures import linear_cka
 from skembed.testing import ArrayBackbone, ArrayEmbedder, array_backbone
@@ -59,7 +62,7 @@ def test_a_healthy_probe():
 def test_a_rate_far_too_high(healthy, curved):
     fitted = _fit(*curved, strategy="full", learning_rate=30.0, max_epochs=6)
     assert "instability" in fitted.diagnosis_
-    assert "learning_rate=3" in fitted.diagnosis_["instability"].remedy
+    assert "learning_rate=3.0 (now 30.0)" in fitted.diagnosis_["instability"].remedy
     assert "instability" not in healthy.diagnosis_
 
 
@@ -69,13 +72,29 @@ def test_a_fit_that_diverges(curved):
     assert fitted.diagnosis_["instability"].severity == "serious"
 
 
-def test_overfitting(healthy, curved):
-    """Fifty samples, a third of them mislabelled, and a network that learns them by heart."""
-    X, y = (values[:60] for values in curved)
-    noisy = np.where(np.random.default_rng(0).random(60) < 0.3, 1 - y, y)
-    fitted = _fit(X, noisy, wide_backbone, strategy="full", learning_rate=3e-2, max_epochs=60, patience=60, dropout=0.0)
-    assert "overfitting" in fitted.diagnosis_
+def test_overfitting(healthy):
+    """Numbers with noise, which a network learns by heart; what was kept is from before."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 4)).astype(np.float32)
+    y = np.abs(X[:, 0]) + X[:, 1] + 0.7 * rng.normal(size=200)
+    settings = {"strategy": "full", "learning_rate": 1e-2, "max_epochs": 60, "patience": 60, "dropout": 0.0}
+    embedder = ArrayEmbedder(wide_backbone, precision="float32")
+    more = {"validation_fraction": 0.5, "batch_size": 8, "refit": False, "backbone_factor": 1.0, "random_state": 0}
+    fitted = FineTuneRegressor(embedder, **settings, **more).fit(X, y)
+    found = fitted.diagnosis_["overfitting"]
+    assert found.severity == "note"
+    assert found.numbers["rise"] > 2 * found.numbers["error"]
+    assert "Nothing has to be mended" in found.remedy
+    assert "label_smoothing" not in found.remedy, "a regressor has none"
     assert "overfitting" not in healthy.diagnosis_
+
+
+def test_what_nobody_judged_is_not_called_healthy(curved):
+    X, y = (values[:60] for values in curved)
+    found = _fit(X, y, strategy="full", max_epochs=3, validation_fraction=None).diagnosis_
+    assert "not judged" in found
+    assert not {"overfitting", "negative transfer", "miscalibration"} & set(found.checked)
+    assert "not judged" not in _fit(X, y, max_epochs=0, validation_fraction=None).diagnosis_
 
 
 def test_underfitting_by_too_few_epochs(healthy, curved):
@@ -124,7 +143,28 @@ def test_flipped_labels():
     given = diagnose(clean, X, noisy)
     assert given["label noise"].evidence.startswith("In the given samples")
     assert set(given["label noise"].samples) == set(found.samples)
+    assert "label_smoothing" not in given["label noise"].remedy, "they may not have been trained on"
+    assert "label_smoothing" not in found.remedy, "the probe was kept, which it does not reach"
+    assert "with right labels that is about 1%" in found.evidence
+    trained = find_noise(*_noisy_rows(), np.random.default_rng(0), Means({"label_smoothing": 0.0}))[0]
+    assert "label_smoothing=0.1 (now 0.0)" in trained.remedy
+    smoothed = find_noise(*_noisy_rows(), np.random.default_rng(0), Means({"label_smoothing": 0.2}))[0]
+    assert "label_smoothing" not in smoothed.remedy
     assert diagnose(fitted, X, y)["label noise"] == found
+
+
+def _noisy_rows():
+    """Clusters of which a tenth is labelled wrongly: rows, indicators, codes and names."""
+    X, y = separable(600)
+    noisy = np.where(np.random.default_rng(1).random(len(y)) < 0.1, (y + 1) % 3, y)
+    return X, np.eye(3)[noisy], noisy, "abc"
+
+
+def test_classes_that_overlap_are_not_labelled_wrongly():
+    X, y = separable(400, spread=0.9)
+    fitted = _fit(X, y, wide_backbone, max_epochs=0)
+    assert 0.6 < fitted.probe_score_ < 0.95
+    assert "label noise" not in fitted.diagnosis_
 
 
 def test_leaked_duplicates():
@@ -134,7 +174,13 @@ def test_leaked_duplicates():
     found = fitted.diagnosis_["leaked duplicates"]
     assert found.severity == "serious"
     assert all(i < 80 or i >= 240 for i in found.samples)
+    assert "advise(X, y, embedder).groups" in found.remedy
     assert "leaked duplicates" not in _fit(X, y, wide_backbone, max_epochs=0).diagnosis_
+    torn = FineTuneClassifier(ArrayEmbedder(wide_backbone), max_epochs=0, random_state=0)
+    assert "Join these" in torn.fit(X2, y2, groups=np.arange(320)).diagnosis_["leaked duplicates"].remedy
+    apart = torn.fit(X, y, X_val=X[:80], y_val=y[:80]).diagnosis_["leaked duplicates"]
+    assert "out of X_val" in apart.remedy
+    assert min(apart.samples) >= 240
     groups = np.concatenate([np.arange(240), np.arange(80)])
     kept = FineTuneClassifier(ArrayEmbedder(wide_backbone), max_epochs=0, random_state=0).fit(X2, y2, groups=groups)
     assert "leaked duplicates" not in kept.diagnosis_
@@ -151,11 +197,55 @@ def test_imbalance_that_hurts_a_class():
 def test_rare_classes_that_do_well_are_no_finding():
     codes, counts = np.array([0] * 10 + [1] * 4), np.array([100, 10])
     good, bad = np.full(14, 0.9), np.array([0.9] * 10 + [0.3] * 4)
-    assert list(find_imbalance(good, codes, counts, "ab", balanced=False)) == []
-    (found,) = find_imbalance(bad, codes, counts, "ab", balanced=True)
+    assert list(find_imbalance(good, codes, counts, "ab", Means())) == []
+    (found,) = find_imbalance(bad, codes, counts, "ab", Means({"class_weight": "balanced", "scoring": None}))
     assert "'b' (10 samples: 0.30)" in found.evidence
+    assert "'a', has 100 samples, 10 times as many" in found.evidence
     assert "class_weight" not in found.remedy
-    assert list(find_imbalance(bad, codes, np.array([100, 30]), "ab", balanced=False)) == []
+    assert "scoring='balanced_accuracy'" in found.remedy
+    assert "scoring" not in next(find_imbalance(bad, codes, counts, "ab", Means({"scoring": "f1_macro"}))).remedy
+    assert list(find_imbalance(bad, codes, np.array([100, 30]), "ab", Means())) == []
+
+
+def test_a_class_of_one_sample_is_named_in_whatever_company():
+    nothing = np.zeros(0), np.zeros(0, dtype=int)
+    (found,) = find_imbalance(*nothing, np.array([4, 1]), "ab", Means())
+    assert "'b' (1 sample, 0 held out)" in found.evidence
+    assert "or join them" in found.remedy
+    assert list(find_imbalance(*nothing, np.array([4, 2]), "ab", Means())) == []
+
+
+@pytest.mark.parametrize(("n_rare", "word"), [(1, "(1 sample, 0 held out)"), (3, "(3 samples, 1 held out)")])
+def test_rare_classes_of_which_nothing_is_known(n_rare, word):
+    X, y = separable(80, 2, spread=0.2)
+    kept = np.concatenate([np.flatnonzero(y == 0), np.flatnonzero(y == 1)[:n_rare]])
+    found = _fit(X[kept], y[kept], wide_backbone, strategy="head", max_epochs=2).diagnosis_["class imbalance"]
+    assert word in found.evidence
+    assert found.severity == "warning"
+    assert f"40 samples, {40 / n_rare:.0f} times as many" in found.evidence
+    assert "class_weight='balanced'" in found.remedy
+    assert found.numbers["imbalance"] == pytest.approx(40 / n_rare)
+    balanced = _fit(X[kept], y[kept], wide_backbone, max_epochs=0, class_weight="balanced").diagnosis_
+    assert "class_weight" not in balanced["class imbalance"].remedy
+    unjudged = _fit(X[kept], y[kept], wide_backbone, max_epochs=0, validation_fraction=None).diagnosis_
+    assert "0 held out" in unjudged["class imbalance"].evidence
+
+
+def test_held_out_samples_of_one_class_are_no_measure_of_losses():
+    X, y = separable(80, 2, spread=0.2)
+    kept = np.concatenate([np.flatnonzero(y == 0), np.flatnonzero(y == 1)[:1]])
+    fitted = _fit(X[kept], y[kept], wide_backbone, strategy="head", max_epochs=3)
+    assert "underfitting" not in fitted.diagnosis_
+    assert fitted.diagnosis_.numbers["naive_loss"] > 0.1
+
+
+def test_few_samples_a_class():
+    X, y = separable(30, 3)
+    found = _fit(X, y, wide_backbone, strategy="head", max_epochs=1).diagnosis_["few samples"]
+    assert found.severity == "note"
+    assert "10 samples or fewer" in found.evidence
+    assert "6 samples are held out: an accuracy measured on them has a standard error of up to 0.20" in found.evidence
+    assert "few samples" not in _fit(*separable(60, 3), wide_backbone, max_epochs=0).diagnosis_
 
 
 # -- drift and forgetting -------------------------------------------------------------------------------
@@ -210,10 +300,13 @@ def test_forgetting(healthy, curved):
 
 def test_change_that_serves_is_a_note():
     blocks = {"top": {"drift": 0.5, "cka": 0.3}}
-    (better,) = find_forgetting(blocks, {"old_probe": 0.6, "new_probe": 0.9, "probe_error": 0.02})
-    (worse,) = find_forgetting(blocks, {"old_probe": 0.9, "new_probe": 0.6, "probe_error": 0.02})
+    means = Means({"learning_rate": 1e-3, "backbone_factor": "auto", "layer_decay": 0.5, "l2_sp": 0.01}, "partial")
+    (better,) = find_forgetting(blocks, means, {"old_probe": 0.6, "new_probe": 0.9, "probe_error": 0.02})
+    (worse,) = find_forgetting(blocks, means, {"old_probe": 0.9, "new_probe": 0.6, "probe_error": 0.02})
     assert (better.severity, worse.severity) == ("note", "serious")
-    assert list(find_forgetting({"top": {"drift": 0.1, "cka": 0.9}})) == []
+    assert "Nothing has to be mended" in better.remedy
+    assert worse.remedy == "learning_rate=0.00033 (now 0.001), backbone_factor=0.033 (now 0.1) or strategy='head'."
+    assert list(find_forgetting({"top": {"drift": 0.1, "cka": 0.9}}, means)) == []
 
 
 def test_training_makes_features_better_and_that_is_measured(healthy, curved):
@@ -248,9 +341,9 @@ def test_a_fit_runs_no_sample_through_the_network_for_it(curved, monkeypatch):
     counted = []
     plain = examine.diagnose_fit
 
-    def diagnosed(*arguments):
+    def diagnosed(*arguments, **options):
         before = len(passes)
-        found = plain(*arguments)
+        found = plain(*arguments, **options)
         counted.append(len(passes) - before)
         return found
 
@@ -276,8 +369,16 @@ def test_numbers_and_several_labels():
 
 def test_errors_say_what_to_do(healthy, curved):
     X, y = curved
-    with pytest.raises(NotFittedError):
+    with pytest.raises(NotFittedError, match=r"This FineTuneClassifier is not fitted: call fit\(X, y\) first"):
         diagnose(FineTuneClassifier(ArrayEmbedder()))
+    with pytest.raises(TypeError, match=r"fitted is 'foo'\. diagnose needs a fitted FineTuneClassifier"):
+        diagnose("foo")
+    with pytest.raises(TypeError, match=r"fitted is a Pipeline\..* Pass its last step, pipeline\[-1\]"):
+        diagnose(make_pipeline(healthy))
+    with pytest.raises(TypeError, match=r"Pass its best_estimator_"):
+        diagnose(GridSearchCV(healthy, {"max_epochs": [0]}, cv=2).fit(X, y))
+    with pytest.raises(TypeError, match=r"fitted is a ArrayEmbedder\."):
+        diagnose(ArrayEmbedder())
     with pytest.raises(ValueError, match="without X"):
         diagnose(healthy, y=y)
     with pytest.raises(ValueError, match="the class 7"):

@@ -50,7 +50,9 @@ def test_a_fit_of_texts_is_healthy_and_a_hasty_one_is_not(topics, embedder):
     X, y = topics
     settings = {"strategy": "partial", "max_epochs": 3, "random_state": 0}
     healthy = FineTuneClassifier(embedder, **settings).fit(X[:450], y[:450])
-    assert diagnose(healthy, X[450:], y[450:]).healthy, diagnose(healthy, X[450:], y[450:])
+    found = diagnose(healthy, X[450:], y[450:])
+    assert {each.name for each in found.findings if each.severity != "note"} == {"class imbalance"}, found
+    assert "'education' (2 samples, 0 held out)" in found["class imbalance"].evidence
     hasty = FineTuneClassifier(embedder, learning_rate=0.3, **settings).fit(X[:450], y[:450])
     assert {"instability", "negative transfer"} <= set(hasty.diagnosis_.names)
 

@@ -92,6 +92,30 @@ def test_the_best_epoch_and_the_level_of_the_probe_are_marked():
     assert losses.get_title("left") == "Kept: top block, epoch 3: accuracy 0.800, the linear probe's 0.550"
 
 
+def test_the_loss_of_the_probe_is_a_line_beside_the_held_out_losses(tuned, probed):
+    losses = _plot(probe_loss=0.82).axes_[0]
+    assert set(_drawn(losses)["linear probe, 0.820"].values()) == {0.82}
+    assert not any(label.startswith("linear probe") for label in _drawn(_plot().axes_[0]))
+    display = FineTuneDisplay.from_estimator(probed)
+    assert display.probe_loss == probed.diagnosis_.numbers["probe_loss"] > 0
+    assert f"linear probe, {display.probe_loss:.3f}" in _drawn(display.axes_[0])
+    assert FineTuneDisplay.from_estimator(tuned).probe_loss is None, "nothing was held out"
+
+
+def test_rounds_of_one_stage_are_told_apart():
+    history = [*_history(), *_history()[2:4], *_history()[2:4], *_history()[4:]]
+    for record, number in zip(history, [1, 1, 2, 2, 3, 4, 4, 5, 5, 6], strict=True):
+        record["round"] = number
+    losses = _plot(history).axes_[0]
+    names = [label.get_text() for label in losses.child_axes[0].get_xticklabels()]
+    assert names == [
+        "head", "top block", "top block, attempt 2", "top block, round 2", "top block, round 3",
+        "top block, attempt 2, round 2",
+    ]  # fmt: skip
+    line = next(line for line in losses.lines if line.get_label() == "held out")
+    assert np.isnan(line.get_ydata()).sum() == 6
+
+
 def test_where_the_probe_was_kept_no_epoch_is_marked():
     display = _plot(kept="probe")
     assert display.best_epoch_ is None

@@ -309,6 +309,16 @@ def test_a_seed_repeats_a_fit_exactly(embedder, images, mixed):
     assert _losses(first) != _losses(other)
 
 
+@pytest.mark.parametrize(("mixed", "said"), [
+    ({"mixup": 0.4}, "With mixup_on='features', what they return is computed once."),
+    ({"cutmix": 1.0}, "Without cutmix, what they return is computed once."),
+    ({"mixup": 0.4, "cutmix": 1.0}, "With mixup_on='features' and without cutmix, what they return is computed once."),
+    ({"mixup": 0.4, "cutmix": 1.0, "mixup_on": "features"}, "Without cutmix, what they return is computed once."),
+])  # fmt: skip
+def test_the_report_names_what_mixed(embedder, images, mixed, said):
+    assert said in _fit(embedder, images, **mixed, max_epochs=1).report_
+
+
 def test_features_are_mixed_where_that_is_asked_for_and_blocks_are_replayed(embedder, images):
     fitted = _fit(embedder, images, mixup=0.4, mixup_on="features")
     assert all(record["replayed"] for record in fitted.history_)

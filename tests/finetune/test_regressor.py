@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
@@ -95,9 +97,14 @@ def test_rates_are_checked(rows):
         find_learning_rate(regressor, X, y, n_steps=3)
 
 
-def test_the_curve_is_drawn(rows):
+def test_the_curve_is_drawn(rows, monkeypatch):
     pyplot = pytest.importorskip("matplotlib.pyplot")
     curve = find_learning_rate(_regressor(strategy="head"), *rows, n_steps=30)
     axes = curve.plot()
     assert axes.get_xscale() == "log"
+    own = pyplot.figure().add_subplot()
+    assert curve.plot(own) is own
     pyplot.close("all")
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    with pytest.raises(ImportError, match=r'RateCurve\.plot needs matplotlib: pip install "skembed\[plot\]"'):
+        curve.plot()

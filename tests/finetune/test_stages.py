@@ -511,13 +511,18 @@ def test_history(monkeypatch):
     history = play.run().history
     assert [set(record) for record in history] == [
         {
-            "epoch", "stage", "attempt", "unfrozen", "n_trained", "rates", "train_loss", "valid_loss", "valid_score",
-            "best", "replayed", "seconds",
+            "epoch", "stage", "attempt", "round", "unfrozen", "n_trained", "rates", "train_loss", "valid_loss",
+            "valid_score", "valid_error", "best", "replayed", "seconds",
         }
     ] * len(history)  # fmt: skip
     first, last = history[0], history[3]
     assert (first["epoch"], first["stage"], first["attempt"], first["best"]) == (1, "head", 1, True)
     assert (last["train_loss"], last["valid_loss"], last["valid_score"]) == (4.0, 0.5, 0.5)
+    rounds = [record["round"] for record in history]
+    assert rounds == sorted(rounds)
+    assert set(rounds) == set(range(1, rounds[-1] + 1))
+    # No two rounds share a stage and an attempt but at the end, where all blocks have more than one.
+    assert len({(record["stage"], record["attempt"], record["round"]) for record in history}) == rounds[-1]
     assert last["rates"] == {"head": 1e-2, "layers.1": pytest.approx(1e-3)}
     assert [record["replayed"] for record in history] == [record["stage"] != "top 2 blocks" for record in history]
     assert all(record["seconds"] >= 0 for record in history)

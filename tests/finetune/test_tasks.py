@@ -126,6 +126,7 @@ def test_worse_is_a_difference_of_more_than_its_standard_error():
 def test_worse_without_the_losses_of_samples_is_a_higher_loss():
     worst, best = Scores(np.inf, -np.inf), Scores(0.5, 0.9, 1.0, (0.4, 0.6))
     assert worst.is_worse_than(best)
+    assert worst.error_against(Scores(0.0, 0.0)) == 0.0, "losses of single samples are not known"
     assert not best.is_worse_than(worst)
     assert not best.is_worse_than(best)
     assert Scores(0.6, 0.9, 1.0, (0.6,)).is_worse_than(Scores(0.5, 0.9, 1.0, (0.5,)))
