@@ -99,5 +99,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], most: float) -> None:
     if not gradients:
         return
     norm = torch.nn.utils.get_total_norm(gradients)
-    # As torch does, without asking an accelerator whether the norm is too large.
-    torch._foreach_mul_(gradients, (most / (norm + 1e-6)).clamp(max=1.0))
+    factor = most / (norm + 1e-6)
+    # To ask an accelerator whether the norm is too large takes longer than to scale by one.
+    if norm.device.type != "cpu" or factor < 1:
+        torch._foreach_mul_(gradients, factor.clamp(max=1.0))
