@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from skembed._sklearn import Interval, StrOptions
 from skembed.backbones.base import TextOptions
 from skembed.base import BaseEmbedder
-from skembed.inputs import read_text, text_key
+from skembed.inputs import read_text, text_key, warn_of_file_names
 
 __all__ = ["TextEmbedder"]
 
@@ -130,6 +130,13 @@ class TextEmbedder(BaseEmbedder):
         self.max_length = max_length
         self.long_text = long_text
         self.prompt = prompt
+
+    def _samples(self, X, *, reset: bool) -> list[Any]:
+        samples = super()._samples(X, reset=reset)
+        if reset:
+            # Of the caller of `fit`, behind this method, `fit` itself and scikit-learn's wrapper.
+            warn_of_file_names(samples, stacklevel=4)
+        return samples
 
     def _options(self) -> TextOptions:
         return TextOptions(max_length=self.max_length, long_text=self.long_text, prompt=self.prompt)

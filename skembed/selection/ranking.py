@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_consistent_length
 
-from skembed.exceptions import SkembedWarning
+from skembed.exceptions import InputWarning, SkembedWarning
 from skembed.selection.candidates import Candidate, as_candidates, megabytes_of
 from skembed.selection.prediction import nleep
 from skembed.selection.probes import knn_score, linear_probe_score
 from skembed.selection.scores import h_score, logme, transrate
 from skembed.selection.targets import resolve_task, target_columns
+from skembed.selection.timing import Cost, embed_timed, timed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,23 +98,36 @@ def rank_backbones(
     -------
     DataFrame with one row a candidate and setting, best first
         The columns are ``candidate``, ``layers`` and ``pooling`` as they were asked for; a column for each score;
-        ``embedding_seconds``, the loading of weights included, and small where a cache has the rows;
-        ``<score>_seconds``; ``width`` in features; ``megabytes`` (10^6 bytes) of the weights; and ``error``, empty
-        where all went well. Failed candidates come last, with NaN.
+        ``load_seconds``, ``embedding_seconds`` and ``n_embedded`` (see Notes); ``<score>_seconds``; ``width`` in
+        features; ``megabytes`` (10^6 bytes) of the weights; and ``error``, empty where all went well. Failed candidates
+        come last, with NaN.
 
     Raises
     ------
     ValueError
-        If X and y differ in length, y or a score cannot be used for any candidate, or there is no candidate.
+        If X and y differ in length, y or a score cannot be used for any candidate, there is no candidate, or none of
+        them could be scored; names each and why.
     TypeError
-        If `candidates` holds something else than names and transformers.
+        If `candidates` holds something else than names and transformers, or none of them reads such an X.
     ImportError
         If pandas is not installed.
 
     Warns
     -----
     SkembedWarning
-        Once, if candidates failed. The others are ranked all the same.
+        Once, if some candidates failed. The others are ranked all the same.
+    InputWarning
+        Once, if X looks like names of files and a candidate reads texts.
+
+    Notes
+    -----
+    A row that a cache has is not computed again, and a second call is not slower for a slow network. So seconds are
+    told together with what they were for: ``embedding_seconds`` are those of ``n_embedded`` samples, which were neither
+    in the cache nor equal to an earlier one, and NaN where there were none. To compare networks divide the one by the
+    other, or give the candidates ``cache=None``. ``load_seconds`` stand apart: finding, checking and reading the
+    weights, importing their library, and a first small input. The first candidate of a process pays for imports that
+    others then find done, and of candidates that share a backbone only the first one reads it. Transformers that are no
+    embedders have the seconds of their `fit_transform` and no other figure.
 
     References
     ----------
@@ -162,7 +176,15 @@ def score_candidates(
     if max_samples is not None and max_samples < n_samples:
         stratify = y if task == "classification" else None
         X, _, y, _ = train_test_split(X, y, train_size=int(max_samples), stratify=stratify, random_state=random_state)
-    scored = [_score(candidate, X, y, functions, task, random_state) for candidate in candidates]
+    scored = []
+    with warnings.catch_warnings():
+        for candidate in candidates:
+            scored.append(_score(candidate, X, y, functions, task, random_state))
+            if getattr(candidate.embedder, "_modality", None) == "text":
+                # X is the same for all of them: what it looks like is said once.
+                warnings.simplefilter("ignore", InputWarning)
+    if not any(np.isfinite(each.row[name]) for each in scored for name in functions):
+        raise _none_scored(scored)
     first = next(iter(functions))
     _warn_failed(scored, stacklevel=4)
     return sorted(scored, key=lambda each: _descending(each.row[first]))
@@ -211,7 +233,7 @@ def _score(candidate: Candidate, X, y, functions: dict[str, Callable], task: str
         "layers": asked.get("layers"),
         "pooling": asked.get("pooling"),
         **dict.fromkeys(functions, nan),
-        "embedding_seconds": nan,
+        **asdict(Cost()),
         **dict.fromkeys([f"{name}_seconds" for name in functions], nan),
         "width": nan,
         "megabytes": nan,
@@ -220,23 +242,19 @@ def _score(candidate: Candidate, X, y, functions: dict[str, Callable], task: str
     try:
         if candidate.error is not None:
             raise candidate.error
-        rows, row["embedding_seconds"] = _timed(embedder.fit_transform, X, y)
-        rows = _check_readable(rows)
+        embedded, cost = embed_timed(embedder, X, y)
+        rows = _check_readable(embedded)
+        row |= asdict(cost)
         row["width"], row["megabytes"] = rows.shape[1], megabytes_of(embedder)
     except Exception as error:
         return Scored(row | {"error": _one_line(error)}, None, error)
     for name, function in functions.items():
         try:
-            row[name], row[f"{name}_seconds"] = _timed(function, rows, y, task, seed)
+            row[name], row[f"{name}_seconds"] = timed(function, rows, y, task, seed)
         except Exception as error:
             errors[name] = error
     row["error"] = "; ".join(f"{name}: {_one_line(error)}" for name, error in errors.items())
     return Scored(row, embedder, next(iter(errors.values()), None))
-
-
-def _timed(function: Callable, *arguments: Any) -> tuple[Any, float]:
-    start = time.perf_counter()
-    return function(*arguments), time.perf_counter() - start
 
 
 def _check_readable(embedded: Any) -> np.ndarray:
@@ -255,6 +273,20 @@ def _check_readable(embedded: Any) -> np.ndarray:
 
 def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _none_scored(scored: list[Scored]) -> Exception:
+    """An error with the reason of each candidate: the first line, where theirs has several."""
+    reasons = []
+    for each in scored:
+        lines = [] if each.error is None else str(each.error).splitlines()
+        told = f"{type(each.error).__name__}: {lines[0] if lines else ''}"
+        reasons.append(f"  {each.row['candidate']}: {'no finite score' if each.error is None else told}")
+    # Where all refuse the type of X, it is that which is wrong.
+    kind = TypeError if all(isinstance(each.error, TypeError) for each in scored) else ValueError
+    error = kind("\n".join([f"candidates: none of the {len(scored)} could be scored.", *reasons]))
+    error.__cause__ = scored[0].error
+    return error
 
 
 def _warn_failed(scored: list[Scored], stacklevel: int) -> None:
