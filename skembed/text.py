@@ -134,8 +134,7 @@ class TextEmbedder(BaseEmbedder):
     def _samples(self, X, *, reset: bool) -> list[Any]:
         samples = super()._samples(X, reset=reset)
         if reset:
-            # Of the caller of `fit`, behind this method, `fit` itself and scikit-learn's wrapper.
-            warn_of_file_names(samples, stacklevel=4)
+            warn_of_file_names(samples)
         return samples
 
     def _options(self) -> TextOptions:

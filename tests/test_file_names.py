@@ -117,7 +117,9 @@ def _select(embedder):
 def test_one_warning_whoever_fits_the_embedder(use, embedder):
     with pytest.warns(InputWarning) as told:
         use(embedder)
-    assert len([each for each in told if issubclass(each.category, InputWarning)]) == 1
+    told = [each for each in told if issubclass(each.category, InputWarning)]
+    assert len(told) == 1
+    assert told[0].filename == __file__
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,8 @@ def describe_advice(advice: Advice) -> list[str]:
         given = ", ".join(f"{name}={value!r}" for name, value in others.items())
         lines.append(f"Also advised, and left to you: {given}. See advice_.")
     found = [f"{finding.name}: {finding.evidence}" for finding in advice.findings]
-    return lines + [f"Noteworthy: {sentence}" for sentence in found]
+    lines += [f"Noteworthy: {sentence}" for sentence in found]
+    return [*lines, "print(advice_) tells what to do about it."] if found else lines
 
 
 def describe_fit(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -62,7 +63,7 @@ def _what_to_do(sample: Any) -> str:
             "AudioEmbedder(), as embedder= of what you fit; for a file of text pass what is written in it."
         )
     # Arrays, PIL images, pairs and dicts: what the other embedders take.
-    if isinstance(sample, (tuple, list, dict)) or hasattr(sample, "shape") or hasattr(sample, "getpixel"):
+    if isinstance(sample, (tuple, dict)) or hasattr(sample, "shape") or hasattr(sample, "getpixel"):
         return (
             f"expected a text, got {type(sample).__name__}. For images use ImageEmbedder(), for recordings "
             "AudioEmbedder(), as embedder= of what you fit."
@@ -108,8 +109,11 @@ def _file_kind(text: Any) -> str | None:
     return "" if os.path.isfile(text) else None
 
 
-def warn_of_file_names(texts: Sequence[Any], *, stacklevel: int = 1) -> None:
-    """One warning where texts are names of files, which someone else than `read_text` ought to open."""
+def warn_of_file_names(texts: Sequence[Any]) -> None:
+    """One warning where texts are names of files, which someone else than `read_text` ought to open.
+
+    It points to the line that called this package, through whatever of it and of scikit-learn.
+    """
     found = file_names(texts)
     if found is None:
         return
@@ -120,8 +124,16 @@ def warn_of_file_names(texts: Sequence[Any], *, stacklevel: int = 1) -> None:
         f"opens no file: a class that is part of the path would be read off it. {_WHICH[kind]} Where the names are the "
         "texts that you mean, silence this with warnings.simplefilter('ignore', InputWarning).",
         InputWarning,
-        stacklevel=stacklevel + 1,
+        stacklevel=_frames_inside(),
     )
+
+
+def _frames_inside() -> int:
+    """The level, for `warnings.warn` in the caller, of the first frame that is neither ours nor scikit-learn's."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in ("skembed", "sklearn"):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 _OTHERS = "in FineTuneClassifier, FineTuneRegressor and advise"

@@ -39,8 +39,8 @@ def test_every_cell_is_what_the_functions_say():
     """Fails when scores are swapped, layers are not set, or a candidate gets another's rows."""
     table = rank_backbones(X, y, [ArrayEmbedder(), ArrayEmbedder(wide_backbone)], layers=[0, [0, -1]], scores=SCORES)
     assert list(table.columns) == [
-        "candidate", "layers", "pooling", *SCORES, "load_seconds", "embedding_seconds", "n_embedded", *[f"{score}_seconds" for score in SCORES],
-        "width", "megabytes", "error",
+        "candidate", "layers", "pooling", *SCORES, "load_seconds", "embedding_seconds", "n_embedded",
+        *[f"{score}_seconds" for score in SCORES], "width", "megabytes", "error",
     ]  # fmt: skip
     assert len(table) == 4
     functions = dict(zip(SCORES, (logme, h_score, nleep, transrate, knn_score, linear_probe_score), strict=True))
