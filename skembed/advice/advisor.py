@@ -168,7 +168,7 @@ def advise(
     Raises
     ------
     ValueError
-        If X and y differ in length, y has one class or may be either kind, or no sample can be read.
+        If X and y differ in length, y has missing values, one class, or may be either kind, or no sample can be read.
 
     Notes
     -----
@@ -193,7 +193,8 @@ def advise(
     """
     from skembed.text import TextEmbedder
 
-    check_consistent_length(X, y)
+    if y is not None:
+        check_consistent_length(X, y)
     given = TextEmbedder() if embedder is None else embedder
     if not isinstance(given, BaseEmbedder):
         raise TypeError(f"embedder is a {type(given).__name__}. Pass an ImageEmbedder, TextEmbedder or AudioEmbedder.")

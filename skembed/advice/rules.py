@@ -129,8 +129,8 @@ RULES: tuple[Rule, ...] = (
         "Pedregosa et al. (2011), scikit-learn: a stratified split needs two samples of each class.",
         finding="warning",
         evidence="{single} (copies count as one), which can be learned or tested, but not both.",
-        remedy="Collect more of them, join them with other {classes}, or leave them out. Otherwise stratified splits "
-        "fail or warn, and the score says nothing about them.",
+        remedy="Collect more of them, join them with other {classes}, or leave them out: stratified splits fail or "
+        "warn, and no score says anything about them.{identifiers}",
     ),
     Rule(
         "label noise",

@@ -28,6 +28,9 @@ def words_for(e: Evidence) -> dict[str, str]:
         "shuffled_range": _range(e),
         "layers_compared": _layers(e),
         "single": _single(e),
+        "identifiers": (
+            " If y numbers or names the samples, it is the wrong column." if e.n_single == e.n_targets else ""
+        ),
         "unmeasured": (
             f" Fewer than {LEAST_PROBED} samples are left without copies, so whether embeddings and y have anything "
             "to do with each other was not measured."

@@ -121,9 +121,9 @@ def _named(name: Any, template: Any) -> BaseEstimator:
     found = [modality for modality, names in KNOWN.items() if str(name) in names]
     if len(found) != 1:
         why = f"is known for {' and '.join(found)}" if found else "is not in skembed.list_backbones()"
-        near = "" if found else f" {suggestion(str(name))}"
+        near = "Pass" if found else f"{suggestion(str(name))} If the name is right, pass"
         raise ValueError(
-            f"{str(name)!r} {why}, so which embedder reads it cannot be told.{near} Pass embedder=, for "
+            f"{str(name)!r} {why}, so which embedder reads it cannot be told. {near} embedder=, for "
             f"instance embedder={'ImageEmbedder()' if 'image' in found else 'TextEmbedder()'}, or the embedder "
             "itself as the candidate."
         )

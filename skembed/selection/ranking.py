@@ -27,13 +27,23 @@ __all__ = ["SCORES", "Scored", "rank_backbones", "score_candidates", "score_name
 #: Functions of rows, targets, the task and a seed; the last three are for classes only.
 SCORES: dict[str, Callable[[np.ndarray, Any, str, int | None], float]] = {
     "logme": lambda rows, y, task, seed: logme(rows, y, task=task),
-    "knn": lambda rows, y, task, seed: knn_score(rows, y, task=task, random_state=seed),
-    "linear_probe": lambda rows, y, task, seed: linear_probe_score(rows, y, task=task, random_state=seed),
+    "knn": lambda rows, y, task, seed: knn_score(rows, y, cv=_folds(y, task), task=task, random_state=seed),
+    "linear_probe": lambda rows, y, task, seed: linear_probe_score(
+        rows, y, cv=_folds(y, task), task=task, random_state=seed
+    ),
     "h_score": lambda rows, y, task, seed: h_score(rows, y),
     "nleep": lambda rows, y, task, seed: nleep(rows, y, random_state=seed),
     "transrate": lambda rows, y, task, seed: transrate(rows, y),
 }
 _FOR_CLASSES_ONLY = ("h_score", "nleep", "transrate")
+_FOLDS = 5
+
+
+def _folds(y: Any, task: str) -> int:
+    """Five, or as many as the smallest class has samples: all candidates of a ranking have the same y."""
+    if task == "regression":
+        return _FOLDS
+    return int(np.clip(np.unique(np.asarray(y), return_counts=True)[1].min(), 2, _FOLDS))
 
 
 class Scored(NamedTuple):
@@ -82,7 +92,8 @@ def rank_backbones(
         candidate's own.
     scores : sequence of str or callable, default=("logme", "knn")
         "logme", "h_score", "nleep", "transrate", "knn", "linear_probe" (see the functions of those names), or
-        functions of rows and y that return a number, higher for the better. The first one sorts.
+        functions of rows and y that return a number, higher for the better. The first one sorts. Of "knn" and
+        "linear_probe" there are five folds, or as many as the smallest class has samples; it needs two.
     embedder : embedder, default=None
         What reads candidates given by name, and with which parameters. None tells it from the name, where that is
         one of `skembed.list_backbones` and stands for one modality only.
@@ -259,6 +270,11 @@ def _score(candidate: Candidate, X, y, functions: dict[str, Callable], task: str
 
 def _check_readable(embedded: Any) -> np.ndarray:
     """Rows of numbers without gaps, from an array or a dataframe."""
+    if hasattr(embedded, "toarray"):
+        raise ValueError(
+            "it gives no dense rows of numbers, but a sparse matrix. Put a projection behind it, such as "
+            "make_pipeline(TfidfVectorizer(), TruncatedSVD(100))."
+        )
     rows = np.asarray(embedded)
     if rows.ndim != 2 or rows.dtype.kind not in "fiub":
         raise ValueError(f"it gives no dense rows of numbers, but {rows.dtype} of shape {rows.shape}.")
@@ -277,25 +293,35 @@ def _one_line(error: Exception) -> str:
 
 def _none_scored(scored: list[Scored]) -> Exception:
     """An error with the reason of each candidate: the first line, where theirs has several."""
-    reasons = []
+    reasons: dict[str, list[str]] = {}
+    names = [each.row["candidate"] for each in scored]
     for each in scored:
         lines = [] if each.error is None else str(each.error).splitlines()
         told = f"{type(each.error).__name__}: {lines[0] if lines else ''}"
-        reasons.append(f"  {each.row['candidate']}: {'no finite score' if each.error is None else told}")
+        layers = f", layers={each.row['layers']}" if names.count(each.row["candidate"]) > 1 else ""
+        reason = "no finite score" if each.error is None else told
+        reasons.setdefault(reason, []).append(f"{each.row['candidate']}{layers}")
+    listed = [f"  {name}: {reason}" for reason, those in reasons.items() for name in those]
+    if len(reasons) == 1 and len(scored) > 1:
+        listed = [f"  all of them: {next(iter(reasons))}"]
     # Where all refuse the type of X, it is that which is wrong.
     kind = TypeError if all(isinstance(each.error, TypeError) for each in scored) else ValueError
-    error = kind("\n".join([f"candidates: none of the {len(scored)} could be scored.", *reasons]))
+    count = f"none of the {len(scored)}" if len(scored) > 1 else "the only one given"
+    error = kind("\n".join([f"candidates: {count} could {'' if len(scored) > 1 else 'not '}be scored.", *listed]))
     error.__cause__ = scored[0].error
     return error
 
 
 def _warn_failed(scored: list[Scored], stacklevel: int) -> None:
-    failed = [each.row for each in scored if each.row["error"]]
-    if failed:
-        first = failed[0]
+    failed = [each.row for each in scored if each.embedder is None]
+    partly = [each.row for each in scored if each.embedder is not None and each.row["error"]]
+    told = []
+    for rows, what in ((failed, "failed"), (partly, "lack a score")):
+        if rows:
+            first = f"the first {rows[0]['candidate']!r} ({rows[0]['error']})"
+            told.append(f"{len(rows)} of {len(scored)} candidates {what}, {first}.")
+    if told:
+        rest = "The others are ranked; see" if failed else "See"
         warnings.warn(
-            f"{len(failed)} of {len(scored)} candidates failed, the first {first['candidate']!r} ({first['error']}). "
-            "The others are ranked; see 'error' in the ranking.",
-            SkembedWarning,
-            stacklevel=stacklevel,
+            " ".join([*told, f"{rest} the column 'error' of the ranking."]), SkembedWarning, stacklevel=stacklevel
         )

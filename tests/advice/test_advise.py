@@ -149,6 +149,8 @@ def test_a_class_of_one_sample():
     advice = _advise(X, y)
     assert "1 of 4 classes has a single sample" in advice["classes of one sample"].evidence
     assert "classes of one sample" not in _advise(X, separable()[1])
+    assert "wrong column" not in advice["classes of one sample"].remedy
+    assert "wrong column" in _advise(X[:30], [f"sample {i}" for i in range(30)])["classes of one sample"].remedy
     # A copy is not a second one.
     assert "classes of one sample" in _advise(np.concatenate([X, X[7:8]]), np.concatenate([y, y[7:8]]))
     assert "classes of one sample" not in _advise(np.concatenate([X, -X[7:8]]), np.concatenate([y, y[7:8]]))
@@ -400,6 +402,12 @@ def test_errors_say_what_to_do():
     X, y = separable(30)
     with pytest.raises(ValueError, match="one class"):
         _advise(X, np.zeros(30))
+    with pytest.raises(ValueError, match="y is None"):
+        _advise(X, None)
+    with pytest.raises(ValueError, match="y has missing values in 1 of 30 samples, the first at index 2"):
+        _advise(X, ["a", "b", None, *"ab" * 13, "a"])
+    with pytest.raises(ValueError, match="y has missing values in 1 of 30 samples"):
+        _advise(X, np.where(np.arange(30) == 4, np.nan, X[:, 0]))
     with pytest.raises(ValueError, match="groups has shape"):
         _advise(X, y, groups=[1, 2])
     with pytest.raises(TypeError, match="embedder is a str"):

@@ -99,7 +99,7 @@ def test_a_failing_score_leaves_the_others():
             raise ValueError("too wide")
         return 1.0
 
-    with pytest.warns(SkembedWarning, match="1 of 2 candidates failed"):
+    with pytest.warns(SkembedWarning, match=r"1 of 2 candidates lack a score, .*too wide\)\. See the column"):
         table = rank_backbones(X, y, [ArrayEmbedder(), ArrayEmbedder(wide_backbone)], scores=["logme", fussy])
     wide = table[table["candidate"] == "wide_backbone"].iloc[0]
     assert np.isfinite(wide["logme"])
@@ -113,7 +113,7 @@ def test_rows_that_are_not_numbers_are_named():
     texts = [f"text {i}" for i in range(150)]
     with pytest.raises(ValueError, match="3 of 150 rows are not finite, the first that of sample 7"):
         rank_backbones(X, y, {"holes": holes})
-    with pytest.raises(ValueError, match="no dense rows of numbers"):
+    with pytest.raises(ValueError, match=r"no dense rows of numbers, but a sparse matrix\. .*TruncatedSVD"):
         rank_backbones(texts, y, {"sparse": TfidfVectorizer()})
 
 
@@ -185,6 +185,28 @@ def test_when_all_fail_the_reasons_are_the_error(scores):
         rank_backbones(X, y, bad, scores=scores)
     assert isinstance(raised.value.__cause__, RuntimeError)
     assert len(str(raised.value).splitlines()) == 4
+
+
+def test_one_reason_of_all_is_told_once():
+    with pytest.raises(ValueError, match=r"none of the 3.*\n  all of them: RuntimeError: out of luck$"):
+        rank_backbones(X, y, [ArrayEmbedder(broken_backbone)], layers=[0, 1, -1])
+
+
+def test_small_classes_have_as_many_folds_as_they_can():
+    """The default scores of data with a class of three: five folds would be an error for every candidate."""
+    kept = np.r_[0:50, 50:53, 100:150]
+    table = rank_backbones(X[kept], y[kept], [ArrayEmbedder()], scores=["knn", "linear_probe"])
+    rows = ArrayEmbedder().fit_transform(X[kept])
+    assert table["knn"][0] == pytest.approx(knn_score(rows, y[kept], cv=3))
+    assert table["linear_probe"][0] == pytest.approx(linear_probe_score(rows, y[kept], cv=3))
+    with pytest.raises(ValueError, match=r"smallest class has 1 sample, .*\. Leave out classes"):
+        rank_backbones(X[:51], y[:51], [ArrayEmbedder()], scores=["knn"])
+
+
+def test_missing_classes_are_named():
+    missing = np.array(["a", "b", None] * 50, dtype=object)
+    with pytest.raises(ValueError, match="y has missing values in 50 of 150 samples, the first at index 2"):
+        rank_backbones(X, missing, [ArrayEmbedder()])
 
 
 def test_of_an_error_of_many_lines_the_first_is_told():
