@@ -69,7 +69,8 @@ def _gigabytes(n_bytes: float) -> str:
 
 
 def _size(e: Evidence) -> str:
-    copies = f", {e.n_distinct:.0f} of them distinct" if e.n_distinct < e.n_samples else ""
+    # A pair or two of many is no news, and no leak by the rules.
+    copies = f", {e.n_distinct:.0f} of them distinct" if e.n_distinct < 0.99 * e.n_samples else ""
     if e.task == "regression":
         return f"{e.n_samples:.0f} samples{copies}"
     if copies:
