@@ -71,6 +71,12 @@ class TextEmbedder(BaseEmbedder):
     n_blocks_ : int
         Blocks that `layers` can choose from.
 
+    Notes
+    -----
+    `fit` looks at a few of the texts, and gives an `InputWarning` where they are names of files, as of images that were
+    meant for `ImageEmbedder`: here a name is a text like any other, and a class that is part of a path is easily told
+    from it.
+
     References
     ----------
     .. [1] Reimers & Gurevych (2019), Sentence-BERT: Sentence Embeddings using Siamese BERT-Networks.

@@ -72,6 +72,10 @@ def _is_far(e: Evidence) -> bool:
     return e.lower_gain >= 0.03 and e.lower_gain >= (3 if e.is_chance == 1 else 2) * e.lower_error
 
 
+def _is_slow(e: Evidence) -> bool:
+    return 20 * e.epoch_seconds > e.budget
+
+
 _LEAKAGE: dict[str, Callable[[Evidence], bool]] = {
     "serious": lambda e: e.torn_share >= 0.05,
     "warning": lambda e: 0.01 <= e.torn_share < 0.05,
@@ -129,8 +133,8 @@ RULES: tuple[Rule, ...] = (
         "Pedregosa et al. (2011), scikit-learn: a stratified split needs two samples of each class.",
         finding="warning",
         evidence="{single} (copies count as one), which can be learned or tested, but not both.",
-        remedy="Collect more of them, join them with other {classes}, or leave them out: stratified splits fail or "
-        "warn, and no score says anything about them.{identifiers}",
+        remedy="Collect more of them, join them with other {classes}, or leave them out: no split has them on both "
+        "sides, and stratified ones fail or warn.{identifiers}",
     ),
     Rule(
         "label noise",
@@ -199,7 +203,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "slow",
-        lambda e: 20 * e.epoch_seconds > e.budget and not _is_far(e),
+        lambda e: _is_slow(e) and not _is_far(e),
         "Howard & Ruder (2018): the last layers hold the least general knowledge, and are the ones to begin with.",
         reason="of the top block alone an epoch takes {top_epoch}, for what lies below is computed once.",
         strategy=("partial",),
@@ -260,7 +264,7 @@ RULES: tuple[Rule, ...] = (
     *(
         Rule(
             "small data, more epochs",
-            lambda e: e.n_samples < 1000,
+            lambda e: e.n_samples < 1000 and not _is_slow(e),
             "Mosbach et al. (2021) and Zhang et al. (2021): fine-tuning on small data is unstable for want of "
             "optimisation; small rates, bias correction and more epochs mend it.",
             reason="an epoch of {n_samples:.0f} samples has few steps, so twice as many epochs are allowed as by "

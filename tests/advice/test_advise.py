@@ -352,8 +352,10 @@ def test_settings_are_those_of_the_strategy():
     """A head that has nothing to gain is not given more epochs, and stages are for those who have them."""
     solved = _advise(*separable())
     assert (solved.strategy, solved.settings) == ("head", {})
-    many = _follow(_evidence(epoch_seconds=200.0), ArrayEmbedder(), None)
-    assert (many.strategy, many.settings) == ("partial", {"max_epochs": 60, "n_unfrozen": 1})
+    slow = _follow(_evidence(epoch_seconds=200.0), ArrayEmbedder(), None)
+    assert (slow.strategy, slow.settings) == ("partial", {"n_unfrozen": 1})
+    far = {"lower_gain": 0.1, "lower_error": 0.01, "per_target": 100.0}
+    assert _follow(_evidence(**far), ArrayEmbedder(), None).settings == {"layer_decay": 0.95, "max_epochs": 60}
     images = {"n_samples": 50_000.0, "n_distinct": 50_000.0, "per_target": 5000.0}
     assert "mixup" in _follow(_evidence(**images), ArrayEmbedder(), None).settings
     assert "mixup" not in _follow(_evidence(**images, is_chance=1.0), ArrayEmbedder(), None).settings
