@@ -126,6 +126,7 @@ def test_one_warning_whoever_fits_the_embedder(use, embedder):
     ("sample", "message"),
     [
         (Path("cats/1.jpg"), r"got a path.*ImageEmbedder\(\)"),
+        (b"RIFF", r"got bytes.*AudioEmbedder\(\)"),
         (np.zeros((4, 4, 3), dtype=np.uint8), r"got ndarray.*ImageEmbedder\(\)"),
         (Image.new("RGB", (4, 4)), r"got Image.*ImageEmbedder\(\)"),
         ((np.zeros(9), 16_000), r"got tuple.*AudioEmbedder\(\)"),

@@ -231,8 +231,9 @@ RULES: tuple[Rule, ...] = (
         strategy=("progressive",),
         settings={"layer_decay": 0.95},
         finding="warning",
-        evidence="{layers_compared}. Normal is that the last layers do at least as well; where they do worse, the "
-        "network was most likely trained on data unlike these, and its upper blocks are too specialised.",
+        evidence="{layers_compared}. Normal is that the last layers do at least as well; where they do worse, they "
+        "have left out what these {target}s are about, most likely since the network was trained on other data or for "
+        "another task.",
         remedy="With frozen features read layers={best_layer:.0f}. A backbone that was trained on data like these may "
         "do better than either (rank_backbones).",
     ),

@@ -54,7 +54,10 @@ def read_text(sample: Any) -> str:
 
 def _what_to_do(sample: Any) -> str:
     if isinstance(sample, (bytes, bytearray)):
-        return 'expected a str, got bytes. Decode them first: sample.decode("utf-8").'
+        return (
+            'expected a str, got bytes. Decode a text first: sample.decode("utf-8"). For images use ImageEmbedder(), '
+            "for recordings AudioEmbedder(), as embedder= of what you fit."
+        )
     if is_missing(sample):
         return 'the text is missing. Fill it in, for instance with "", or leave it out.'
     if isinstance(sample, os.PathLike):

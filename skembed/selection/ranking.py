@@ -27,7 +27,9 @@ __all__ = ["SCORES", "Scored", "rank_backbones", "score_candidates", "score_name
 #: Functions of rows, targets, the task and a seed; the last three are for classes only.
 SCORES: dict[str, Callable[[np.ndarray, Any, str, int | None], float]] = {
     "logme": lambda rows, y, task, seed: logme(rows, y, task=task),
-    "knn": lambda rows, y, task, seed: knn_score(rows, y, cv=_folds(y, task), task=task, random_state=seed),
+    "knn": lambda rows, y, task, seed: knn_score(
+        rows, y, n_neighbors=_neighbours(y, task), cv=_folds(y, task), task=task, random_state=seed
+    ),
     "linear_probe": lambda rows, y, task, seed: linear_probe_score(
         rows, y, cv=_folds(y, task), task=task, random_state=seed
     ),
@@ -44,6 +46,12 @@ def _folds(y: Any, task: str) -> int:
     if task == "regression":
         return _FOLDS
     return int(np.clip(np.unique(np.asarray(y), return_counts=True)[1].min(), 2, _FOLDS))
+
+
+def _neighbours(y: Any, task: str) -> int:
+    """Five, or as many samples as every fold leaves to learn from."""
+    n_samples = len(np.asarray(y))
+    return min(5, n_samples - -(-n_samples // _folds(y, task)))
 
 
 class Scored(NamedTuple):
@@ -186,6 +194,9 @@ def score_candidates(
     target_columns(y, n_samples, task)
     if max_samples is not None and max_samples < n_samples:
         stratify = y if task == "classification" else None
+        n_classes = len(np.unique(np.asarray(y))) if task == "classification" else 0
+        if max_samples < n_classes:
+            raise ValueError(f"max_samples={max_samples} is fewer than the {n_classes} classes. Use more, or None.")
         X, _, y, _ = train_test_split(X, y, train_size=int(max_samples), stratify=stratify, random_state=random_state)
     scored = []
     with warnings.catch_warnings():

@@ -78,4 +78,6 @@ def embed_timed(candidate: Any, X: Any, y: Any) -> tuple[Any, Cost]:
 
 def _warm_up(embedder: BaseEmbedder) -> None:
     """Read the weights, and run them once."""
-    embedder._compute([embedder._probe()], positions=[0], report=None)
+    from skembed.engine.extract import probe_width
+
+    probe_width(embedder._load(), embedder._probe(), embedder._reading)

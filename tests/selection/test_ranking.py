@@ -178,6 +178,18 @@ def test_loading_is_no_part_of_the_embedding(monkeypatch):
     assert line["n_embedded"] == len(np.unique(X, axis=0))
 
 
+@pytest.mark.bundled
+def test_images_and_recordings_are_timed_like_texts():
+    """A recording without a rate is refused, be it the small one that the weights are first run with."""
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 255, (32, 32, 3), dtype=np.uint8) for _ in range(8)]
+    recordings = [(rng.normal(size=4000).astype(np.float32), 16_000) for _ in range(8)]
+    for samples, embedder in ((images, ImageEmbedder()), (recordings, AudioEmbedder(pad_to_window=False))):
+        line = rank_backbones(samples, ["a", "b"] * 4, [embedder], scores=["logme"]).iloc[0]
+        assert line["n_embedded"] == 8
+        assert line["embedding_seconds"] > 0
+
+
 @pytest.mark.parametrize("scores", [["logme"], ["knn", "logme"]])
 def test_when_all_fail_the_reasons_are_the_error(scores):
     bad = [ArrayEmbedder(broken_backbone), ArrayEmbedder(layers=9), "no/such-model"]
@@ -199,6 +211,8 @@ def test_small_classes_have_as_many_folds_as_they_can():
     rows = ArrayEmbedder().fit_transform(X[kept])
     assert table["knn"][0] == pytest.approx(knn_score(rows, y[kept], cv=3))
     assert table["linear_probe"][0] == pytest.approx(linear_probe_score(rows, y[kept], cv=3))
+    few = rank_backbones(X[48:52], y[48:52], [ArrayEmbedder()], scores=["knn"])
+    assert 0 <= few["knn"][0] <= 1
     with pytest.raises(ValueError, match=r"smallest class has 1 sample, .*\. Leave out classes"):
         rank_backbones(X[:51], y[:51], [ArrayEmbedder()], scores=["knn"])
 
@@ -298,7 +312,7 @@ def test_numbers_are_regressed():
         ((X, y, [ArrayEmbedder()]), {"scores": ["leep"]}, ValueError, "source head.*'nleep'"),
         ((X, y, [ArrayEmbedder()]), {"scores": ["lgme"]}, ValueError, "'lgme', which is unknown"),
         ((X, X[:, 0], [ArrayEmbedder()]), {"scores": ["h_score"]}, ValueError, "defined for classes only"),
-        ((X, y, [ArrayEmbedder()]), {"max_samples": 2}, ValueError, "train_size"),
+        ((X, y, [ArrayEmbedder()]), {"max_samples": 2}, ValueError, "max_samples=2 is fewer than the 3 classes"),
     ],
 )
 def test_what_no_candidate_can_mend_is_refused(arguments, options, error, message):
