@@ -201,7 +201,7 @@ def _least_errors(exact: np.ndarray, known: KnownTargets) -> int:
 
 _PROBED = (
     "probe", "probe_r2", "majority", "is_chance", "shuffled_low", "shuffled_high", "noise_rate", "noise_error",
-    "n_suspects", "lower_gain", "lower_error", "lower_score", "own_score", "best_layer", "read_layer",
+    "n_suspects", "lower_gain", "lower_error", "lower_probe", "own_probe", "best_layer", "read_layer",
 )  # fmt: skip
 
 
@@ -266,8 +266,8 @@ def _compare_layers(embedder: BaseEmbedder, samples: Sequence[Any], known: Known
     return {
         "lower_gain": float(higher.mean()),
         "lower_error": float(higher.std(ddof=1) / len(higher) ** 0.5),
-        "lower_score": float(means[best]),
-        "own_score": float(own.mean()),
+        "lower_probe": float(means[best]),
+        "own_probe": float(own.mean()),
         "best_layer": float(layers[best] - embedder.n_blocks_),
         "read_layer": float(top - embedder.n_blocks_),
     }

@@ -62,8 +62,8 @@ def test_a_far_domain_is_told_by_a_better_lower_layer():
     assert advice.settings["layer_decay"] == 0.95
     assert advice.evidence["best_layer"] in (-2, -3)
     assert f"layers={advice.evidence['best_layer']:.0f}" in advice["far domain"].remedy
-    assert advice.evidence["lower_score"] - advice.evidence["own_score"] == pytest.approx(advice.evidence["lower_gain"])
-    assert f"{advice.evidence['own_score']:.1%}" in advice["far domain"].evidence
+    assert advice.evidence["lower_probe"] - advice.evidence["own_probe"] == pytest.approx(advice.evidence["lower_gain"])
+    assert f"{advice.evidence['own_probe']:.1%}" in advice["far domain"].evidence
     assert "far domain" not in _advise(X, y)
     many = _advise(*separable(360, spread=0.5), narrowing_backbone)
     assert many.strategy == "full"
@@ -438,6 +438,8 @@ def test_auto_follows_the_advice_and_says_so():
     assert "left to you: stage_epochs=10" in fitted.report_
     few = _auto().fit(*separable(36))
     assert few.strategy_ == "head"
+    assert few.report_.count(" a class: too few") == 1, "the reason is no second time a finding"
+    assert "few samples" in few.advice_
     assert {record["stage"] for record in few.history_} == {"head"}
     assert FineTuneClassifier(ArrayEmbedder(), strategy="head", max_epochs=0).fit(X, y).advice_ is None
 
