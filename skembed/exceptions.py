@@ -13,6 +13,8 @@
     └── SkembedWarning (UserWarning)
         ├── TruncationWarning                inputs were longer than the backbone reads
         ├── DecodeWarning                    samples could not be read; their rows are NaN
+        ├── InputWarning                     samples look like something else than the embedder reads
+        ├── CacheWarning                     a cache cannot be read or written
         ├── DeviceWarning                    the computation runs elsewhere, or in smaller batches, than asked
         └── FitWarning                       a fit ended otherwise than planned; says what was kept
 """
@@ -21,10 +23,12 @@ from __future__ import annotations
 
 __all__ = [
     "BackboneNotFoundError",
+    "CacheWarning",
     "DecodeError",
     "DecodeWarning",
     "DeviceWarning",
     "FitWarning",
+    "InputWarning",
     "IntegrityError",
     "SkembedError",
     "SkembedWarning",
@@ -101,6 +105,10 @@ class TruncationWarning(SkembedWarning):
 
 class DecodeWarning(SkembedWarning):
     """Samples could not be read; their rows are NaN."""
+
+
+class InputWarning(SkembedWarning):
+    """Samples look like something else than what the embedder reads."""
 
 
 class DeviceWarning(SkembedWarning):

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from skembed._sklearn import Interval, StrOptions
 from skembed.backbones.base import TextOptions
 from skembed.base import BaseEmbedder
-from skembed.inputs import read_text, text_key
+from skembed.inputs import read_text, text_key, warn_of_file_names
 
 __all__ = ["TextEmbedder"]
 
@@ -71,6 +71,12 @@ class TextEmbedder(BaseEmbedder):
     n_blocks_ : int
         Blocks that `layers` can choose from.
 
+    Notes
+    -----
+    `fit` looks at a few of the texts, and gives an `InputWarning` where they are names of files, as of images that were
+    meant for `ImageEmbedder`: here a name is a text like any other, and a class that is part of a path is easily told
+    from it.
+
     References
     ----------
     .. [1] Reimers & Gurevych (2019), Sentence-BERT: Sentence Embeddings using Siamese BERT-Networks.
@@ -130,6 +136,12 @@ class TextEmbedder(BaseEmbedder):
         self.max_length = max_length
         self.long_text = long_text
         self.prompt = prompt
+
+    def _samples(self, X, *, reset: bool) -> list[Any]:
+        samples = super()._samples(X, reset=reset)
+        if reset:
+            warn_of_file_names(samples)
+        return samples
 
     def _options(self) -> TextOptions:
         return TextOptions(max_length=self.max_length, long_text=self.long_text, prompt=self.prompt)

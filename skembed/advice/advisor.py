@@ -15,6 +15,7 @@ from sklearn.utils import check_consistent_length, check_random_state
 from skembed.advice.evidence import Evidence, gather
 from skembed.advice.rules import RULES, Rule
 from skembed.advice.targets import KnownTargets, know_targets
+from skembed.advice.wording import duration, words_for
 from skembed.base import BaseEmbedder
 from skembed.findings import Finding, describe, worst_first
 
@@ -37,9 +38,10 @@ class Advice:
     settings : dict
         Further parameters of the estimator that differ from its defaults; ``embedder__layers`` is one of its embedder.
     reasons : tuple of str
-        Sentences with numbers and sources; the first is that of the strategy.
+        Why the strategy and the settings follow, with sources; the first is that of the strategy.
     findings : tuple of Finding
-        What is noteworthy of the data, whatever is trained, the worst first.
+        What is noteworthy of the data, whatever is trained, with numbers and remedies, the worst first. What is
+        "serious", no signal above all, ought to be settled before any training, and is printed first.
     evidence : dict of str to float
         All that was measured; NaN for what was not.
     groups : ndarray of shape (n_samples,), or None
@@ -95,19 +97,23 @@ class Advice:
 
     def __str__(self) -> str:
         settings = "".join(f", {name}={value!r}" for name, value in self.settings.items())
-        lines = [f"Advised: strategy={self.strategy!r}{settings}.", "Because"]
+        serious = [found for found in self.findings if found.severity == "serious"]
+        others = [found for found in self.findings if found.severity != "serious"]
+        lines = ["First of all:", describe(serious)] if serious else []
+        lines += [f"Advised: strategy={self.strategy!r}{settings}.", "Because"]
         lines += [textwrap.fill(reason, _WIDTH, initial_indent="- ", subsequent_indent="  ") for reason in self.reasons]
-        lines += ["Noteworthy:", describe(self.findings)] if self.findings else ["The data look healthy."]
+        lines += ["Noteworthy:", describe(others)] if others else []
+        lines += [] if self.findings else ["The data look healthy."]
         if np.isfinite(self.evidence.get("sample_seconds", np.nan)):
-            lines.append(_describe_compute(self.evidence))
+            lines.append(textwrap.fill(_describe_compute(self.evidence), _WIDTH))
         return "\n".join(lines)
 
 
 def _describe_compute(e: Mapping[str, float]) -> str:
     where = "an accelerator" if e["accelerator"] else f"{e['cores']:.0f} thread{'s' if e['cores'] > 1 else ''}"
     return (
-        f"On {where} an epoch of all blocks takes about {e['epoch_seconds']:.3g} s, of the top block "
-        f"{e['top_epoch_seconds']:.3g} s, of the head next to nothing (timed on a few samples)."
+        f"Timed with a few samples on {where}: an epoch of all blocks takes {duration(e['epoch_seconds'])}, of "
+        f"the top block {duration(e['top_epoch_seconds'])}, of the head next to nothing."
     )
 
 
@@ -125,11 +131,11 @@ def advise(
 ) -> Advice:
     """Advice before training: which strategy suits these data, what to try first, and what is wrong with them.
 
-    Looks at the samples a class and their balance; at exact copies, near copies, copies with other targets, and whether
-    a random split would tear them apart; at what a linear probe makes of the frozen embeddings, left out one by one,
-    against shuffled targets and against lower layers; for texts at the words that the tokenizer does not know; and at
-    the seconds and bytes that training would take here. The rules that lead from there to a strategy are a table with
-    their sources, `skembed.advice.RULES`.
+    Looks at the samples a class, where copies count once, and their balance; at exact copies, near copies, copies with
+    other targets, and whether a random split would tear them apart; at what a linear probe makes of the frozen
+    embeddings, left out one by one, against shuffled targets and against lower layers; for texts at the words that the
+    tokenizer does not know; and at the seconds and bytes that training would take here. The rules that lead from there
+    to a strategy are a table with their sources, `skembed.advice.RULES`.
 
     Parameters
     ----------
@@ -162,7 +168,7 @@ def advise(
     Raises
     ------
     ValueError
-        If X and y differ in length, y has one class or may be either kind, or no sample can be read.
+        If X and y differ in length, y has missing values, one class, or may be either kind, or no sample can be read.
 
     Notes
     -----
@@ -187,7 +193,8 @@ def advise(
     """
     from skembed.text import TextEmbedder
 
-    check_consistent_length(X, y)
+    if y is not None:
+        check_consistent_length(X, y)
     given = TextEmbedder() if embedder is None else embedder
     if not isinstance(given, BaseEmbedder):
         raise TypeError(f"embedder is a {type(given).__name__}. Pass an ImageEmbedder, TextEmbedder or AudioEmbedder.")
@@ -262,16 +269,19 @@ def _follow(evidence: Evidence, embedder: BaseEmbedder, random_state: int | None
     """Go through the table."""
     holding = [rule for rule in RULES if rule.when(evidence)]
     decider = next(rule for rule in holding if rule.strategy)
+    strategy = _usable_strategy(decider.strategy)
     # What adds no setting is told as a finding.
-    speaking = [decider, *(rule for rule in holding if not rule.strategy and _settings(rule, evidence))]
+    added = [rule for rule in holding if not rule.strategy and _settings(rule, evidence)]
+    speaking = [decider, *(rule for rule in added if not rule.only_for or strategy in rule.only_for)]
+    words = {**evidence.numbers, **words_for(evidence)}
     settings: dict[str, Any] = {}
     for rule in speaking:
         settings = {**_settings(rule, evidence), **settings}
     return Advice(
-        strategy=_usable_strategy(decider.strategy),
+        strategy=strategy,
         settings=settings,
-        reasons=tuple(_reason(rule, evidence) for rule in speaking),
-        findings=worst_first(_finding(rule, evidence) for rule in holding if rule.finding),
+        reasons=tuple(f"{rule.name}: {rule.reason.format(**words)} [{rule.source}]" for rule in speaking),
+        findings=worst_first(_finding(rule, evidence, words) for rule in holding if rule.finding),
         evidence=dict(evidence.numbers),
         groups=evidence.groups,
         task=evidence.task,
@@ -295,16 +305,12 @@ def _filled(value: Any, evidence: Evidence) -> Any:
     return int(evidence.numbers[value.strip("{}")]) if isinstance(value, str) and value.startswith("{") else value
 
 
-def _reason(rule: Rule, evidence: Evidence) -> str:
-    return f"{rule.name}: {rule.reason.format(**evidence.numbers)} [{rule.source}]"
-
-
-def _finding(rule: Rule, evidence: Evidence) -> Finding:
-    sentence = rule.reason.format(**evidence.numbers)
+def _finding(rule: Rule, evidence: Evidence, words: Mapping[str, Any]) -> Finding:
+    sentence = rule.evidence.format(**words)
     return Finding(
         name=rule.name,
         severity=rule.finding or "note",
         evidence=sentence[0].upper() + sentence[1:],
-        remedy=rule.remedy.format(**evidence.numbers),
+        remedy=rule.remedy.format(**words),
         samples=evidence.samples.get(rule.samples, ()) if rule.samples else (),
     )

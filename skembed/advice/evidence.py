@@ -13,16 +13,18 @@ from skembed.advice.coverage import broken_share
 from skembed.advice.targets import KnownTargets
 from skembed.base import BaseEmbedder
 from skembed.layerwise import layer_rows
-from skembed.measures import LinearProbe, exact_groups, find_twins, noise_rate, suspect_labels
+from skembed.measures import LeftOut, LinearProbe, exact_groups, find_twins, noise_rate, suspect_labels
 from skembed.measures.duplicates import join_groups
 
-__all__ = ["Evidence", "gather"]
+__all__ = ["LEAST_PROBED", "Evidence", "gather"]
 
 _NAN = float("nan")
 #: Samples that layers are compared on.
 _COMPARED = 600
 #: Fewer samples say nothing by being left out one by one.
-_LEAST_PROBED = 10
+LEAST_PROBED = 10
+#: Shuffled targets that a probe has to beat, all of them: 39 have a level of 0.025.
+_SHUFFLES = 39
 #: Layers are compared at these parts of the depth.
 _DEPTHS = (0.25, 0.5, 0.75)
 #: Of a regression, so many samples count as one of a class.
@@ -98,9 +100,9 @@ def gather(
     evidence = Evidence(known.task, embedder._modality, _of_targets(known))
     numbers = evidence.numbers
     numbers |= {"n_drawn": float(len(drawn)), "depth": float(max(embedder._reading.layers) + 1)}
-    exact = _of_twins(evidence, embedder, samples, known, groups, drawn, rows)
-    # One of each group of equal samples: a probe that knows the sample's double is not asked anything.
-    single = np.unique(exact[drawn], return_index=True)[1]
+    same = _of_twins(evidence, embedder, samples, known, groups, drawn, rows)
+    # One of each group of copies: a probe that knows the sample's double is not asked anything.
+    single = np.unique(same[drawn], return_index=True)[1]
     _of_probes(evidence, embedder, samples, known, drawn[single], rows[single], rng)
     numbers["broken_share"] = _NAN
     if embedder._modality == "text":
@@ -120,20 +122,32 @@ _COMPUTE = (
 def _of_targets(known: KnownTargets) -> dict[str, float]:
     counts = known.counts
     regression = known.task == "regression"
-    present = counts[counts > 0] if (counts > 0).any() else counts
-    rarest = float(_NAN if regression else counts.min())
-    per_target = len(known.columns) / _NUMBERS_A_CLASS if regression else float(np.median(counts))
+    classes = known.task == "classification"
     return {
         "n_samples": float(len(known.columns)),
         "n_targets": float(known.columns.shape[1]),
-        "rarest": rarest,
-        "per_target": per_target,
-        "imbalance": float(present.max() / present.min()) if known.task == "classification" else _NAN,
+        "rarest": float(_NAN if regression else counts.min()),
+        "largest": float(_NAN if regression else counts.max()),
+        "imbalance": float(counts.max() / counts.min()) if classes else _NAN,
+    }
+
+
+def _of_distinct(known: KnownTargets, joined: np.ndarray) -> dict[str, float]:
+    """How many samples there are to learn from, where copies and near copies count as one."""
+    distinct = known.take(np.unique(joined, return_index=True)[1])
+    if known.task == "regression":
+        return {"n_distinct": float(len(distinct.columns)), "per_target": len(distinct.columns) / _NUMBERS_A_CLASS}
+    counts = distinct.counts
+    return {
+        "n_distinct": float(len(distinct.columns)),
+        # Of two classes it is the smaller one that limits what can be learned.
+        "per_target": float(np.percentile(counts, 50, method="lower")),
+        "n_single": float((counts <= 1).sum()),
     }
 
 
 def _of_twins(evidence: Evidence, embedder, samples, known: KnownTargets, groups, drawn, rows) -> np.ndarray:
-    """Fill in what is known of samples that came twice; returns the groups of exact copies."""
+    """Fill in what is known of samples that came twice; returns the groups of copies and near copies."""
     n_samples = len(samples)
     key = embedder._key()
     exact = exact_groups([key(sample) for sample in samples])
@@ -159,10 +173,12 @@ def _of_twins(evidence: Evidence, embedder, samples, known: KnownTargets, groups
         "torn_share": len(np.unique(torn)) / n_samples,
         "n_groups": float(len(sizes)),
         "ceiling": 1 - _least_errors(exact, known) / n_samples,
+        "n_single": _NAN,
+        **_of_distinct(known, joined),
     }
     evidence.samples |= {"duplicates": tuple(np.unique(torn).tolist()), "conflicts": tuple(conflicts.tolist())}
     evidence.groups = merged if len(torn) else None
-    return exact
+    return joined
 
 
 def _torn(pairs: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
@@ -184,24 +200,22 @@ def _least_errors(exact: np.ndarray, known: KnownTargets) -> int:
 
 
 _PROBED = (
-    "probe", "probe_r2", "majority", "is_chance", "noise_rate", "noise_error", "n_suspects", "lower_gain",
-    "lower_error", "lower_probe", "own_probe", "best_layer",
+    "probe", "probe_r2", "majority", "is_chance", "shuffled_low", "shuffled_high", "noise_rate", "noise_error",
+    "n_suspects", "lower_gain", "lower_error", "lower_probe", "own_probe", "best_layer", "read_layer",
 )  # fmt: skip
 
 
 def _of_probes(evidence: Evidence, embedder, samples, known: KnownTargets, drawn, rows, rng) -> None:
     """Fill in what a linear probe makes of the embeddings, and of lower layers."""
     evidence.numbers |= dict.fromkeys(_PROBED, _NAN)
-    if len(drawn) < _LEAST_PROBED:
+    evidence.numbers["n_probed"] = float(len(drawn))
+    if len(drawn) < LEAST_PROBED:
         return
     targets = known.take(drawn)
     probe = LinearProbe(rows)
     left_out = probe.left_out(targets.columns)
-    evidence.numbers |= {
-        "probe": float(_hits(left_out.outputs, targets).mean()) if targets.codes is not None else left_out.r2,
-        "probe_r2": left_out.r2,
-        "is_chance": float(probe.is_chance(targets.columns, rng)),
-    }
+    evidence.numbers |= {"probe": _score(left_out, targets), "probe_r2": left_out.r2}
+    evidence.numbers |= _of_chance(probe, left_out, targets, rng)
     if targets.codes is not None:
         evidence.numbers["majority"] = float(targets.counts.max() / len(drawn))
         chances = left_out.probabilities(targets.codes)
@@ -211,6 +225,21 @@ def _of_probes(evidence: Evidence, embedder, samples, known: KnownTargets, drawn
         evidence.samples["suspects"] = tuple(drawn[suspects.positions].tolist())
     chosen = np.sort(rng.permutation(len(drawn))[:_COMPARED])
     evidence.numbers |= _compare_layers(embedder, [samples[i] for i in drawn[chosen]], targets.take(chosen))
+
+
+def _score(left_out: LeftOut, known: KnownTargets) -> float:
+    """Accuracy of classes, R² of numbers and labels."""
+    return left_out.r2 if known.codes is None else float(_hits(left_out.outputs, known).mean())
+
+
+def _of_chance(probe: LinearProbe, found: LeftOut, known: KnownTargets, rng) -> dict[str, float]:
+    """Whether shuffled targets are predicted as well as these, in both of the measures that there are of classes."""
+    if not np.isfinite(found.r2):  # what is left when copies are is of one class
+        return {}
+    pairs = [(known.take(order), each) for order, each in probe.shuffled(known.columns, rng, _SHUFFLES)]
+    scores = [_score(each, targets) for targets, each in pairs]
+    beaten = found.r2 > max(each.r2 for _, each in pairs) or _score(found, known) > max(scores)
+    return {"is_chance": float(not beaten), "shuffled_low": min(scores), "shuffled_high": max(scores)}
 
 
 def _compare_layers(embedder: BaseEmbedder, samples: Sequence[Any], known: KnownTargets) -> dict[str, float]:
@@ -240,6 +269,7 @@ def _compare_layers(embedder: BaseEmbedder, samples: Sequence[Any], known: Known
         "lower_probe": float(means[best]),
         "own_probe": float(own.mean()),
         "best_layer": float(layers[best] - embedder.n_blocks_),
+        "read_layer": float(top - embedder.n_blocks_),
     }
 
 

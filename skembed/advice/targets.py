@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils.multiclass import type_of_target
 
-from skembed.selection.targets import resolve_task
+from skembed.selection.targets import refuse_missing, resolve_task
 
 __all__ = ["TASKS", "KnownTargets", "know_targets"]
 
@@ -66,7 +66,7 @@ def know_targets(y: Any, task: str = "auto") -> KnownTargets:
     Raises
     ------
     ValueError
-        If `task` is unknown, y may be either kind, or y has one class.
+        If `task` is unknown, y is missing or has missing values, may be either kind, or has one class.
 
     Examples
     --------
@@ -75,6 +75,10 @@ def know_targets(y: Any, task: str = "auto") -> KnownTargets:
     """
     if task not in TASKS:
         raise ValueError(f"task={task!r} is unknown. Use one of {', '.join(map(repr, TASKS))}.")
+    if y is None:
+        raise ValueError("y is None. Give the classes, labels or numbers that are to be learned.")
+    if not hasattr(y, "toarray"):
+        refuse_missing(np.asarray(y))
     if task == "auto":
         kind = type_of_target(y, input_name="y")
         task = "multilabel" if kind == "multilabel-indicator" else resolve_task(y)

@@ -15,7 +15,7 @@ from skembed.backbones.archive import unpack_directory
 from skembed.backbones.base import Backbone, BackboneSpec
 from skembed.backbones.bundled import bundled_directory, cache_home
 from skembed.backbones.hub import resolve_directory
-from skembed.backbones.registry import suggestion
+from skembed.backbones.registry import KNOWN, suggestion
 from skembed.backbones.tuned import TunedWeights
 from skembed.backbones.weights import fingerprint_directory, read_json
 from skembed.exceptions import BackboneNotFoundError
@@ -74,7 +74,12 @@ def locate(spec: BackboneSpec) -> Path:
     try:
         return resolve_directory(name, revision=spec.revision)
     except BackboneNotFoundError as error:
-        raise BackboneNotFoundError(f"{error}\n{suggestion(spec.name, spec.source)}") from error
+        if name in KNOWN.get(spec.source, ()):
+            raise
+        # In the first line, which is all that is shown where several candidates fail.
+        first, *others = str(error).splitlines()
+        message = "\n".join([f"{first} {suggestion(spec.name, spec.source)}", *others])
+        raise BackboneNotFoundError(message) from error
 
 
 def _timm_hub_id(name: str) -> str:
@@ -82,7 +87,10 @@ def _timm_hub_id(name: str) -> str:
 
     if not timm.is_model(name.split(".")[0]):
         raise BackboneNotFoundError(f"backbone={name!r} is no timm model. {suggestion(name, 'image')}")
-    config = timm.get_pretrained_cfg(name)
+    try:
+        config = timm.get_pretrained_cfg(name)
+    except RuntimeError as error:  # a tag that this architecture does not have
+        raise BackboneNotFoundError(f"backbone={name!r}: {error} {suggestion(name, 'image')}") from error
     if config is None or not config.hf_hub_id:
         raise BackboneNotFoundError(f"timm has no pre-trained weights for {name!r}. {suggestion(name, 'image')}")
     return config.hf_hub_id

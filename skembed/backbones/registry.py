@@ -165,9 +165,9 @@ def _factory_name(factory: Callable) -> str:
     return f"{module}:{name}"
 
 
-def suggestion(name: str, modality: str) -> str:
-    """A sentence that offers the nearest known names."""
-    known = list(KNOWN.get(modality, ()))
+def suggestion(name: str, modality: str | None = None) -> str:
+    """A sentence that offers the nearest known names, of one modality or, as far as `KNOWN` goes, of all."""
+    known = list_backbones() if modality is None else list(KNOWN.get(modality, ()))
     if modality == "image" and importlib.util.find_spec("timm"):
         import timm
 
@@ -176,4 +176,5 @@ def suggestion(name: str, modality: str) -> str:
     near = difflib.get_close_matches(name.split("/")[-1].lower(), short, n=3, cutoff=0.6)
     if near:
         return f"Did you mean {' or '.join(repr(short[key]) for key in near)}?"
-    return f"Known ones are {', '.join(map(repr, known[:5]))}, ...: see skembed.list_backbones({modality!r})."
+    where = "" if modality is None else repr(modality)
+    return f"Known ones are {', '.join(map(repr, known[:5]))}, ...: see skembed.list_backbones({where})."

@@ -42,15 +42,13 @@ def describe_advice(advice: Advice) -> list[str]:
     advice : Advice
     """
     lines = [f"strategy='auto' chose {advice.strategy!r}. {advice.reasons[0]}"]
-    settings = {name: value for name, value in advice.settings.items() if name != "n_unfrozen"}
-    if settings:
-        given = ", ".join(f"{name}={value!r}" for name, value in settings.items())
+    others = {name: value for name, value in advice.settings.items() if name != "n_unfrozen"}
+    if others:
+        given = ", ".join(f"{name}={value!r}" for name, value in others.items())
         lines.append(f"Also advised, and left to you: {given}. See advice_.")
-    # What decided has been said: "few samples", or "far domain" of "far domain, many samples".
-    decider = advice.reasons[0].partition(":")[0]
-    others = (finding for finding in advice.findings if not decider.startswith(finding.name))
-    found = [f"{finding.name}: {finding.evidence}" for finding in others]
-    return lines + [f"Noteworthy: {sentence}" for sentence in found]
+    found = [f"{finding.name}: {finding.evidence}" for finding in advice.findings]
+    lines += [f"Noteworthy: {sentence}" for sentence in found]
+    return [*lines, "print(advice_) tells what to do about it."] if found else lines
 
 
 def describe_fit(

@@ -5,7 +5,7 @@ from skembed.inputs.decode import decode_all, warn_unreadable
 from skembed.inputs.image import read_image
 from skembed.inputs.keys import KEY_SIZE, array_key, content_key, text_key
 from skembed.inputs.samples import as_samples
-from skembed.inputs.text import read_text
+from skembed.inputs.text import read_text, warn_of_file_names
 
 __all__ = [
     "KEY_SIZE",
@@ -17,5 +17,6 @@ __all__ = [
     "read_image",
     "read_text",
     "text_key",
+    "warn_of_file_names",
     "warn_unreadable",
 ]

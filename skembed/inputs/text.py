@@ -1,13 +1,26 @@
-"""Reading one text."""
+"""Reading one text, and telling texts from names of files."""
 
 from __future__ import annotations
 
+import os
+import sys
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
-from skembed.exceptions import DecodeError
+from skembed.exceptions import DecodeError, InputWarning
 from skembed.inputs.decode import is_missing
 
-__all__ = ["read_text"]
+__all__ = ["file_names", "read_text", "warn_of_file_names"]
+
+_IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+_RECORDINGS = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".aiff", ".aif")
+#: Texts that are looked at: each may be a question to a file system.
+_LOOKED_AT = 32
+#: Of these so many are names of files, or there is no warning: a table of files has the odd gap.
+_MOSTLY = 0.9
+#: Characters of the longest path that systems allow.
+_LONGEST = 4096
 
 
 def read_text(sample: Any) -> str:
@@ -41,7 +54,98 @@ def read_text(sample: Any) -> str:
 
 def _what_to_do(sample: Any) -> str:
     if isinstance(sample, (bytes, bytearray)):
-        return 'expected a str, got bytes. Decode them first: sample.decode("utf-8").'
+        return (
+            'expected a str, got bytes. Decode a text first: sample.decode("utf-8"). For images use ImageEmbedder(), '
+            "for recordings AudioEmbedder(), as embedder= of what you fit."
+        )
     if is_missing(sample):
         return 'the text is missing. Fill it in, for instance with "", or leave it out.'
+    if isinstance(sample, os.PathLike):
+        return (
+            f"expected a text, got a path ({os.fspath(sample)!r}). For images use ImageEmbedder(), for recordings "
+            "AudioEmbedder(), as embedder= of what you fit; for a file of text pass what is written in it."
+        )
+    # Arrays, PIL images, pairs and dicts: what the other embedders take.
+    if isinstance(sample, (tuple, dict)) or hasattr(sample, "shape") or hasattr(sample, "getpixel"):
+        return (
+            f"expected a text, got {type(sample).__name__}. For images use ImageEmbedder(), for recordings "
+            "AudioEmbedder(), as embedder= of what you fit."
+        )
     return f"expected a str, got {type(sample).__name__} ({str(sample)[:40]!r}). Convert it with str()."
+
+
+def file_names(texts: Sequence[Any]) -> tuple[str, str] | None:
+    """What kind of files texts are the names of, as far as a few of them tell.
+
+    Parameters
+    ----------
+    texts : sequence
+        Raw samples. At most 32 of them are looked at, from first to last.
+
+    Returns
+    -------
+    (kind, first) or None
+        "image" or "audio" by what the names end in, or "" for files that exist and end in anything else; and the first
+        of the names. None where fewer than nine in ten are names of files. Addresses on the web are none.
+
+    Examples
+    --------
+    >>> file_names(["cats/1.jpg", "dogs/2.jpg"])
+    ('image', 'cats/1.jpg')
+    >>> file_names(["see 1.jpg for details", "report.pdf", "https://example.org/2.jpg"]) is None
+    True
+    """
+    step = max(1, -(-len(texts) // _LOOKED_AT))
+    looked_at = texts[::step]
+    found = [(kind, text) for text in looked_at if (kind := _file_kind(text)) is not None]
+    return found[0] if found and len(found) >= _MOSTLY * len(looked_at) else None
+
+
+def _file_kind(text: Any) -> str | None:
+    if not isinstance(text, str) or not text or len(text) > _LONGEST or "\n" in text or "://" in text:
+        return None
+    ending = os.path.splitext(text.replace("\\", "/"))[1].lower()
+    if ending in _IMAGES:
+        return "image"
+    if ending in _RECORDINGS:
+        return "audio"
+    return "" if os.path.isfile(text) else None
+
+
+def warn_of_file_names(texts: Sequence[Any]) -> None:
+    """One warning where texts are names of files, which someone else than `read_text` ought to open.
+
+    It points to the line that called this package, through whatever of it and of scikit-learn.
+    """
+    found = file_names(texts)
+    if found is None:
+        return
+    kind, first = found
+    what = {"image": "image files", "audio": "recordings"}.get(kind, "files")
+    warnings.warn(
+        f"X looks like names of {what}, the first {first!r}. TextEmbedder embeds the names themselves, as texts, and "
+        f"opens no file: a class that is part of the path would be read off it. {_WHICH[kind]} Where the names are the "
+        "texts that you mean, silence this with warnings.simplefilter('ignore', InputWarning).",
+        InputWarning,
+        stacklevel=_frames_inside(),
+    )
+
+
+def _frames_inside() -> int:
+    """The level, for `warnings.warn` in the caller, of the first frame that is neither ours nor scikit-learn's."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in ("skembed", "sklearn"):
+        level, frame = level + 1, frame.f_back
+    return level
+
+
+_OTHERS = "in FineTuneClassifier, FineTuneRegressor and advise"
+_RANKED = "and as a candidate in rank_backbones and BackboneSelector"
+_WHICH = {
+    "image": f"Use ImageEmbedder(), {_OTHERS} as embedder=ImageEmbedder(), {_RANKED}.",
+    "audio": f"Use AudioEmbedder(), {_OTHERS} as embedder=AudioEmbedder(), {_RANKED}.",
+    "": (
+        "For images use ImageEmbedder() and for recordings AudioEmbedder(), "
+        f"{_OTHERS} as embedder=, {_RANKED}; for files of text pass what is written in them."
+    ),
+}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -130,9 +131,32 @@ class LinearProbe:
         ----------
         .. [1] Ojala & Garriga (2010), Permutation Tests for Studying Classifier Performance.
         """
+        found = self.left_out(targets).r2
+        return any(each.r2 >= found for _, each in self.shuffled(targets, rng, n_permutations))
+
+    def shuffled(
+        self, targets, rng: np.random.Generator, n_permutations: int = 19
+    ) -> Iterator[tuple[np.ndarray, LeftOut]]:
+        """Predictions of shuffled targets, which is what knowing nothing of them comes to.
+
+        Parameters
+        ----------
+        targets : array-like of shape (n_samples,) or (n_samples, n_targets)
+        rng : numpy Generator
+            Shuffles them.
+        n_permutations : int, default=19
+
+        Yields
+        ------
+        order : ndarray of shape (n_samples,), int
+            Which sample's targets each sample was given.
+        left_out : LeftOut
+            Their predictions.
+        """
         columns = np.asarray(targets, dtype=np.float64).reshape(self.n_samples, -1)
-        found = self.left_out(columns).r2
-        return any(self.left_out(rng.permutation(columns)).r2 >= found for _ in range(n_permutations))
+        for _ in range(n_permutations):
+            order = rng.permutation(self.n_samples)
+            yield order, self.left_out(columns[order])
 
     def _at(self, columns: np.ndarray, penalty: float) -> tuple[np.ndarray, float]:
         mean = columns.mean(0)

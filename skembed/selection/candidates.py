@@ -10,7 +10,7 @@ from typing import Any
 
 from sklearn.base import BaseEstimator, clone
 
-from skembed.backbones.registry import KNOWN
+from skembed.backbones.registry import KNOWN, suggestion
 from skembed.backbones.weights import read_json
 from skembed.base import BaseEmbedder
 
@@ -121,8 +121,9 @@ def _named(name: Any, template: Any) -> BaseEstimator:
     found = [modality for modality, names in KNOWN.items() if str(name) in names]
     if len(found) != 1:
         why = f"is known for {' and '.join(found)}" if found else "is not in skembed.list_backbones()"
+        near = "Pass" if found else f"{suggestion(str(name))} If the name is right, pass"
         raise ValueError(
-            f"candidates={str(name)!r} {why}, so which embedder reads it cannot be told. Pass embedder=, for "
+            f"{str(name)!r} {why}, so which embedder reads it cannot be told. {near} embedder=, for "
             f"instance embedder={'ImageEmbedder()' if 'image' in found else 'TextEmbedder()'}, or the embedder "
             "itself as the candidate."
         )

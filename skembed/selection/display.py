@@ -11,7 +11,7 @@ from skembed._plotting import BEST, COLOUR, GREY, bare, pyplot, shorten
 
 __all__ = ["TransferabilityDisplay"]
 
-_NOT_SCORES = {"embedding_seconds", "width", "megabytes"}
+_NOT_SCORES = {"n_embedded", "width", "megabytes"}
 _LABELS = {
     "logme": "LogME (nats a sample)",
     "h_score": "H-score",
@@ -62,8 +62,8 @@ class TransferabilityDisplay:
         Parameters
         ----------
         ranking : DataFrame or list of dict
-            With the columns "candidate" and at least one score; "layers", "pooling", "embedding_seconds", "width",
-            "megabytes" and "error" are shown where they are there.
+            With the columns "candidate" and at least one score; "layers", "pooling", "width", "megabytes",
+            "embedding_seconds" with "n_embedded", and "error" are shown where they are there.
         score : str, default=None
             Column that is shown; None takes the first score.
         ax : matplotlib Axes, default=None
@@ -192,6 +192,9 @@ def _given(value: Any) -> bool:
 def _cost(line: dict[str, Any], value: float) -> str:
     forms = {"width": "{:.0f} wide", "megabytes": "{:.0f} MB", "embedding_seconds": "{:.1f} s"}
     shown = [form.format(line[key]) for key, form in forms.items() if key in line and np.isfinite(line[key])]
+    if line.get("n_embedded", 0) > 0:
+        # Seconds alone would make what a cache knew look fast.
+        shown[-1] += f" for {line['n_embedded']:.0f}"
     return " · ".join([f"{value:.3f}", *shown])
 
 

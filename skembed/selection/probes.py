@@ -177,9 +177,10 @@ def _cross_validate(model, X, y, cv, scoring, task: str, random_state) -> np.nda
         smallest = int(np.bincount(values).min())
         # Fewer folds than asked would be another measurement under the same name.
         if isinstance(cv, int) and smallest < cv:
+            fewer = f"Use cv={smallest} or fewer, or leave out" if smallest > 1 else "Leave out"
             raise ValueError(
-                f"cv={cv}: the smallest class has {smallest} samples, and every fold needs one. "
-                f"Use cv={max(2, smallest)} or fewer, or leave out classes that are too small."
+                f"cv={cv}: the smallest class has {smallest} sample{'s' if smallest > 1 else ''}, and every fold needs "
+                f"one. {fewer} classes that are too small."
             )
         default: Any = StratifiedKFold
     else:

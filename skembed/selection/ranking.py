@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_consistent_length
 
-from skembed.exceptions import SkembedWarning
+from skembed.exceptions import InputWarning, SkembedWarning
 from skembed.selection.candidates import Candidate, as_candidates, megabytes_of
 from skembed.selection.prediction import nleep
 from skembed.selection.probes import knn_score, linear_probe_score
 from skembed.selection.scores import h_score, logme, transrate
 from skembed.selection.targets import resolve_task, target_columns
+from skembed.selection.timing import Cost, embed_timed, timed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,13 +27,31 @@ __all__ = ["SCORES", "Scored", "rank_backbones", "score_candidates", "score_name
 #: Functions of rows, targets, the task and a seed; the last three are for classes only.
 SCORES: dict[str, Callable[[np.ndarray, Any, str, int | None], float]] = {
     "logme": lambda rows, y, task, seed: logme(rows, y, task=task),
-    "knn": lambda rows, y, task, seed: knn_score(rows, y, task=task, random_state=seed),
-    "linear_probe": lambda rows, y, task, seed: linear_probe_score(rows, y, task=task, random_state=seed),
+    "knn": lambda rows, y, task, seed: knn_score(
+        rows, y, n_neighbors=_neighbours(y, task), cv=_folds(y, task), task=task, random_state=seed
+    ),
+    "linear_probe": lambda rows, y, task, seed: linear_probe_score(
+        rows, y, cv=_folds(y, task), task=task, random_state=seed
+    ),
     "h_score": lambda rows, y, task, seed: h_score(rows, y),
     "nleep": lambda rows, y, task, seed: nleep(rows, y, random_state=seed),
     "transrate": lambda rows, y, task, seed: transrate(rows, y),
 }
 _FOR_CLASSES_ONLY = ("h_score", "nleep", "transrate")
+_FOLDS = 5
+
+
+def _folds(y: Any, task: str) -> int:
+    """Five, or as many as the smallest class has samples: all candidates of a ranking have the same y."""
+    if task == "regression":
+        return _FOLDS
+    return int(np.clip(np.unique(np.asarray(y), return_counts=True)[1].min(), 2, _FOLDS))
+
+
+def _neighbours(y: Any, task: str) -> int:
+    """Five, or as many samples as every fold leaves to learn from."""
+    n_samples = len(np.asarray(y))
+    return min(5, n_samples - -(-n_samples // _folds(y, task)))
 
 
 class Scored(NamedTuple):
@@ -81,7 +100,8 @@ def rank_backbones(
         candidate's own.
     scores : sequence of str or callable, default=("logme", "knn")
         "logme", "h_score", "nleep", "transrate", "knn", "linear_probe" (see the functions of those names), or
-        functions of rows and y that return a number, higher for the better. The first one sorts.
+        functions of rows and y that return a number, higher for the better. The first one sorts. Of "knn" and
+        "linear_probe" there are five folds, or as many as the smallest class has samples; it needs two.
     embedder : embedder, default=None
         What reads candidates given by name, and with which parameters. None tells it from the name, where that is
         one of `skembed.list_backbones` and stands for one modality only.
@@ -97,23 +117,36 @@ def rank_backbones(
     -------
     DataFrame with one row a candidate and setting, best first
         The columns are ``candidate``, ``layers`` and ``pooling`` as they were asked for; a column for each score;
-        ``embedding_seconds``, the loading of weights included, and small where a cache has the rows;
-        ``<score>_seconds``; ``width`` in features; ``megabytes`` (10^6 bytes) of the weights; and ``error``, empty
-        where all went well. Failed candidates come last, with NaN.
+        ``load_seconds``, ``embedding_seconds`` and ``n_embedded`` (see Notes); ``<score>_seconds``; ``width`` in
+        features; ``megabytes`` (10^6 bytes) of the weights; and ``error``, empty where all went well. Failed candidates
+        come last, with NaN.
 
     Raises
     ------
     ValueError
-        If X and y differ in length, y or a score cannot be used for any candidate, or there is no candidate.
+        If X and y differ in length, y or a score cannot be used for any candidate, there is no candidate, or none of
+        them could be scored; names each and why.
     TypeError
-        If `candidates` holds something else than names and transformers.
+        If `candidates` holds something else than names and transformers, or none of them reads such an X.
     ImportError
         If pandas is not installed.
 
     Warns
     -----
     SkembedWarning
-        Once, if candidates failed. The others are ranked all the same.
+        Once, if some candidates failed. The others are ranked all the same.
+    InputWarning
+        Once, if X looks like names of files and a candidate reads texts.
+
+    Notes
+    -----
+    A row that a cache has is not computed again, and a second call is not slower for a slow network. So seconds are
+    told together with what they were for: ``embedding_seconds`` are those of ``n_embedded`` samples, which were neither
+    in the cache nor equal to an earlier one, and NaN where there were none. To compare networks divide the one by the
+    other, or give the candidates ``cache=None``. ``load_seconds`` stand apart: finding, checking and reading the
+    weights, importing their library, and a first small input. The first candidate of a process pays for imports that
+    others then find done, and of candidates that share a backbone only the first one reads it. Transformers that are no
+    embedders have the seconds of their `fit_transform` and no other figure.
 
     References
     ----------
@@ -161,8 +194,19 @@ def score_candidates(
     target_columns(y, n_samples, task)
     if max_samples is not None and max_samples < n_samples:
         stratify = y if task == "classification" else None
+        n_classes = len(np.unique(np.asarray(y))) if task == "classification" else 0
+        if max_samples < n_classes:
+            raise ValueError(f"max_samples={max_samples} is fewer than the {n_classes} classes. Use more, or None.")
         X, _, y, _ = train_test_split(X, y, train_size=int(max_samples), stratify=stratify, random_state=random_state)
-    scored = [_score(candidate, X, y, functions, task, random_state) for candidate in candidates]
+    scored = []
+    with warnings.catch_warnings():
+        for candidate in candidates:
+            scored.append(_score(candidate, X, y, functions, task, random_state))
+            if getattr(candidate.embedder, "_modality", None) == "text":
+                # X is the same for all of them: what it looks like is said once.
+                warnings.simplefilter("ignore", InputWarning)
+    if not any(np.isfinite(each.row[name]) for each in scored for name in functions):
+        raise _none_scored(scored)
     first = next(iter(functions))
     _warn_failed(scored, stacklevel=4)
     return sorted(scored, key=lambda each: _descending(each.row[first]))
@@ -211,7 +255,7 @@ def _score(candidate: Candidate, X, y, functions: dict[str, Callable], task: str
         "layers": asked.get("layers"),
         "pooling": asked.get("pooling"),
         **dict.fromkeys(functions, nan),
-        "embedding_seconds": nan,
+        **asdict(Cost()),
         **dict.fromkeys([f"{name}_seconds" for name in functions], nan),
         "width": nan,
         "megabytes": nan,
@@ -220,27 +264,28 @@ def _score(candidate: Candidate, X, y, functions: dict[str, Callable], task: str
     try:
         if candidate.error is not None:
             raise candidate.error
-        rows, row["embedding_seconds"] = _timed(embedder.fit_transform, X, y)
-        rows = _check_readable(rows)
+        embedded, cost = embed_timed(embedder, X, y)
+        rows = _check_readable(embedded)
+        row |= asdict(cost)
         row["width"], row["megabytes"] = rows.shape[1], megabytes_of(embedder)
     except Exception as error:
         return Scored(row | {"error": _one_line(error)}, None, error)
     for name, function in functions.items():
         try:
-            row[name], row[f"{name}_seconds"] = _timed(function, rows, y, task, seed)
+            row[name], row[f"{name}_seconds"] = timed(function, rows, y, task, seed)
         except Exception as error:
             errors[name] = error
     row["error"] = "; ".join(f"{name}: {_one_line(error)}" for name, error in errors.items())
     return Scored(row, embedder, next(iter(errors.values()), None))
 
 
-def _timed(function: Callable, *arguments: Any) -> tuple[Any, float]:
-    start = time.perf_counter()
-    return function(*arguments), time.perf_counter() - start
-
-
 def _check_readable(embedded: Any) -> np.ndarray:
     """Rows of numbers without gaps, from an array or a dataframe."""
+    if hasattr(embedded, "toarray"):
+        raise ValueError(
+            "it gives no dense rows of numbers, but a sparse matrix. Put a projection behind it, such as "
+            "make_pipeline(TfidfVectorizer(), TruncatedSVD(100))."
+        )
     rows = np.asarray(embedded)
     if rows.ndim != 2 or rows.dtype.kind not in "fiub":
         raise ValueError(f"it gives no dense rows of numbers, but {rows.dtype} of shape {rows.shape}.")
@@ -257,13 +302,37 @@ def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
+def _none_scored(scored: list[Scored]) -> Exception:
+    """An error with the reason of each candidate: the first line, where theirs has several."""
+    reasons: dict[str, list[str]] = {}
+    names = [each.row["candidate"] for each in scored]
+    for each in scored:
+        lines = [] if each.error is None else str(each.error).splitlines()
+        told = f"{type(each.error).__name__}: {lines[0] if lines else ''}"
+        layers = f", layers={each.row['layers']}" if names.count(each.row["candidate"]) > 1 else ""
+        reason = "no finite score" if each.error is None else told
+        reasons.setdefault(reason, []).append(f"{each.row['candidate']}{layers}")
+    listed = [f"  {name}: {reason}" for reason, those in reasons.items() for name in those]
+    if len(reasons) == 1 and len(scored) > 1:
+        listed = [f"  all of them: {next(iter(reasons))}"]
+    # Where all refuse the type of X, it is that which is wrong.
+    kind = TypeError if all(isinstance(each.error, TypeError) for each in scored) else ValueError
+    count = f"none of the {len(scored)}" if len(scored) > 1 else "the only one given"
+    error = kind("\n".join([f"candidates: {count} could {'' if len(scored) > 1 else 'not '}be scored.", *listed]))
+    error.__cause__ = scored[0].error
+    return error
+
+
 def _warn_failed(scored: list[Scored], stacklevel: int) -> None:
-    failed = [each.row for each in scored if each.row["error"]]
-    if failed:
-        first = failed[0]
+    failed = [each.row for each in scored if each.embedder is None]
+    partly = [each.row for each in scored if each.embedder is not None and each.row["error"]]
+    told = []
+    for rows, what in ((failed, "failed"), (partly, "lack a score")):
+        if rows:
+            first = f"the first {rows[0]['candidate']!r} ({rows[0]['error']})"
+            told.append(f"{len(rows)} of {len(scored)} candidates {what}, {first}.")
+    if told:
+        rest = "The others are ranked; see" if failed else "See"
         warnings.warn(
-            f"{len(failed)} of {len(scored)} candidates failed, the first {first['candidate']!r} ({first['error']}). "
-            "The others are ranked; see 'error' in the ranking.",
-            SkembedWarning,
-            stacklevel=stacklevel,
+            " ".join([*told, f"{rest} the column 'error' of the ranking."]), SkembedWarning, stacklevel=stacklevel
         )

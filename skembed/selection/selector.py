@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from numbers import Integral
 from typing import Any, ClassVar
@@ -12,6 +13,7 @@ from sklearn.utils import get_tags
 from sklearn.utils.validation import check_is_fitted
 
 from skembed._sklearn import Interval, StrOptions, fit_context
+from skembed.exceptions import InputWarning
 from skembed.selection.candidates import as_candidates
 from skembed.selection.ranking import SCORES, score_candidates, score_name
 from skembed.selection.targets import TASKS
@@ -142,17 +144,9 @@ class BackboneSelector(TransformerMixin, BaseEstimator):
             random_state=self.random_state,
         )
         best = scored[0]
-        column = score_name(self.criterion)
-        if best.embedder is None or not np.isfinite(best.row[column]):
-            reasons = "\n".join(
-                f"  {each.row['candidate']}: {each.row['error'] or 'no finite score'}" for each in scored
-            )
-            # Where all refuse the type of X, it is that which is wrong.
-            kind = TypeError if all(isinstance(each.error, TypeError) for each in scored) else ValueError
-            raise kind(f"candidates: none of the {len(scored)} could be scored.\n{reasons}") from best.error
         # Embedders learn nothing from X, but a baseline among the candidates has seen only the draw.
-        self.best_embedder_ = best.embedder if self.max_samples is None else clone(best.embedder).fit(X, y)
-        self.best_score_ = float(best.row[column])
+        self.best_embedder_ = best.embedder if self.max_samples is None else _fitted_again(best.embedder, X, y)
+        self.best_score_ = float(best.row[score_name(self.criterion)])
         self.ranking_ = [each.row for each in scored]
         return self
 
@@ -211,6 +205,12 @@ class BackboneSelector(TransformerMixin, BaseEstimator):
             tags.input_tags = get_tags(embedders[0]).input_tags
             tags.transformer_tags.preserves_dtype = get_tags(embedders[0]).transformer_tags.preserves_dtype
         return tags
+
+
+def _fitted_again(embedder: Any, X: Any, y: Any) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InputWarning)  # said when it was scored
+        return clone(embedder).fit(X, y)
 
 
 def _members(candidates: Any) -> list[Any]:

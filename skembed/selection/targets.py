@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.utils import check_array
 from sklearn.utils.multiclass import type_of_target
 
-__all__ = ["TASKS", "check_rows", "class_codes", "resolve_task", "target_columns"]
+__all__ = ["TASKS", "check_rows", "class_codes", "refuse_missing", "resolve_task", "target_columns"]
 
 TASKS = ("auto", "classification", "regression")
 
@@ -61,6 +61,7 @@ def resolve_task(y: Any, task: str = "auto") -> str:
         raise ValueError(f"task={task!r} is unknown. Use one of {', '.join(map(repr, TASKS))}.")
     if task != "auto":
         return task
+    refuse_missing(np.asarray(y))
     kind = type_of_target(y, input_name="y")
     if kind.startswith("continuous"):
         return "regression"
@@ -156,13 +157,25 @@ def _as_array(y: Any, n_samples: int) -> np.ndarray:
     if values.ndim == 0 or len(values) != n_samples:
         shown = "no sequence" if values.ndim == 0 else f"{len(values)} values"
         raise ValueError(f"y has {shown} for {n_samples} samples in X. Give one value a sample.")
-    # None, NaN, NaT and pandas' NA: the first is nothing else than itself, the others are not equal to themselves.
-    missing = [i for i, value in enumerate(values.ravel().tolist()) if value is None or _is_nan(value)]
+    refuse_missing(values)
+    return values
+
+
+def refuse_missing(values: np.ndarray) -> None:
+    """Raise ValueError where targets are missing: None, NaN, NaT or pandas' NA.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_samples,) or (n_samples, n_targets)
+    """
+    # The first is nothing else than itself, the others are not equal to themselves.
+    rows = values.reshape(len(values), -1).tolist() if values.ndim and len(values) else []
+    missing = [i for i, row in enumerate(rows) if any(value is None or _is_nan(value) for value in row)]
     if missing:
         raise ValueError(
-            f"y has {len(missing)} missing values, the first at index {missing[0]}. Leave those samples out."
+            f"y has missing values in {len(missing)} of {len(values)} samples, the first at index {missing[0]}. Leave "
+            "those samples out."
         )
-    return values
 
 
 def _is_nan(value: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from skembed.advice import RULES
 from skembed.advice.advisor import _follow
 from skembed.advice.coverage import broken_share, words_of
 from skembed.advice.evidence import Evidence
+from skembed.advice.wording import words_for
 from skembed.exceptions import TruncationWarning
 from skembed.testing import ArrayEmbedder
 from tests.advice.cases import narrowing_backbone, separable, wide_backbone
@@ -47,7 +49,9 @@ def test_ten_samples_a_class():
     assert "few samples" in advice
     assert advice.strategy == "head"
     assert advice.evidence["per_target"] == 10
-    assert "10 samples a class" in advice["few samples"].evidence
+    assert "30 samples, 10 a class" in advice["few samples"].evidence
+    assert "not measured" not in advice["few samples"].evidence
+    assert "not measured" in _advise(*separable(6))["few samples"].evidence
 
 
 def test_a_far_domain_is_told_by_a_better_lower_layer():
@@ -58,10 +62,8 @@ def test_a_far_domain_is_told_by_a_better_lower_layer():
     assert advice.settings["layer_decay"] == 0.95
     assert advice.evidence["best_layer"] in (-2, -3)
     assert f"layers={advice.evidence['best_layer']:.0f}" in advice["far domain"].remedy
-    found = advice.evidence
-    assert found["lower_probe"] - found["own_probe"] == pytest.approx(found["lower_gain"])
-    assert f"reaches {found['lower_probe']:.3f}" in advice["far domain"].evidence
-    assert f"and {found['own_probe']:.3f} with the one that is read" in advice["far domain"].evidence
+    assert advice.evidence["lower_probe"] - advice.evidence["own_probe"] == pytest.approx(advice.evidence["lower_gain"])
+    assert f"{advice.evidence['own_probe']:.1%}" in advice["far domain"].evidence
     assert "far domain" not in _advise(X, y)
     many = _advise(*separable(360, spread=0.5), narrowing_backbone)
     assert many.strategy == "full"
@@ -75,13 +77,45 @@ def test_with_few_samples_of_a_far_domain_the_better_layer_is_read():
     assert advice.estimator().embedder.layers == advice.settings["embedder__layers"]
 
 
-def test_shuffled_labels():
+def test_shuffled_labels_are_what_advice_begins_with():
     X, y = separable()
     advice = _advise(X, np.random.default_rng(0).permutation(y))
-    assert "no signal" in advice
+    assert advice.findings[0].name == "no signal"
     assert advice["no signal"].severity == "serious"
     assert "label noise" not in advice
+    assert str(advice).startswith("First of all:\n- no signal (serious): ")
+    assert advice.reasons[0].startswith("no signal: ")
+    assert (advice.strategy, advice.settings) == ("head", {})
+    for what in ("same order", "rank_backbones", "more samples"):
+        assert what in advice["no signal"].remedy
     assert "no signal" not in _advise(X, y)
+
+
+def test_no_signal_is_told_in_the_measure_of_the_task():
+    X, y = separable()
+    rng = np.random.default_rng(0)
+    advice = _advise(X, rng.permutation(y))
+    low, high = advice.evidence["shuffled_low"], advice.evidence["shuffled_high"]
+    assert low <= advice.evidence["probe"] <= high
+    assert f"right on {advice.evidence['probe']:.1%}" in advice["no signal"].evidence
+    assert f"between {low:.1%} and {high:.1%}" in advice["no signal"].evidence
+    assert "R²" not in str(advice)
+    for targets in (rng.normal(size=240), rng.integers(0, 2, (240, 3))):
+        told = str(_advise(X, targets))
+        assert "no signal (serious)" in told
+        assert "R²" in told
+        assert "right on" not in told
+        assert "a class " not in told
+
+
+def test_chance_is_told_from_a_weak_signal():
+    """Measured: 39 of 40 shuffles are no signal, and 0 of 40 clusters that overlap so much that a probe gets half."""
+    X, y = separable(240, spread=1.5)
+    assert _advise(X, y).evidence["probe"] < 0.6
+    weak = ["no signal" in _advise(*separable(240, spread=1.5, seed=seed)) for seed in range(12)]
+    none = ["no signal" in _advise(X, np.random.default_rng(seed).permutation(y)) for seed in range(12)]
+    assert sum(weak) <= 1
+    assert sum(none) >= 11
 
 
 def test_copies_do_not_pass_for_signal():
@@ -91,6 +125,35 @@ def test_copies_do_not_pass_for_signal():
     advice = _advise(np.concatenate([X, X]), np.concatenate([y, y]))
     assert "no signal" in advice
     assert advice.evidence["probe_r2"] < 0.05
+    near = _advise(np.concatenate([X, X + 1e-4]), np.concatenate([y, y]))
+    assert "no signal" in near
+    assert near.evidence["n_probed"] == 240
+
+
+def test_copies_are_no_further_samples():
+    """Fails when 12 samples that came five times each are advised on as 60."""
+    X, y = separable(12)
+    advice = _advise(np.concatenate([X] * 5), np.concatenate([y] * 5))
+    assert "few samples" in advice
+    assert advice.strategy == "head"
+    assert advice.evidence["per_target"] == 4
+    assert "60 samples, 12 of them distinct, about 4 a class" in advice["few samples"].evidence
+    kept = np.unique(advice.groups, return_index=True)[1]
+    assert kept.tolist() == list(range(12))
+
+
+def test_a_class_of_one_sample():
+    X, y = separable()
+    y = y.copy()
+    y[7] = 3
+    advice = _advise(X, y)
+    assert "1 of 4 classes has a single sample" in advice["classes of one sample"].evidence
+    assert "classes of one sample" not in _advise(X, separable()[1])
+    assert "wrong column" not in advice["classes of one sample"].remedy
+    assert "wrong column" in _advise(X[:30], [f"sample {i}" for i in range(30)])["classes of one sample"].remedy
+    # A copy is not a second one.
+    assert "classes of one sample" in _advise(np.concatenate([X, X[7:8]]), np.concatenate([y, y[7:8]]))
+    assert "classes of one sample" not in _advise(np.concatenate([X, -X[7:8]]), np.concatenate([y, y[7:8]]))
 
 
 def test_flipped_labels_are_named_and_found():
@@ -151,7 +214,17 @@ def test_imbalance():
     assert "imbalance" in advice
     assert advice.settings["class_weight"] == "balanced"
     assert advice.evidence["imbalance"] == pytest.approx(200 / 30)
+    assert f"right on {200 / 230:.1%}" in advice["imbalance"].evidence
     assert "imbalance" not in _advise(X, y)
+
+
+def test_the_smaller_of_two_classes_says_how_much_can_be_learned():
+    X, y = separable(80, 2, spread=0.6)
+    kept = np.concatenate([np.flatnonzero(y == 0), np.flatnonzero(y == 1)[:3]])
+    advice = _advise(X[kept], y[kept])
+    assert advice.strategy == "head"
+    assert advice.settings == {"class_weight": "balanced", "batch_size": 16}
+    assert "43 samples, 3 to 40 a class" in advice["few samples"].evidence
 
 
 def test_words_that_the_tokenizer_does_not_know(tmp_path):
@@ -200,7 +273,9 @@ def test_regression():
     assert 0.2 < advice.evidence["probe"] < 0.95
     assert isinstance(advice.estimator(), FineTuneRegressor)
     assert advice.findings == ()
-    assert "few samples" in _advise(X[:100], y[:100])
+    few = _advise(X[:100], y[:100])
+    assert "100 samples: too few" in few["few samples"].evidence
+    assert not {"class", "classes", "accuracy", "labels"} & set(re.findall(r"\w+", str(few)))
     assert "no signal" in _advise(X, np.random.default_rng(1).permutation(y))
     assert "far domain" in _advise(X, y, narrowing_backbone)
 
@@ -228,7 +303,8 @@ def _evidence(**numbers):
     [
         ({}, "progressive"),
         ({"epoch_seconds": 200.0}, "partial"),
-        ({"n_samples": 50_000.0, "per_target": 5000.0}, "full"),
+        ({"n_samples": 50_000.0, "n_distinct": 50_000.0, "per_target": 5000.0}, "full"),
+        ({"is_chance": 1.0, "per_target": 19.0}, "head"),
         ({"lower_gain": 0.1, "lower_error": 0.06}, "progressive"),
         ({"per_target": 19.0, "lower_gain": 0.1, "lower_error": 0.01}, "head"),
     ],
@@ -247,6 +323,7 @@ def test_too_large_for_the_memory_is_for_few_parameters():
 def test_what_was_not_measured_makes_no_rule_hold_but_the_ordinary_one():
     unknown = Evidence("classification", "image", dict.fromkeys(_evidence().numbers, float("nan")))
     assert [rule.name for rule in RULES if rule.when(unknown)] == ["ordinary"]
+    assert _follow(unknown, ArrayEmbedder(), None).strategy == "progressive"
 
 
 def test_every_rule_has_a_source_and_sets_parameters_that_there_are():
@@ -254,7 +331,43 @@ def test_every_rule_has_a_source_and_sets_parameters_that_there_are():
     for rule in RULES:
         assert rule.source.rstrip(".")
         assert set(rule.settings) <= names
-        assert (rule.finding is None) == (rule.remedy == "")
+        assert (rule.finding is None) == (rule.remedy == "") == (rule.evidence == "")
+        assert bool(rule.reason) == bool(rule.strategy or rule.settings)
+
+
+@pytest.mark.parametrize("task", ["classification", "multilabel", "regression"])
+def test_no_rule_says_what_another_says_and_all_speak_of_the_task(task):
+    """All of them hold at once, in all tasks: no brace is left open, and no sentence comes twice."""
+    evidence = Evidence(task, "image", {**_evidence().numbers, "broken_share": 0.5, "n_suspects": 3.0})
+    words = {**evidence.numbers, **words_for(evidence)}
+    said = [text.format(**words) for rule in RULES for text in {rule.reason, rule.evidence, rule.remedy} if text]
+    sentences = [sentence.strip(" .") for text in set(said) for sentence in re.split(r"[.:;] ", text)]
+    repeated = {sentence for sentence in sentences if sentences.count(sentence) > 1}
+    assert repeated <= {"with layer_decay=0.95 the lower ones learn nearly as fast as the top"}
+    foreign = {"classification": "R²", "multilabel": "a class", "regression": "a class"}[task]
+    assert not [text for text in said if foreign in text]
+
+
+def test_settings_are_those_of_the_strategy():
+    """A head that has nothing to gain is not given more epochs, and stages are for those who have them."""
+    solved = _advise(*separable())
+    assert (solved.strategy, solved.settings) == ("head", {})
+    slow = _follow(_evidence(epoch_seconds=200.0), ArrayEmbedder(), None)
+    assert (slow.strategy, slow.settings) == ("partial", {"n_unfrozen": 1})
+    far = {"lower_gain": 0.1, "lower_error": 0.01, "per_target": 100.0}
+    assert _follow(_evidence(**far), ArrayEmbedder(), None).settings == {"layer_decay": 0.95, "max_epochs": 60}
+    images = {"n_samples": 50_000.0, "n_distinct": 50_000.0, "per_target": 5000.0}
+    assert "mixup" in _follow(_evidence(**images), ArrayEmbedder(), None).settings
+    assert "mixup" not in _follow(_evidence(**images, is_chance=1.0), ArrayEmbedder(), None).settings
+
+
+def test_where_only_a_lower_layer_tells_anything_the_domain_is_far():
+    clear = _follow(_evidence(is_chance=1.0, lower_gain=0.1, lower_error=0.02), ArrayEmbedder(), None)
+    assert "far domain" in clear
+    assert "no signal" not in clear
+    by_chance = _follow(_evidence(is_chance=1.0, lower_gain=0.1, lower_error=0.04), ArrayEmbedder(), None)
+    assert "far domain" not in by_chance
+    assert by_chance.findings[0].name == "no signal"
 
 
 # -- the result -----------------------------------------------------------------------------------------
@@ -291,6 +404,12 @@ def test_errors_say_what_to_do():
     X, y = separable(30)
     with pytest.raises(ValueError, match="one class"):
         _advise(X, np.zeros(30))
+    with pytest.raises(ValueError, match="y is None"):
+        _advise(X, None)
+    with pytest.raises(ValueError, match="y has missing values in 1 of 30 samples, the first at index 2"):
+        _advise(X, ["a", "b", None, *"ab" * 13, "a"])
+    with pytest.raises(ValueError, match="y has missing values in 1 of 30 samples"):
+        _advise(X, np.where(np.arange(30) == 4, np.nan, X[:, 0]))
     with pytest.raises(ValueError, match="groups has shape"):
         _advise(X, y, groups=[1, 2])
     with pytest.raises(TypeError, match="embedder is a str"):
@@ -319,7 +438,7 @@ def test_auto_follows_the_advice_and_says_so():
     assert "left to you: stage_epochs=10" in fitted.report_
     few = _auto().fit(*separable(36))
     assert few.strategy_ == "head"
-    assert few.report_.count("samples a class") == 1, "the reason is no second time a finding"
+    assert few.report_.count(" a class: too few") == 1, "the reason is no second time a finding"
     assert "few samples" in few.advice_
     assert {record["stage"] for record in few.history_} == {"head"}
     assert FineTuneClassifier(ArrayEmbedder(), strategy="head", max_epochs=0).fit(X, y).advice_ is None

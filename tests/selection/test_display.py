@@ -20,7 +20,9 @@ RANKING = pd.DataFrame(
         "pooling": pd.Series(["auto", "max", None], dtype=object),
         "logme": [0.5, 0.2, np.nan],
         "knn": [0.7, 0.9, np.nan],
+        "load_seconds": [9.0, 0.1, np.nan],
         "embedding_seconds": [1.0, 2.0, np.nan],
+        "n_embedded": [300, np.nan, np.nan],
         "logme_seconds": [0.1, 0.1, np.nan],
         "width": [8, 16, np.nan],
         "megabytes": [20.4, np.nan, np.nan],
@@ -52,7 +54,11 @@ def test_candidates_come_best_first_with_what_they_cost():
     labels, points, texts = _shown(display)
     assert labels == ["first · layers -1 · pooling auto", "second · layers [0, 1] · pooling max", "third"]
     assert list(points.values()) == [0.5, 0.2]
-    assert texts == ["0.500 · 8 wide · 20 MB · 1.0 s", "0.200 · 16 wide · 2.0 s", "failed: DecodeError: sample 3"]
+    assert texts == [
+        "0.500 · 8 wide · 20 MB · 1.0 s for 300",
+        "0.200 · 16 wide · 2.0 s",
+        "failed: DecodeError: sample 3",
+    ]
     assert display.ax_.get_xlabel() == "LogME (nats a sample)"
     bottom, top = display.ax_.get_ylim()
     assert bottom > top, "the best is on top"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from sklearn.datasets import load_iris
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-from skembed import TextEmbedder
+from skembed import AudioEmbedder, EmbeddingCache, ImageEmbedder, TextEmbedder
 from skembed.exceptions import SkembedWarning
 from skembed.selection import h_score, knn_score, linear_probe_score, logme, nleep, rank_backbones, transrate
 from skembed.testing import ArrayBackbone, ArrayEmbedder, array_backbone
@@ -38,8 +39,8 @@ def test_every_cell_is_what_the_functions_say():
     """Fails when scores are swapped, layers are not set, or a candidate gets another's rows."""
     table = rank_backbones(X, y, [ArrayEmbedder(), ArrayEmbedder(wide_backbone)], layers=[0, [0, -1]], scores=SCORES)
     assert list(table.columns) == [
-        "candidate", "layers", "pooling", *SCORES, "embedding_seconds", *[f"{score}_seconds" for score in SCORES],
-        "width", "megabytes", "error",
+        "candidate", "layers", "pooling", *SCORES, "load_seconds", "embedding_seconds", "n_embedded",
+        *[f"{score}_seconds" for score in SCORES], "width", "megabytes", "error",
     ]  # fmt: skip
     assert len(table) == 4
     functions = dict(zip(SCORES, (logme, h_score, nleep, transrate, knn_score, linear_probe_score), strict=True))
@@ -98,7 +99,7 @@ def test_a_failing_score_leaves_the_others():
             raise ValueError("too wide")
         return 1.0
 
-    with pytest.warns(SkembedWarning, match="1 of 2 candidates failed"):
+    with pytest.warns(SkembedWarning, match=r"1 of 2 candidates lack a score, .*too wide\)\. See the column"):
         table = rank_backbones(X, y, [ArrayEmbedder(), ArrayEmbedder(wide_backbone)], scores=["logme", fussy])
     wide = table[table["candidate"] == "wide_backbone"].iloc[0]
     assert np.isfinite(wide["logme"])
@@ -110,12 +111,10 @@ def test_rows_that_are_not_numbers_are_named():
     """Unreadable samples would be scored away silently, or fail with a word about X that the user never gave."""
     holes = FunctionTransformer(lambda rows: np.where(np.arange(len(rows))[:, None] % 50 == 7, np.nan, rows))
     texts = [f"text {i}" for i in range(150)]
-    with pytest.warns(SkembedWarning):
-        table = rank_backbones(X, y, {"holes": holes})
-    with pytest.warns(SkembedWarning):
-        sparse = rank_backbones(texts, y, {"sparse": TfidfVectorizer()})
-    assert "3 of 150 rows are not finite, the first that of sample 7" in table["error"][0]
-    assert "no dense rows of numbers" in sparse["error"][0]
+    with pytest.raises(ValueError, match="3 of 150 rows are not finite, the first that of sample 7"):
+        rank_backbones(X, y, {"holes": holes})
+    with pytest.raises(ValueError, match=r"no dense rows of numbers, but a sparse matrix\. .*TruncatedSVD"):
+        rank_backbones(texts, y, {"sparse": TfidfVectorizer()})
 
 
 def test_candidates_are_left_as_they_are():
@@ -142,8 +141,117 @@ def test_names_are_read_by_the_embedder_given():
 
 
 def test_names_that_stand_for_two_modalities_are_asked_about():
-    with pytest.warns(SkembedWarning, match=r"image and text.*Pass embedder="):
+    with pytest.raises(ValueError, match=r"image and text.*Pass embedder="):
         rank_backbones(X, y, ["openai/clip-vit-base-patch32"])
+
+
+def test_seconds_are_those_of_the_samples_that_were_computed():
+    """Fails when hits of the cache, or the second of two equal samples, are told as if they had been computed."""
+    embedder = ArrayEmbedder(cache=EmbeddingCache())
+    half = np.concatenate([X[:50], X[:50], X[50:]])
+    first = rank_backbones(half, np.concatenate([y[:50], y[:50], y[50:]]), [embedder], scores=["knn"]).iloc[0]
+    assert first["n_embedded"] == len(np.unique(X, axis=0))
+    assert first["embedding_seconds"] > 0
+    assert first["load_seconds"] > 0
+    again = rank_backbones(X, y, [embedder], scores=["knn"]).iloc[0]
+    assert again["n_embedded"] == 0
+    assert np.isnan(again["embedding_seconds"])
+    more = rank_backbones(np.concatenate([X, X[:9] + 1]), [*y, *y[:9]], [embedder], scores=["knn"]).iloc[0]
+    assert more["n_embedded"] == 9
+    plain = rank_backbones(X, y, [StandardScaler()], scores=["knn"]).iloc[0]
+    assert plain["embedding_seconds"] > 0
+    assert np.isnan(plain[["load_seconds", "n_embedded"]].to_numpy(dtype=float)).all()
+
+
+def test_loading_is_no_part_of_the_embedding(monkeypatch):
+    """Fails when the first candidate's embedding carries what is read and imported once."""
+
+    def slow_backbone(n_features: int = 4) -> ArrayBackbone:
+        time.sleep(0.3)
+        return array_backbone(n_features)
+
+    monkeypatch.setattr(sys.modules[__name__], "slow_backbone", slow_backbone, raising=False)
+    slow_backbone.__qualname__ = "slow_backbone"
+    line = rank_backbones(X, y, [ArrayEmbedder(slow_backbone)], scores=["knn"]).iloc[0]
+    assert line["load_seconds"] >= 0.3
+    assert line["embedding_seconds"] < 0.3
+    assert line["n_embedded"] == len(np.unique(X, axis=0))
+
+
+@pytest.mark.bundled
+def test_images_and_recordings_are_timed_like_texts():
+    """A recording without a rate is refused, be it the small one that the weights are first run with."""
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 255, (32, 32, 3), dtype=np.uint8) for _ in range(8)]
+    recordings = [(rng.normal(size=4000).astype(np.float32), 16_000) for _ in range(8)]
+    for samples, embedder in ((images, ImageEmbedder()), (recordings, AudioEmbedder(pad_to_window=False))):
+        line = rank_backbones(samples, ["a", "b"] * 4, [embedder], scores=["logme"]).iloc[0]
+        assert line["n_embedded"] == 8
+        assert line["embedding_seconds"] > 0
+
+
+@pytest.mark.parametrize("scores", [["logme"], ["knn", "logme"]])
+def test_when_all_fail_the_reasons_are_the_error(scores):
+    bad = [ArrayEmbedder(broken_backbone), ArrayEmbedder(layers=9), "no/such-model"]
+    with pytest.raises(ValueError, match=r"none of the 3.*\n.*out of luck\n.*layers=9.*\n.*embedder=") as raised:
+        rank_backbones(X, y, bad, scores=scores)
+    assert isinstance(raised.value.__cause__, RuntimeError)
+    assert len(str(raised.value).splitlines()) == 4
+
+
+def test_one_reason_of_all_is_told_once():
+    with pytest.raises(ValueError, match=r"none of the 3.*\n  all of them: RuntimeError: out of luck$"):
+        rank_backbones(X, y, [ArrayEmbedder(broken_backbone)], layers=[0, 1, -1])
+
+
+def test_small_classes_have_as_many_folds_as_they_can():
+    """The default scores of data with a class of three: five folds would be an error for every candidate."""
+    kept = np.r_[0:50, 50:53, 100:150]
+    table = rank_backbones(X[kept], y[kept], [ArrayEmbedder()], scores=["knn", "linear_probe"])
+    rows = ArrayEmbedder().fit_transform(X[kept])
+    assert table["knn"][0] == pytest.approx(knn_score(rows, y[kept], cv=3))
+    assert table["linear_probe"][0] == pytest.approx(linear_probe_score(rows, y[kept], cv=3))
+    few = rank_backbones(X[48:52], y[48:52], [ArrayEmbedder()], scores=["knn"])
+    assert 0 <= few["knn"][0] <= 1
+    with pytest.raises(ValueError, match=r"smallest class has 1 sample, .*\. Leave out classes"):
+        rank_backbones(X[:51], y[:51], [ArrayEmbedder()], scores=["knn"])
+
+
+def test_missing_classes_are_named():
+    missing = np.array(["a", "b", None] * 50, dtype=object)
+    with pytest.raises(ValueError, match="y has missing values in 50 of 150 samples, the first at index 2"):
+        rank_backbones(X, missing, [ArrayEmbedder()])
+
+
+def test_of_an_error_of_many_lines_the_first_is_told():
+    def fussy(rows, y):
+        raise ValueError("no such thing\n  and more of it")
+
+    with pytest.raises(ValueError, match=r"ValueError: no such thing$"):
+        rank_backbones(X, y, [ArrayEmbedder()], scores=[fussy])
+
+
+def test_candidates_without_a_finite_score_are_no_ranking():
+    with pytest.raises(ValueError, match="array_backbone: no finite score"):
+        rank_backbones(X, y, [ArrayEmbedder()], scores=[lambda rows, y: float("nan")])
+    table = rank_backbones(X, y, [ArrayEmbedder()], scores=[lambda rows, y: float("nan"), "knn"])
+    assert table["knn"][0] > 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "embedder", "near"),
+    [
+        ("sentence-transformers/all-MiniLM-L6-v3", None, "all-MiniLM-L6-v2"),
+        ("resnet50.a1_in1", None, r"resnet50\.a1_in1k"),
+        ("sentence-transformers/all-MiniLM-L6-v3", TextEmbedder(), "all-MiniLM-L6-v2"),
+        ("openai/whisper-tinyen", AudioEmbedder(), r"whisper-tiny\.en"),
+        ("resnet50.a1_in1", ImageEmbedder(), r"resnet50\.a1_in1k"),
+    ],
+)
+def test_names_that_are_nearly_right_are_answered_with_the_right_ones(name, embedder, near):
+    with pytest.raises(ValueError, match=rf"{name}: .*Did you mean '.*{near}'.*$") as raised:
+        rank_backbones(X, y, [name], embedder=embedder)
+    assert len(str(raised.value).splitlines()) == 2
 
 
 @pytest.mark.bundled
@@ -204,7 +312,7 @@ def test_numbers_are_regressed():
         ((X, y, [ArrayEmbedder()]), {"scores": ["leep"]}, ValueError, "source head.*'nleep'"),
         ((X, y, [ArrayEmbedder()]), {"scores": ["lgme"]}, ValueError, "'lgme', which is unknown"),
         ((X, X[:, 0], [ArrayEmbedder()]), {"scores": ["h_score"]}, ValueError, "defined for classes only"),
-        ((X, y, [ArrayEmbedder()]), {"max_samples": 2}, ValueError, "train_size"),
+        ((X, y, [ArrayEmbedder()]), {"max_samples": 2}, ValueError, "max_samples=2 is fewer than the 3 classes"),
     ],
 )
 def test_what_no_candidate_can_mend_is_refused(arguments, options, error, message):

@@ -1,0 +1,83 @@
+"""Embedding a candidate's rows, and what of it took how long."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from skembed.base import BaseEmbedder
+
+__all__ = ["Cost", "embed_timed", "timed"]
+
+_NAN = float("nan")
+
+
+@dataclass
+class Cost:
+    """What the rows of a candidate took.
+
+    Parameters
+    ----------
+    load_seconds : float
+        Until the first sample could be computed: the weights found, checked and, where any row was missing, read, their
+        library imported, and a first small input run, which is slow once. NaN for other transformers than embedders.
+    embedding_seconds : float
+        Of the samples that were computed, from reading them to keeping their rows; NaN where there were none. Of other
+        transformers the whole of `fit_transform`.
+    n_embedded : float
+        Samples that were computed: neither known to a cache nor equal to an earlier one. NaN where it is not known.
+    """
+
+    load_seconds: float = _NAN
+    embedding_seconds: float = _NAN
+    n_embedded: float = _NAN
+
+
+def timed(function: Callable, *arguments: Any) -> tuple[Any, float]:
+    """What a function returns, and the seconds that it took."""
+    start = time.perf_counter()
+    return function(*arguments), time.perf_counter() - start
+
+
+def embed_timed(candidate: Any, X: Any, y: Any) -> tuple[Any, Cost]:
+    """Fit a candidate, and embed X.
+
+    Parameters
+    ----------
+    candidate : transformer
+        Unfitted; it is fitted.
+    X : list, ndarray, Series or one-column dataframe of shape (n_samples,)
+        Raw samples.
+    y : array-like of shape (n_samples,)
+        Their targets, for transformers that ask for them.
+
+    Returns
+    -------
+    rows : array or dataframe of shape (n_samples, n_features)
+    cost : Cost
+    """
+    if not isinstance(candidate, BaseEmbedder):
+        rows, seconds = timed(candidate.fit_transform, X, y)
+        return rows, Cost(embedding_seconds=seconds)
+    cost = Cost(load_seconds=timed(candidate.fit, X, y)[1], n_embedded=0)
+
+    def compute(samples: Sequence[Any], *, positions: Sequence[int], report: Callable | None) -> Any:
+        if not cost.n_embedded:
+            cost.load_seconds += timed(_warm_up, candidate)[1]
+            cost.embedding_seconds = 0.0
+        start = time.perf_counter()
+        found = candidate._compute(samples, positions=positions, report=report)
+        cost.embedding_seconds += time.perf_counter() - start
+        cost.n_embedded += len(samples)
+        return found
+
+    return candidate._transformed(X, compute), cost
+
+
+def _warm_up(embedder: BaseEmbedder) -> None:
+    """Read the weights, and run them once."""
+    from skembed.engine.extract import probe_width
+
+    probe_width(embedder._load(), embedder._probe(), embedder._reading)
