@@ -14,7 +14,7 @@
         ├── TruncationWarning                inputs were longer than the backbone reads
         ├── DecodeWarning                    samples could not be read; their rows are NaN
         ├── DeviceWarning                    the computation runs elsewhere, or in smaller batches, than asked
-        └── FitWarning                       a fit ended otherwise than planned; says what was kept
+        └── FitWarning                       a fit ended otherwise than planned, or is given what it cannot use
 """
 
 from __future__ import annotations
@@ -112,4 +112,4 @@ class CacheWarning(SkembedWarning):
 
 
 class FitWarning(SkembedWarning):
-    """A fit ended otherwise than planned; says what was kept."""
+    """A fit ended otherwise than planned, or is given what it cannot use; says what was kept, or what to do."""
