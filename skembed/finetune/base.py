@@ -230,13 +230,10 @@ class BaseFineTuner(HintingParametersMixin, TransformerMixin, CallbackSupportMix
             raise ValueError(f"{missing} is None: give both X_val and y_val, or neither.")
         samples = embedder._samples(X_val, reset=False)
         given.check_lengths(len(samples), {"y_val": y_val}, name="X_val")
-        y_val, kept, n_given = (
-            self._check_targets(y_val, "y_val"),
-            given.readable(embedder, samples, "X_val"),
-            len(samples),
-        )
+        y_val, everything = self._check_targets(y_val, "y_val"), np.arange(len(samples))
+        kept = given.readable(embedder, samples, "X_val")
         samples, y_val, *_ = given.taken(kept, samples, y_val, np.ones(len(y_val)), None)
-        return samples, y_val, given.describe_left_out(n_given, np.arange(n_given), kept, "X_val")
+        return samples, y_val, given.describe_left_out(len(everything), everything, kept, "X_val")
 
     def _check_known(self, y_val: np.ndarray) -> None:
         """Whether what is held out can have been learned."""
@@ -319,14 +316,14 @@ class BaseFineTuner(HintingParametersMixin, TransformerMixin, CallbackSupportMix
             notes=outcome.notes,
         )
         if outcome.progress.ended == "interrupted":
-            warnings.warn("The fit was interrupted; the best weights so far were kept.", FitWarning, stacklevel=4)
+            warnings.warn("The fit was interrupted; the best weights so far were kept.", FitWarning, stacklevel=6)
         elif outcome.progress.ended.startswith("diverged"):
             warnings.warn(
                 f"Training stopped: {outcome.progress.ended.partition(': ')[2]} The best weights so far were kept. "
                 f"learning_rate={self.learning_rate} is too high for this data: try {self.learning_rate / 10:.2g}, "
                 "or see find_learning_rate.",
                 FitWarning,
-                stacklevel=4,
+                stacklevel=6,
             )
 
     @property

@@ -365,7 +365,7 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
                 f"y has {len(self.classes_)} distinct numbers in {len(y)} samples, which look like numbers to be "
                 "predicted rather than classes. Use FineTuneRegressor for those; classes may be given as strings.",
                 FitWarning,
-                stacklevel=6,
+                stacklevel=7,
             )
         return Multiclass(self.classes_, self.scoring)
 

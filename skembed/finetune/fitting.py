@@ -203,7 +203,7 @@ def _with_word_of_alike(request: Request, frozen: np.ndarray) -> Request:
     """The request, with a warning and a note where the network does not tell samples apart."""
     alike = describe_alike(request.embedder, request.samples, frozen)
     for sentence in alike:
-        warnings.warn(sentence, FitWarning, stacklevel=6)
+        warnings.warn(sentence, FitWarning, stacklevel=7)
     return replace(request, notes=(*request.notes, *alike))
 
 

@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 #: From a function that `_request` calls up to who called `fit`.
-_CALLER = 6
+_CALLER = 7
 #: Samples that are named where some are left out.
 _MOST_NAMED = 5
 #: Samples whose embeddings are compared in pairs, how near (as a part of their usual length) two are alike, and the
@@ -44,14 +44,21 @@ def check_lengths(n_samples: int, beside: dict[str, Any], *, name: str = "X") ->
         What X is called.
     """
     for other, values in beside.items():
-        if values is None or np.ndim(values) == 0:
-            continue
-        n = values.shape[0] if hasattr(values, "shape") else len(values)
-        if n != n_samples:
+        n = _length(values)
+        if n is not None and n != n_samples:
             raise ValueError(
                 f"{name} has {n_samples} samples and {other} has {n}: give one value of {other} for each "
                 f"sample, in the order of {name}."
             )
+
+
+def _length(values: Any) -> int | None:
+    """Values along the first axis; None for what has none, such as one weight for all."""
+    shape = getattr(values, "shape", None)
+    if shape is None:
+        # Not np.shape, which what is merely like an array may refuse.
+        shape = (len(values),) if isinstance(values, Sequence) else np.asarray(values).shape
+    return shape[0] if len(shape) else None
 
 
 def check_weights(sample_weight: Any, n_samples: int) -> np.ndarray:
@@ -112,7 +119,7 @@ def describe_left_out(n_samples: int, tried: np.ndarray, kept: np.ndarray, name:
     Examples
     --------
     >>> describe_left_out(4, np.arange(4), np.array([0, 3]))
-    ["2 of 4 samples of X could not be read and were left out: 1, 2."]
+    ['2 of 4 samples of X could not be read and were left out: 1, 2.']
     """
     lost = np.setdiff1d(tried, kept).tolist()
     if not lost:
@@ -150,7 +157,8 @@ def describe_alike(embedder: BaseEmbedder, samples: Sequence[Any], rows: np.ndar
     near = _near(rows[chosen].astype(np.float64))
     if near.mean() < _COLLAPSED:
         return []
-    key, single = embedder._key(), {}
+    key = embedder._key()
+    single: dict[Any, int] = {}
     for place, i in enumerate(chosen.tolist()):
         # What has no key is taken for unlike all others.
         single.setdefault(key(samples[i]) or i, place)
