@@ -52,7 +52,7 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
     n_unfrozen : int, default=1
         Blocks of "partial", counted from the top.
     lora_rank : int, default=8
-        Of each change.
+        Of each change; no more than the smaller side of the widest layer.
     lora_alpha : float, default=16
         A change is multiplied by ``lora_alpha / lora_rank``.
     lora_dropout : float, default=0
@@ -316,8 +316,8 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
         Raises
         ------
         ValueError
-            If y has one class, nothing can be held out, a parameter is out of range, or the backbone has no place for
-            what the strategy would train.
+            If y has one class, is missing in places or is not as long as X, nothing can be held out, a parameter is
+            out of range, or the backbone has no place for what the strategy would train.
         ImportError
             If the strategy is one with LoRA, and peft is not installed.
         DecodeError

@@ -162,8 +162,8 @@ class FineTuneRegressor(RegressorMixin, BaseFineTuner):
         Raises
         ------
         ValueError
-            If y holds no finite numbers, nothing can be held out, a parameter is out of range, or the backbone has no
-            place for what the strategy would train.
+            If y holds what is no finite number or is not as long as X, nothing can be held out, a parameter is out of
+            range, or the backbone has no place for what the strategy would train.
         DecodeError
             If a sample cannot be read; names its index.
         """
