@@ -22,6 +22,7 @@ from skembed.finetune import given
 from skembed.finetune.methods import STRATEGIES, Method, check_target_modules, hint_at_strategy, resolve_factor
 from skembed.finetune.report import describe_epoch, describe_fit
 from skembed.finetune.schedules import SCHEDULES
+from skembed.finetune.targets import check_present
 from skembed.finetune.validation import hold_out
 from skembed.parameters import HintingParametersMixin
 
@@ -133,6 +134,8 @@ class BaseFineTuner(HintingParametersMixin, TransformerMixin, CallbackSupportMix
         if y is None:
             raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None.")
         given.check_lengths(len(samples), {"y": y, "sample_weight": sample_weight, "groups": groups})
+        if groups is not None:
+            check_present(groups, "groups")
         y = self._check_targets(y)
         weights = given.check_weights(sample_weight, len(y))
         n_rows, weighing = len(samples), np.flatnonzero(weights)
@@ -155,6 +158,8 @@ class BaseFineTuner(HintingParametersMixin, TransformerMixin, CallbackSupportMix
             train, held_out = hold_out(y, self.validation_fraction, rng, groups=groups, stratify=stratify)
             self._check_split(y, train)
         else:
+            if y.shape[1:] != y_val.shape[1:]:
+                raise ValueError(f"y has shape {y.shape} and y_val {y_val.shape}: give both in one form.")
             self._check_known(y_val)
             samples, y = [*samples, *X_val], np.concatenate([y, y_val])
             positions = np.concatenate([positions, n_rows + np.arange(len(y_val))])

@@ -15,7 +15,13 @@ from sklearn.utils.validation import column_or_1d
 from skembed._sklearn import Interval, StrOptions, fit_context, with_callbacks
 from skembed.exceptions import FitWarning
 from skembed.finetune.base import BaseFineTuner
-from skembed.finetune.targets import check_one_kind, check_present, looks_like_numbers
+from skembed.finetune.targets import (
+    check_class_weight,
+    check_one_kind,
+    check_present,
+    first_fraction,
+    looks_like_numbers,
+)
 
 __all__ = ["FineTuneClassifier"]
 
@@ -328,11 +334,12 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
     def _check_targets(self, y, name="y"):
         check_present(y, name)
         y = check_one_kind(y, name)
-        kind = type_of_target(y, input_name=name)
+        with np.errstate(invalid="ignore"):  # numbers beyond what is cast to an int there
+            kind = type_of_target(y, input_name=name)
         if kind.startswith("continuous"):
             raise ValueError(
                 f"Unknown label type: {kind}. {name} holds numbers that are no classes, such as "
-                f"{_first_fraction(y)}. Use FineTuneRegressor, which predicts numbers; or make classes of them."
+                f"{first_fraction(y)}. Use FineTuneRegressor, which predicts numbers; or make classes of them."
             )
         with warnings.catch_warnings():
             # Of many classes we warn ourselves, and say what to do.
@@ -389,6 +396,7 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
     def _class_weights(self, y):
         if self.class_weight is None:
             return np.ones(len(y))
+        check_class_weight(self.class_weight, self.classes_ if y.ndim == 1 else None)
         return compute_sample_weight(self.class_weight, y)
 
     def _score_name(self):
@@ -427,9 +435,3 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
-
-
-def _first_fraction(y: Any) -> float:
-    """The first number that is not whole."""
-    values = np.asarray(y, dtype=np.float64).ravel()
-    return float(values[values != np.floor(values)][0])

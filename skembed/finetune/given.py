@@ -32,7 +32,7 @@ _COMPARED, _ALIKE, _COLLAPSED = 200, 1e-3, 0.25
 
 
 def check_lengths(n_samples: int, beside: dict[str, Any], *, name: str = "X") -> None:
-    """Refuse what is not as long as X.
+    """Refuse what is not as long as X, or no collection at all; one weight may be for all samples.
 
     Parameters
     ----------
@@ -44,7 +44,14 @@ def check_lengths(n_samples: int, beside: dict[str, Any], *, name: str = "X") ->
         What X is called.
     """
     for other, values in beside.items():
+        if values is None:
+            continue
         n = _length(values)
+        if n is None and other != "sample_weight":
+            raise TypeError(
+                f"{other} is a {type(values).__name__}, and no collection with one value for each of the {n_samples} "
+                f"samples of {name}. Give a list, an array or a Series."
+            )
         if n is not None and n != n_samples:
             raise ValueError(
                 f"{name} has {n_samples} samples and {other} has {n}: give one value of {other} for each "
@@ -57,7 +64,8 @@ def _length(values: Any) -> int | None:
     shape = getattr(values, "shape", None)
     if shape is None:
         # Not np.shape, which what is merely like an array may refuse.
-        shape = (len(values),) if isinstance(values, Sequence) else np.asarray(values).shape
+        plain = isinstance(values, Sequence) and not isinstance(values, (str, bytes))
+        shape = (len(values),) if plain else np.asarray(values).shape
     return shape[0] if len(shape) else None
 
 
@@ -77,7 +85,10 @@ def check_weights(sample_weight: Any, n_samples: int) -> np.ndarray:
     """
     if sample_weight is None:
         return np.ones(n_samples)
-    weights = np.asarray(sample_weight, dtype=np.float64)
+    try:
+        weights = np.asarray(sample_weight, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"sample_weight holds what is no number: {error}. Give one number a sample.") from error
     if weights.ndim > 1:
         raise ValueError(f"sample_weight has shape {weights.shape}: give one number a sample, of shape ({n_samples},).")
     weights = np.array(np.broadcast_to(weights, n_samples))

@@ -8,10 +8,20 @@ import numpy as np
 
 from skembed.inputs import is_missing
 
-__all__ = ["as_plain", "check_numbers", "check_one_kind", "check_present", "looks_like_numbers"]
+__all__ = [
+    "as_plain",
+    "check_class_weight",
+    "check_numbers",
+    "check_one_kind",
+    "check_present",
+    "first_fraction",
+    "looks_like_numbers",
+]
 
 #: Of more distinct numbers, with fewer samples of each on average, most are no classes.
 _MANY_CLASSES, _FEW_SAMPLES = 20, 5
+#: Numbers whose squares can be summed.
+_LARGEST = 1e150
 
 
 def as_plain(y: Any) -> np.ndarray:
@@ -58,7 +68,7 @@ def check_present(y: Any, name: str = "y") -> None:
     what = "infinity" if _is_infinite(value) else "NaN" if isinstance(value, (float, np.floating)) else "missing values"
     raise ValueError(
         f"Input {name} contains {what}: {name}{list(place)} is {value}, the first of {int(bad.sum())}. Every sample "
-        "needs a target: leave those without one out."
+        "needs one: leave out those without."
     )
 
 
@@ -82,6 +92,9 @@ def check_one_kind(y: Any, name: str = "y") -> Any:
         If there are strings among numbers: "1" and 1 would be one class to NumPy and two to Python.
     """
     values = as_plain(y)
+    if values.dtype.kind in "iub" and values.ndim == 1:
+        # Of pandas' own types scikit-learn would make floats.
+        return values
     if values.dtype.kind != "O" or values.ndim != 1:
         return y
     strings = np.array([isinstance(value, str) for value in values], bool)
@@ -112,20 +125,24 @@ def check_numbers(y: Any, name: str = "y") -> None:
         Names the first, and the estimator for classes.
     """
     values = as_plain(y)
+    if values.dtype.kind in "mM":
+        raise ValueError(f"{name} holds times, such as {values.flat[0]}. Give numbers, such as days from a first day.")
+    if values.dtype.kind in "fiu" and values.size and float(np.abs(values).max()) > _LARGEST:
+        raise ValueError(f"{name} holds {np.abs(values).max():.3g}, whose square is no number. Give smaller units.")
     if values.dtype.kind not in "OUS":
         return
     for place, value in np.ndenumerate(values.astype(object)):
-        if isinstance(value, (str, bytes)) and not _is_number(value):
+        if not _is_number(value):
             raise ValueError(
                 f"{name}{list(place)} is {value!r}, which is no number. Use "
                 "FineTuneClassifier, which predicts classes; or give numbers."
             )
 
 
-def _is_number(value: str | bytes) -> bool:
+def _is_number(value: Any) -> bool:
     try:
         float(value)
-    except ValueError:
+    except (TypeError, ValueError):
         return False
     return True
 
@@ -142,3 +159,43 @@ def looks_like_numbers(classes: np.ndarray, n_samples: int) -> bool:
         return False
     counted = classes[0] in (0, 1) and np.array_equal(classes, classes[0] + np.arange(len(classes)))
     return not (counted and n_samples >= 2 * len(classes))
+
+
+def first_fraction(y: Any) -> float:
+    """The first number that is no class: not whole, or larger than whole numbers are here."""
+    values = np.asarray(y, dtype=np.float64).ravel()
+    return float(values[(values != np.floor(values)) | (np.abs(values) >= 2**63)][0])
+
+
+def check_class_weight(class_weight: Any, classes: np.ndarray | None) -> None:
+    """Refuse weights of classes that cannot be meant.
+
+    Parameters
+    ----------
+    class_weight : dict, "balanced" or None
+        See `FineTuneClassifier`.
+    classes : ndarray of shape (n_classes,), or None
+        None where y is a matrix of labels.
+
+    Raises
+    ------
+    ValueError
+        If a weight is not positive, or is for a class that y has not while a class of y has none; or there are labels.
+    """
+    if not isinstance(class_weight, dict):
+        return
+    if classes is None:
+        raise ValueError("class_weight is a dict and y a matrix of labels: use 'balanced', or sample_weight.")
+    for label, weight in class_weight.items():
+        if not _is_number(weight) or not 0 < float(weight) < np.inf:
+            raise ValueError(
+                f"class_weight has {weight!r} for the class {label!r}. Give positive numbers, and leave the samples of "
+                "a class out that should not be learned."
+            )
+    known = classes.tolist()
+    unknown, without = [c for c in class_weight if c not in known], [c for c in known if c not in class_weight]
+    if unknown and without:
+        raise ValueError(
+            f"class_weight is for the class {unknown[0]!r}, which y has not, and says nothing of {without[0]!r}. "
+            f"Give the classes as y has them: {', '.join(map(repr, known[:10]))}{', ...' if len(known) > 10 else ''}."
+        )

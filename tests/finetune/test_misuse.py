@@ -212,6 +212,78 @@ def test_numbers_held_as_objects_are_numbers():
     assert classifier.classes_.dtype.kind == "i"
 
 
+@pytest.mark.parametrize(("y", "said"), [
+    (pd.date_range("2020", periods=40), "y holds times, such as 2020"),
+    (Y * 1e300, r"y holds 1e\+300"),
+    ([[1], [1, 2]] * 20, r"y\[0\] is \[1\], which is no number"),
+])  # fmt: skip
+def test_a_regressor_refuses_what_is_no_number(y, said):
+    with pytest.raises(ValueError, match=said):
+        _regressor().fit(X, y)
+
+
+def test_numbers_too_large_to_be_classes():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ValueError, match=r"continuous.*1e\+300.*FineTuneRegressor"):
+            _classifier().fit(X, Y * 1e300)
+
+
+@pytest.mark.parametrize(("dtype", "kind"), [("Int64", "i"), ("boolean", "b")])
+def test_classes_keep_the_type_that_pandas_has_for_them(dtype, kind):
+    classifier = _classifier().fit(X, pd.Series(Y.astype(bool) if kind == "b" else Y, dtype=dtype))
+    assert classifier.classes_.dtype.kind == kind
+
+
+@pytest.mark.parametrize(("class_weight", "said"), [
+    ({0: -1, 1: 1}, "class_weight has -1 for the class 0"),
+    ({0: 0, 1: 1}, "class_weight has 0 for the class 0"),
+    ({0: "a", 1: 1}, "class_weight has 'a' for the class 0"),
+    ({"0": 1, "1": 1}, r"for the class '0', which y has not, and says nothing of 0\. .*: 0, 1\."),
+])  # fmt: skip
+def test_weights_of_classes(class_weight, said):
+    with pytest.raises(ValueError, match=said):
+        _classifier(class_weight=class_weight).fit(X, Y)
+    # A class without a weight has one, and a fold may lack a class.
+    _classifier(class_weight={0: 2}).fit(X, Y)
+    _classifier(class_weight={0: 2, 1: 1, 2: 1}).fit(X, Y)
+    with pytest.raises(ValueError, match="class_weight is a dict and y a matrix of labels"):
+        _classifier(class_weight={0: 2, 1: 1}).fit(X, np.eye(3, dtype=int)[np.arange(40) % 3])
+
+
+@pytest.mark.parametrize("make", [_classifier, _regressor])
+@pytest.mark.parametrize("y", ["abc", {0: 1}, {0, 1}, 3, (number for number in Y)], ids=lambda y: type(y).__name__)
+def test_targets_that_are_no_collection(make, y):
+    with pytest.raises(
+        TypeError, match=r"y is a \w+, and no collection with one value for each of the 40 samples of X"
+    ):
+        make().fit(X, y)
+
+
+def test_validation_targets_of_another_form():
+    labels = np.eye(3, dtype=int)[np.arange(40) % 3]
+    for make, y, y_val in (
+        (_classifier, Y, labels),
+        (_classifier, labels, labels[:, :2]),
+        (_regressor, NUMBERS, labels),
+    ):
+        with pytest.raises(ValueError, match=r"y has shape .* and y_val"):
+            make().fit(X, y, X_val=X, y_val=y_val)
+
+
+def test_scorers_are_named():
+    with pytest.raises(ValueError, match=r"'acuracy' .* Did you mean 'accuracy'\?"):
+        _classifier(scoring="acuracy").fit(X, Y)
+    with pytest.raises(ValueError, match="continuous is not supported") as caught:
+        _regressor(scoring="accuracy").fit(X, NUMBERS)
+    assert any("scoring='accuracy' cannot judge these predictions" in note for note in caught.value.__notes__)
+
+
+def test_missing_groups_are_named_by_their_place():
+    with pytest.raises(ValueError, match=r"Input groups contains missing values: groups\[2\] is None"):
+        _classifier().fit(X, Y, groups=_replaced(["a", "b"] * 20, 2, None))
+
+
 # -- lengths ----------------------------------------------------------------------------------------------
 
 
@@ -231,6 +303,8 @@ def test_lengths_are_told_apart(given, said):
 @pytest.mark.parametrize(("weights", "said"), [
     (_replaced(np.ones(40), 6, -1.0), r"sample_weight\[6\] is -1.0"),
     (_replaced(np.ones(40), 6, np.nan), r"sample_weight\[6\] is nan"),
+    ("balanced", "sample_weight holds what is no number"),
+    (np.ones((40, 1)), r"sample_weight has shape \(40, 1\)"),
     (np.zeros(40), "sample_weight is zero for every sample"),
 ])  # fmt: skip
 def test_weights_that_weigh_nothing(weights, said):
