@@ -45,9 +45,9 @@ def main(n_train: int = 300) -> None:
     print(
         f"on the tuned embeddings: the probe fitted anew {again.score(X_test, y_test):.3f}, scikit-learn's logistic "
         f"regression {tuned.score(X_test, y_test):.3f} (on the frozen ones {frozen.score(X_test, y_test):.3f})\n"
-        "The head of the fine-tuned classifier followed the blocks step by step while they moved, and a probe that is "
-        "fitted anew is at the optimum for where they ended. The logistic regression differs from the probe on frozen "
-        "embeddings too: it takes them as they are, with C=1, and the probe standardises them first."
+        "The tuned head followed the blocks step by step while they moved; a probe that is fitted anew is at the\n"
+        "optimum for where they ended. The logistic regression differs from the probe on frozen embeddings too: it\n"
+        "takes them as they are, with C=1, and the probe standardises them first."
     )
 
 

@@ -125,6 +125,13 @@ def test_a_larger_max_length_is_named_only_where_there_is_one():
     assert "a larger max_length" not in str(caught.value)
 
 
+@pytest.mark.parametrize("inside", ["", "deeper"])
+def test_a_checkpoint_directory_that_is_a_file(tmp_path, inside):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"checkpoint_dir='.*file.*' is a file, or lies in one"):
+        _classifier(max_epochs=1, checkpoint_dir=tmp_path / "file" / inside).fit(X, Y)
+
+
 # -- what is held out -------------------------------------------------------------------------------------
 
 
