@@ -22,7 +22,7 @@ from skembed.finetune import given
 from skembed.finetune.methods import STRATEGIES, Method, check_target_modules, hint_at_strategy, resolve_factor
 from skembed.finetune.report import describe_epoch, describe_fit
 from skembed.finetune.schedules import SCHEDULES
-from skembed.finetune.targets import check_present
+from skembed.finetune.targets import check_present, describe_one_hot
 from skembed.finetune.validation import hold_out
 from skembed.parameters import HintingParametersMixin
 
@@ -140,7 +140,7 @@ class BaseFineTuner(HintingParametersMixin, TransformerMixin, CallbackSupportMix
         weights = given.check_weights(sample_weight, len(y))
         n_rows, weighing = len(samples), np.flatnonzero(weights)
         positions = weighing[given.readable(embedder, [samples[i] for i in weighing])]
-        notes = given.describe_left_out(n_rows, weighing, positions)
+        notes = given.describe_left_out(n_rows, weighing, positions) + describe_one_hot(y)
         samples, y, weights, groups = given.taken(positions, samples, y, weights, groups)
         n_given = len(y)
         if X_val is not None or y_val is not None:

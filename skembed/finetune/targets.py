@@ -14,6 +14,7 @@ __all__ = [
     "check_numbers",
     "check_one_kind",
     "check_present",
+    "describe_one_hot",
     "first_fraction",
     "looks_like_numbers",
 ]
@@ -159,6 +160,22 @@ def looks_like_numbers(classes: np.ndarray, n_samples: int) -> bool:
         return False
     counted = classes[0] in (0, 1) and np.array_equal(classes, classes[0] + np.arange(len(classes)))
     return not (counted and n_samples >= 2 * len(classes))
+
+
+def describe_one_hot(y: np.ndarray) -> list[str]:
+    """A sentence where a matrix of labels looks like classes, one column each; else none.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
+        Whole numbers are labels.
+    """
+    if y.ndim == 1 or y.dtype.kind != "i" or not (y.sum(axis=1) == 1).all():
+        return []
+    return [
+        "Every sample has exactly one of the labels. If they exclude one another, give y.argmax(axis=1): classes are "
+        "trained then, whose probabilities sum to one."
+    ]
 
 
 def first_fraction(y: Any) -> float:

@@ -278,6 +278,17 @@ def test_validation_targets_of_another_form():
             make().fit(X, y, X_val=X, y_val=y_val)
 
 
+def test_classes_as_columns_are_taken_for_labels_and_that_is_said():
+    columns = np.eye(3, dtype=int)[np.arange(40) % 3]
+    said = "exactly one of the labels"
+    assert said in _classifier().fit(X, columns).report_
+    several = columns.copy()
+    several[0] = 1
+    assert said not in _classifier().fit(X, several).report_
+    assert said not in _regressor().fit(X, columns).report_
+    assert said not in _classifier().fit(X, Y).report_
+
+
 def test_scorers_are_named():
     with pytest.raises(ValueError, match=r"'acuracy' .* Did you mean 'accuracy'\?"):
         _classifier(scoring="acuracy").fit(X, Y)
