@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sklearn.base import _fit_context as fit_context
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
-from sklearn.utils.validation import _check_sample_weight as check_sample_weight
+from sklearn.utils._param_validation import HasMethods, Interval, InvalidParameterError, StrOptions
 
 try:
     from sklearn.callback import CallbackSupportMixin, with_callbacks
@@ -24,8 +23,8 @@ __all__ = [
     "CallbackSupportMixin",
     "HasMethods",
     "Interval",
+    "InvalidParameterError",
     "StrOptions",
-    "check_sample_weight",
     "fit_context",
     "with_callbacks",
 ]

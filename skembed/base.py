@@ -22,6 +22,7 @@ from skembed.config import get_config
 from skembed.engine.reading import Reading
 from skembed.exceptions import TruncationWarning, WeightsMismatchError
 from skembed.inputs import as_samples, warn_unreadable
+from skembed.parameters import HintingParametersMixin
 
 if TYPE_CHECKING:
     from skembed.backbones.base import Backbone
@@ -35,7 +36,9 @@ _SCHEMA = 1
 _CHUNKS_A_LOOKUP = 8
 
 
-class BaseEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator, metaclass=ABCMeta):
+class BaseEmbedder(
+    HintingParametersMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator, metaclass=ABCMeta
+):
     """Raw samples in, one float32 row each out.
 
     Think twice before adding anything here: every embedder gets it. A subclass has the modality's own

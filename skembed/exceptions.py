@@ -16,7 +16,7 @@
         ├── InputWarning                     samples look like something else than the embedder reads
         ├── CacheWarning                     a cache cannot be read or written
         ├── DeviceWarning                    the computation runs elsewhere, or in smaller batches, than asked
-        └── FitWarning                       a fit ended otherwise than planned; says what was kept
+        └── FitWarning                       a fit ended otherwise than planned, or is given what it cannot use
 """
 
 from __future__ import annotations
@@ -120,4 +120,4 @@ class CacheWarning(SkembedWarning):
 
 
 class FitWarning(SkembedWarning):
-    """A fit ended otherwise than planned; says what was kept."""
+    """A fit ended otherwise than planned, or is given what it cannot use; says what was kept, or what to do."""

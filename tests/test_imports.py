@@ -15,6 +15,8 @@ PACKAGE = Path(__file__).parents[1] / "skembed"
 LAYERS = [
     ("skembed.exceptions", 1),
     ("skembed.findings", 1),
+    ("skembed.naming", 1),
+    ("skembed.parameters", 2),
     ("skembed.measures", 2),
     ("skembed.engine.batching", 1),
     ("skembed._sklearn", 1),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -17,6 +16,7 @@ from skembed.augment.rand_augment import RandAugment
 from skembed.augment.spec_augment import SpecAugment
 from skembed.augment.text import SynonymReplacement, WordDropout, WordSwap
 from skembed.augment.tokens import TokenDropout, TokenMasking
+from skembed.naming import did_you_mean
 
 if TYPE_CHECKING:
     from skembed.backbones.base import Backbone, Item
@@ -216,8 +216,7 @@ def _parse(augment: Any, modality: str) -> tuple[Operation, ...]:
 
 def _named(name: str, parameters: Mapping[str, Any], modality: str) -> Operation:
     if name not in OPERATIONS:
-        near = difflib.get_close_matches(name, [*OPERATIONS, *PRESETS[modality]], 1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, [*OPERATIONS, *PRESETS[modality]])
         raise ValueError(
             f"augment: {name!r} is not known.{hint} Use 'light', 'standard' or 'strong', or {_known(modality)}."
         )

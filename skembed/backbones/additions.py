@@ -26,6 +26,7 @@ __all__ = [
     "add_prompt",
     "apply_tuned",
     "require_packable",
+    "require_room",
 ]
 
 Record = dict[str, Any]
@@ -180,6 +181,31 @@ def require_packable(backbone: Backbone, method: str) -> None:
             f"strategy={method!r} works with text backbones of the families {', '.join(PACKABLE)}, and "
             f'{backbone.spec.name} is none of them. Use "lora" or "adapter", which work with all.'
         )
+
+
+def require_room(backbone: Any, n_tokens: int, options: Any) -> None:
+    """Refuse a prompt that leaves nothing of what is read to the text.
+
+    Parameters
+    ----------
+    backbone : TextBackbone
+        With tokens and positions.
+    n_tokens : int
+        Of the prompt.
+    options : TextOptions
+        How texts are prepared.
+    """
+    length, room, positions = backbone.length_read(options), backbone.room(options), backbone.extra["positions"]
+    if n_tokens < room:
+        return
+    remedies = [f"n_virtual_tokens up to {room - 1}; 10 to 20 are usual"] if room > 1 else []
+    if positions is None or length < positions:
+        remedies.append("a larger max_length" + ("" if positions is None else f", up to {positions}"))
+    raise ValueError(
+        f"n_virtual_tokens={n_tokens} leaves no room for text: a prompt takes its places of the tokens that are read. "
+        f"{backbone.spec.name} reads {length} tokens, {length - room} of them special, which leaves {room} to text and "
+        f"prompt. Use {'; or '.join(remedies) or 'another strategy'}."
+    )
 
 
 def _put_prompt(backbone: Backbone, words: nn.Embedding, name: str, values: Tensor) -> None:

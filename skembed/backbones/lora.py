@@ -6,7 +6,6 @@ import math
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 
 import torch
 from timm.layers import Conv2dSame
@@ -16,11 +15,14 @@ from transformers.pytorch_utils import Conv1D
 
 from skembed.backbones.base import Block
 from skembed.backbones.tuned import place_of
+from skembed.naming import nearest
 
-__all__ = ["distance", "find_targets", "inject", "low_rank_change", "require_peft", "split_factor"]
+__all__ = ["check_rank", "distance", "find_targets", "inject", "low_rank_change", "require_peft", "split_factor"]
 
 # By exact type: a subclass may standardise its weights before it uses them.
 _CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
+#: Endings of names that an error lists.
+_MOST_OFFERED = 12
 
 
 def require_peft() -> None:
@@ -76,11 +78,9 @@ def find_targets(module: nn.Module, blocks: Sequence[Block], targets: Sequence[s
     for target in targets:
         named = [name for name in inside if name == target or name.endswith(f".{target}")]
         if not named:
-            known = sorted({name.rpartition(".")[2] for name in able} | set(able))
-            near = get_close_matches(target, known, n=3, cutoff=0.4) or known[:5]
             raise ValueError(
                 f"target_modules names {target!r}, and no layer in the blocks of {backbone} that train ends so. "
-                f"Nearest are {', '.join(map(repr, near))}; None takes them all."
+                f"{_offer(target, able)}; None takes them all."
             )
         unable = [name for name in named if name not in able]
         if unable:
@@ -90,6 +90,43 @@ def find_targets(module: nn.Module, blocks: Sequence[Block], targets: Sequence[s
             )
         chosen.update(dict.fromkeys(named))
     return list(chosen)
+
+
+def _offer(target: str, able: Sequence[str]) -> str:
+    """Names that exist: the nearest, and the endings of all of them, which are few."""
+    endings = list(dict.fromkeys(name.rpartition(".")[2] for name in able if not name.rpartition(".")[2].isdigit()))
+    near = nearest(target, [*endings, *able], n=3, cutoff=0.5)
+    others = [ending for ending in endings if ending not in near][:_MOST_OFFERED]
+    parts = [f"Nearest are {', '.join(map(repr, near))}"] if near else []
+    parts += [f"names there end in {', '.join(map(repr, others))}"] if others else []
+    return "; ".join(parts)[:1].upper() + "; ".join(parts)[1:]
+
+
+def check_rank(module: nn.Module, names: Sequence[str], rank: int, backbone: str) -> None:
+    """Refuse a rank that no weight can have: the factors would be larger than what they change.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The network.
+    names : sequence of str
+        Of the layers, from `find_targets`.
+    rank : int
+        See `skembed.FineTuneClassifier`.
+    backbone : str
+        For the error.
+
+    Raises
+    ------
+    ValueError
+        If it is above the smaller side of every weight; names the largest that is not.
+    """
+    largest = max(min(module.get_submodule(name).weight.flatten(1).shape) for name in names)  # type: ignore[operator]
+    if rank > largest:
+        raise ValueError(
+            f"lora_rank={rank} is more than the rank of any weight that it would change in {backbone}, {largest} at "
+            f"most. Use a value up to {largest}, such as 8; or a strategy without LoRA, which trains whole weights."
+        )
 
 
 def _can_change(sub: nn.Module) -> bool:

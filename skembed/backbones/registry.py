@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import os
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from pathlib import Path
 from skembed.backbones.base import BackboneSpec
 from skembed.backbones.tuned import TunedWeights
 from skembed.exceptions import BackboneNotFoundError
+from skembed.naming import nearest
 
 __all__ = ["KNOWN", "list_backbones", "resolve", "suggestion"]
 
@@ -172,8 +172,8 @@ def suggestion(name: str, modality: str | None = None) -> str:
         import timm
 
         known += timm.list_models(pretrained=True)
-    short = {candidate.split("/")[-1].lower(): candidate for candidate in reversed(known)}
-    near = difflib.get_close_matches(name.split("/")[-1].lower(), short, n=3, cutoff=0.6)
+    short = {candidate.split("/")[-1]: candidate for candidate in reversed(known)}
+    near = nearest(name.split("/")[-1], short, n=3)
     if near:
         return f"Did you mean {' or '.join(repr(short[key]) for key in near)}?"
     where = "" if modality is None else repr(modality)

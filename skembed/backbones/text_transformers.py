@@ -92,7 +92,7 @@ class TextBackbone(Backbone):
         ValueError
             If `max_length` is more than the network has positions for, or leaves no room for text.
         """
-        room = self._room(options)
+        room = self.room(options)
         texts = [options.prompt + text for text in map(self._lower, samples)]
         if options.long_text == "chunk":
             return [[self._item(part) for part in split_windows(ids, room)] for ids in self._tokenize(texts)]
@@ -101,11 +101,21 @@ class TextBackbone(Backbone):
     def _lower(self, text: str) -> str:
         return text.lower() if self.extra["lowercase"] else text
 
-    def _room(self, options: TextOptions) -> int:
-        """Tokens of the text itself that fit beside the special ones."""
-        positions = self.extra["positions"]
-        length = self.extra["limit"] if options.max_length is None else options.max_length
+    def length_read(self, options: TextOptions) -> int:
+        """Tokens that are read of a sequence, special ones included."""
+        return self.extra["limit"] if options.max_length is None else options.max_length
+
+    def room(self, options: TextOptions) -> int:
+        """Tokens of the text itself that fit beside the special ones, and behind which a prompt has its place.
+
+        Raises
+        ------
+        ValueError
+            If there are none, or fewer positions than tokens.
+        """
+        positions, length = self.extra["positions"], self.length_read(options)
         n_special = len(self.extra["prefix"]) + len(self.extra["suffix"])
+        n_virtual = sum(token >= self.extra["prompted"] for token in self.extra["suffix"]) if self._prompted else 0
         if positions is not None and length > positions:
             raise ValueError(
                 f"max_length={length} is out of range: {self.spec.name} has {positions} positions. "
@@ -113,10 +123,15 @@ class TextBackbone(Backbone):
             )
         if length <= n_special:
             raise ValueError(
-                f"max_length={length} leaves no room for text: {self.spec.name} puts {n_special} special "
-                f"tokens around it. Use a value from {n_special + 1}, or None."
+                f"max_length={length} leaves no room for text: {self.spec.name} puts {n_special - n_virtual} special "
+                f"tokens around it{f', and the {n_virtual} of a trained prompt behind it' if n_virtual else ''}. "
+                f"Use a value from {n_special + 1}, or None."
             )
         return length - n_special
+
+    @property
+    def _prompted(self) -> bool:
+        return "prompted" in self.extra
 
     def _tokenize(self, texts: list[str]) -> list[np.ndarray]:
         """The plain tokens of each text."""
@@ -182,7 +197,7 @@ class TextBackbone(Backbone):
         found[top] = output.last_hidden_state
         values = {i: found[i] if packing is None else packing.unpack(found[i]) for i in set(layers)}
         pooled = output.pooler_output if self.extra["summarised"] else None
-        if "prompted" in self.extra:
+        if self._prompted:
             mask = mask & (batch["input_ids"] < self.extra["prompted"])
         return [Tokens(values[i], mask, pooled=pooled if i == top else None) for i in layers]
 

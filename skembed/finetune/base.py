@@ -12,16 +12,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin, clone
-from sklearn.utils import check_consistent_length, check_random_state
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from skembed._sklearn import CallbackSupportMixin, Interval, StrOptions, check_sample_weight
+from skembed._sklearn import CallbackSupportMixin, Interval, StrOptions
 from skembed.base import BaseEmbedder
 from skembed.exceptions import FitWarning, TruncationWarning
-from skembed.finetune.methods import STRATEGIES, Method, resolve_factor
+from skembed.finetune import given
+from skembed.finetune.methods import STRATEGIES, Method, check_target_modules, hint_at_strategy, resolve_factor
 from skembed.finetune.report import describe_epoch, describe_fit
 from skembed.finetune.schedules import SCHEDULES
+from skembed.finetune.targets import check_present, describe_one_hot
 from skembed.finetune.validation import hold_out
+from skembed.parameters import HintingParametersMixin
 
 if TYPE_CHECKING:
     from skembed.advice import Advice
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["BaseFineTuner"]
 
 
-class BaseFineTuner(TransformerMixin, CallbackSupportMixin, BaseEstimator):
+class BaseFineTuner(HintingParametersMixin, TransformerMixin, CallbackSupportMixin, BaseEstimator):
     """A head, and as much of the backbone as the strategy says, trained on raw samples.
 
     See `skembed.FineTuneClassifier`, where every parameter is explained.
@@ -79,7 +82,7 @@ class BaseFineTuner(TransformerMixin, CallbackSupportMixin, BaseEstimator):
     # -- what a subclass says ---------------------------------------------------------------------------
 
     @abstractmethod
-    def _check_targets(self, y: Any) -> np.ndarray: ...
+    def _check_targets(self, y: Any, name: str = "y") -> np.ndarray: ...
 
     @abstractmethod
     def _task(self, y: np.ndarray) -> Any: ...
@@ -90,6 +93,23 @@ class BaseFineTuner(TransformerMixin, CallbackSupportMixin, BaseEstimator):
     _stratified: ClassVar[bool] = False
     #: What one column of targets is.
     _kind: ClassVar[str]
+
+    # -- parameters -------------------------------------------------------------------------------------
+
+    def _validate_params(self) -> None:
+        super()._validate_params()
+        check_target_modules(self.target_modules)
+
+    def _hint(self, name: str, value: Any) -> str:
+        if name == "strategy" and isinstance(value, str):
+            return hint_at_strategy(value)
+        if name == "target_modules" and isinstance(value, str):
+            return f" Give a list: target_modules=[{value!r}]."
+        if name == "embedder" and isinstance(value, type):
+            return f" Give an object, not its class: {value.__name__}()."
+        if name == "embedder" and isinstance(value, str):
+            return f" Give an embedder of it, such as TextEmbedder({value!r})."
+        return super()._hint(name, value)
 
     # -- fit --------------------------------------------------------------------------------------------
 
@@ -113,15 +133,19 @@ class BaseFineTuner(TransformerMixin, CallbackSupportMixin, BaseEstimator):
         samples = embedder._samples(X, reset=False)
         if y is None:
             raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None.")
+        given.check_lengths(len(samples), {"y": y, "sample_weight": sample_weight, "groups": groups})
+        if groups is not None:
+            check_present(groups, "groups")
         y = self._check_targets(y)
-        check_consistent_length(samples, y)
-        weights = check_sample_weight(sample_weight, np.zeros((len(y), 1)), dtype=np.float64, ensure_non_negative=True)
-        n_rows, positions = len(samples), _with_weight(weights)
-        positions = positions[_readable(embedder, [samples[i] for i in positions])]
-        samples, y, weights, groups = _taken(positions, samples, y, weights, groups)
+        weights = given.check_weights(sample_weight, len(y))
+        n_rows, weighing = len(samples), np.flatnonzero(weights)
+        positions = weighing[given.readable(embedder, [samples[i] for i in weighing])]
+        notes = given.describe_left_out(n_rows, weighing, positions) + describe_one_hot(y)
+        samples, y, weights, groups = given.taken(positions, samples, y, weights, groups)
         n_given = len(y)
         if X_val is not None or y_val is not None:
-            X_val, y_val = self._check_validation(embedder, X_val, y_val)
+            X_val, y_val, lost = self._check_validation(embedder, X_val, y_val)
+            notes += lost
         task = self._task(y)
         if self.warm_start and start is not None and start.weight.shape[0] != task.n_outputs:
             raise ValueError(
@@ -134,11 +158,15 @@ class BaseFineTuner(TransformerMixin, CallbackSupportMixin, BaseEstimator):
             train, held_out = hold_out(y, self.validation_fraction, rng, groups=groups, stratify=stratify)
             self._check_split(y, train)
         else:
+            if y.shape[1:] != y_val.shape[1:]:
+                raise ValueError(f"y has shape {y.shape} and y_val {y_val.shape}: give both in one form.")
             self._check_known(y_val)
             samples, y = [*samples, *X_val], np.concatenate([y, y_val])
             positions = np.concatenate([positions, n_rows + np.arange(len(y_val))])
             weights = np.concatenate([weights, np.ones(len(y_val))])
             train, held_out = np.arange(n_given), np.arange(n_given, len(y))
+        given.warn_of_idle_views(self.augment, self.n_views, self.augment_views)
+        given.warn_of_single(n_given, len(held_out), self.validation_fraction, given=X_val is not None)
         advice = self._advice(embedder, samples, y, train, groups, positions, seed)
         strategy = self.strategy if advice is None else advice.strategy
         method = Method.of({**self.get_params(deep=False), "strategy": strategy})
@@ -167,6 +195,7 @@ class BaseFineTuner(TransformerMixin, CallbackSupportMixin, BaseEstimator):
             positions=positions,
             advice=advice,
             start=start,
+            notes=tuple(notes),
         )
 
     def _advice(self, embedder: BaseEmbedder, samples, y, train, groups, positions, seed: int) -> Advice | None:
@@ -204,10 +233,12 @@ class BaseFineTuner(TransformerMixin, CallbackSupportMixin, BaseEstimator):
         if X_val is None or y_val is None:
             missing = "X_val" if X_val is None else "y_val"
             raise ValueError(f"{missing} is None: give both X_val and y_val, or neither.")
-        samples, y_val = embedder._samples(X_val, reset=False), self._check_targets(y_val)
-        check_consistent_length(samples, y_val)
-        samples, y_val, *_ = _taken(_readable(embedder, samples), samples, y_val, np.ones(len(y_val)), None)
-        return samples, y_val
+        samples = embedder._samples(X_val, reset=False)
+        given.check_lengths(len(samples), {"y_val": y_val}, name="X_val")
+        y_val, everything = self._check_targets(y_val, "y_val"), np.arange(len(samples))
+        kept = given.readable(embedder, samples, "X_val")
+        samples, y_val, *_ = given.taken(kept, samples, y_val, np.ones(len(y_val)), None)
+        return samples, y_val, given.describe_left_out(len(everything), everything, kept, "X_val")
 
     def _check_known(self, y_val: np.ndarray) -> None:
         """Whether what is held out can have been learned."""
@@ -290,14 +321,14 @@ class BaseFineTuner(TransformerMixin, CallbackSupportMixin, BaseEstimator):
             notes=outcome.notes,
         )
         if outcome.progress.ended == "interrupted":
-            warnings.warn("The fit was interrupted; the best weights so far were kept.", FitWarning, stacklevel=4)
+            warnings.warn("The fit was interrupted; the best weights so far were kept.", FitWarning, stacklevel=6)
         elif outcome.progress.ended.startswith("diverged"):
             warnings.warn(
                 f"Training stopped: {outcome.progress.ended.partition(': ')[2]} The best weights so far were kept. "
                 f"learning_rate={self.learning_rate} is too high for this data: try {self.learning_rate / 10:.2g}, "
                 "or see find_learning_rate.",
                 FitWarning,
-                stacklevel=4,
+                stacklevel=6,
             )
 
     @property
@@ -412,32 +443,3 @@ class BaseFineTuner(TransformerMixin, CallbackSupportMixin, BaseEstimator):
         # Rows are float32 whatever comes in.
         tags.transformer_tags.preserves_dtype = []
         return tags
-
-
-def _with_weight(weights: np.ndarray) -> np.ndarray:
-    """Positions without those of weight zero, which are as if they had not come."""
-    chosen = np.flatnonzero(weights > 0)
-    if not len(chosen):
-        raise ValueError("sample_weight is zero for every sample: there is nothing to learn from.")
-    return chosen
-
-
-def _readable(embedder: BaseEmbedder, samples) -> np.ndarray:
-    """Positions without those that could not be read, where the embedder is told to go on without them."""
-    if embedder.on_error == "raise":
-        return np.arange(len(samples))
-    chosen = np.flatnonzero(np.isfinite(embedder.transform(samples)).all(1))
-    if not len(chosen):
-        raise ValueError("None of the samples could be read: there is nothing to learn from.")
-    return chosen
-
-
-def _taken(chosen: np.ndarray, samples, y, weights, groups):
-    if len(chosen) == len(y):
-        return samples, y, weights, groups
-    return (
-        [samples[i] for i in chosen],
-        y[chosen],
-        weights[chosen],
-        None if groups is None else np.asarray(groups)[chosen],
-    )

@@ -46,7 +46,12 @@ class Checkpoint:
             digest.update(np.ascontiguousarray(array).tobytes())
         digest.update(repr(np.asarray(y).tolist()).encode())
         self.path = Path(directory) / f"fit-{digest.hexdigest()[:24]}.safetensors"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise ValueError(
+                f"checkpoint_dir={str(directory)!r} is a file, or lies in one. Give a directory."
+            ) from error
 
     def save(self, recipe: Recipe, optimizer: torch.optim.Optimizer, average: Averaged | None) -> None:
         """Write what is needed to go on, in one piece: a reader sees the old file or the new one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from numbers import Real
 from typing import Any, ClassVar
 
@@ -12,7 +13,15 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 from sklearn.utils.validation import column_or_1d
 
 from skembed._sklearn import Interval, StrOptions, fit_context, with_callbacks
+from skembed.exceptions import FitWarning
 from skembed.finetune.base import BaseFineTuner
+from skembed.finetune.targets import (
+    check_class_weight,
+    check_one_kind,
+    check_present,
+    first_fraction,
+    looks_like_numbers,
+)
 
 __all__ = ["FineTuneClassifier"]
 
@@ -49,7 +58,7 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
     n_unfrozen : int, default=1
         Blocks of "partial", counted from the top.
     lora_rank : int, default=8
-        Of each change.
+        Of each change; no more than the smaller side of the widest layer.
     lora_alpha : float, default=16
         A change is multiplied by ``lora_alpha / lora_rank``.
     lora_dropout : float, default=0
@@ -72,7 +81,7 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
     max_epochs : int, default=30
         Epochs of the whole fit, at most; 0 fits the probe alone.
     stage_epochs : int, default=5
-        Epochs of one stage of "progressive", over which its schedule goes.
+        Epochs of one stage of "progressive", over which its schedule goes. Of few `max_epochs` the head has half.
     unfreeze_step : int or "double", default="double"
         Blocks that each stage of "progressive" adds; "double" trains the top 1, 2, 4, ... blocks.
     patience : int, default=10
@@ -315,8 +324,8 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
         Raises
         ------
         ValueError
-            If y has one class, nothing can be held out, a parameter is out of range, or the backbone has no place for
-            what the strategy would train.
+            If y has one class, is missing in places or is not as long as X, nothing can be held out, a parameter is
+            out of range, or the backbone has no place for what the strategy would train.
         ImportError
             If the strategy is one with LoRA, and peft is not installed.
         DecodeError
@@ -324,16 +333,27 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
         """
         return self._fit(X, y, sample_weight, groups, X_val, y_val)
 
-    def _check_targets(self, y):
-        check_classification_targets(y)
-        kind = type_of_target(y, input_name="y")
+    def _check_targets(self, y, name="y"):
+        check_present(y, name)
+        y = check_one_kind(y, name)
+        with np.errstate(invalid="ignore"):  # numbers beyond what is cast to an int there
+            kind = type_of_target(y, input_name=name)
+        if kind.startswith("continuous"):
+            raise ValueError(
+                f"Unknown label type: {kind}. {name} holds numbers that are no classes, such as "
+                f"{first_fraction(y)}. Use FineTuneRegressor, which predicts numbers; or make classes of them."
+            )
+        with warnings.catch_warnings():
+            # Of many classes we warn ourselves, and say what to do.
+            warnings.filterwarnings("ignore", message="The number of unique classes is greater")
+            check_classification_targets(y)
         if kind == "multilabel-indicator":
             dense = np.asarray(y.toarray() if hasattr(y, "toarray") else y)
             return dense.astype(np.int64)
         if kind.startswith("multiclass-"):
             raise ValueError(
-                f"y is a {kind} target: several columns of classes. Fit one estimator a column, or give a matrix of "
-                "zeros and ones for labels."
+                f"{name} is a {kind} target: several columns of classes. Fit one estimator a column, or give a "
+                "matrix of zeros and ones for labels."
             )
         return column_or_1d(y, warn=True)
 
@@ -348,6 +368,13 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
             raise ValueError(
                 f"y has one class, {self.classes_.tolist()[0]!r}: there is nothing to tell apart. "
                 "Give samples of at least two."
+            )
+        if looks_like_numbers(self.classes_, len(y)):
+            warnings.warn(
+                f"y has {len(self.classes_)} distinct numbers in {len(y)} samples, which look like numbers to be "
+                "predicted rather than classes. Use FineTuneRegressor for those; classes may be given as strings.",
+                FitWarning,
+                stacklevel=7,
             )
         return Multiclass(self.classes_, self.scoring)
 
@@ -371,6 +398,7 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
     def _class_weights(self, y):
         if self.class_weight is None:
             return np.ones(len(y))
+        check_class_weight(self.class_weight, self.classes_ if y.ndim == 1 else None)
         return compute_sample_weight(self.class_weight, y)
 
     def _score_name(self):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -13,15 +14,17 @@ from skembed.augment import Augmentation, describe
 from skembed.backbones.loading import load
 from skembed.base import BaseEmbedder
 from skembed.engine.device import resolve_device
+from skembed.exceptions import FitWarning
 from skembed.finetune.checkpoint import Checkpoint
 from skembed.finetune.data import TrainingData, Views, embed_first
+from skembed.finetune.given import describe_alike
 from skembed.finetune.kinds import check_method
 from skembed.finetune.loop import Settings, Targets, evaluate
 from skembed.finetune.methods import WEIGHTS, Method, parse_strategy
 from skembed.finetune.network import FrozenNetwork, Head, Network
 from skembed.finetune.prefix import FirstPass
 from skembed.finetune.probe import Probe, Standardizer, search_probe
-from skembed.finetune.report import describe_advice
+from skembed.finetune.report import describe_advice, describe_nothing_unfrozen
 from skembed.finetune.stages import Progress, Recipe, Stage, plan_stages
 from skembed.finetune.storing import tuned_embedder
 from skembed.finetune.tasks import Scores, Task
@@ -89,6 +92,8 @@ class Request:
         What trains in the blocks that the strategy reaches.
     start : Linear, optional
         A head from an earlier fit, to go on with.
+    notes : tuple of str
+        Sentences for the report on what was given.
     report : callable, optional
         Told of each epoch.
     """
@@ -117,6 +122,7 @@ class Request:
     positions: np.ndarray = field(default_factory=lambda: np.arange(0))
     advice: Advice | None = None
     start: Linear | None = None
+    notes: tuple[str, ...] = ()
     report: Callable[[dict[str, Any]], bool | None] | None = None
 
 
@@ -162,6 +168,7 @@ def run_fit(request: Request) -> Outcome:
     """
     _check(request)
     frozen, first = embed_first(request.embedder, request.samples, _first_unfrozen(request))
+    request = _with_word_of_alike(request, frozen)
     encoded = request.task.encode(request.y)
     standardizer, probe = _probe(request, frozen, encoded, request.train)
     recipe = _recipe(request, frozen, encoded, standardizer, probe, first)
@@ -188,7 +195,16 @@ def _check(request: Request) -> None:
         return
     backbone = load(request.embedder.spec_, resolve_device(request.embedder.device), "float32")
     depth = max(request.embedder._reading.layers) + 1
-    check_method(backbone, backbone.blocks[depth - _most_unfrozen(request) : depth], request.method)
+    blocks = backbone.blocks[depth - _most_unfrozen(request) : depth]
+    check_method(backbone, blocks, request.method, request.embedder._reading.options)
+
+
+def _with_word_of_alike(request: Request, frozen: np.ndarray) -> Request:
+    """The request, with a warning and a note where the network does not tell samples apart."""
+    alike = describe_alike(request.embedder, request.samples, frozen)
+    for sentence in alike:
+        warnings.warn(sentence, FitWarning, stacklevel=7)
+    return replace(request, notes=(*request.notes, *alike))
 
 
 def _most_unfrozen(request: Request) -> int:
@@ -348,7 +364,8 @@ def _keep(
     probe: Probe,
 ) -> Outcome:
     """The better of the two; fitted once more on all samples where that is asked for."""
-    progress, notes = recipe.progress, list(recipe.data.notes)
+    progress, notes = recipe.progress, [*request.notes, *recipe.data.notes]
+    notes += describe_nothing_unfrozen(progress, recipe.stages, request.max_epochs)
     if request.advice is not None:
         notes += describe_advice(request.advice)
     whole = np.arange(len(request.y))

@@ -39,13 +39,24 @@ class Kind:
     distance: Callable[[Pairs, Mapping[str, Any]], Tensor] = lambda pairs, _record: _straight(pairs)
 
 
-def check_method(backbone: Backbone, blocks: Sequence[Block], method: Method) -> None:
+def check_method(backbone: Backbone, blocks: Sequence[Block], method: Method, options: Any = None) -> None:
     """Refuse what cannot work before anything is computed.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        Loaded.
+    blocks : sequence of Block
+        Those that would train.
+    method : Method
+        What would train in them.
+    options : optional
+        The backbone's preprocessing options, which say how much of a text is read.
 
     Raises
     ------
     ValueError
-        If the network has nothing in these blocks that the method could train.
+        If the network has nothing in these blocks that the method could train, or not as much as it would.
     ImportError
         If the method needs a library that is not installed.
     """
@@ -53,9 +64,12 @@ def check_method(backbone: Backbone, blocks: Sequence[Block], method: Method) ->
 
     if method.name == "lora":
         lora.require_peft()
-        lora.find_targets(backbone.module, blocks, method.target_modules, backbone.spec.name)
+        names = lora.find_targets(backbone.module, blocks, method.target_modules, backbone.spec.name)
+        lora.check_rank(backbone.module, names, method.lora_rank, backbone.spec.name)
     elif method.name in ("prefix", "prompt"):
         additions.require_packable(backbone, method.name)
+        if method.name == "prompt":
+            additions.require_room(backbone, method.n_virtual_tokens, options)
     elif method.name in ("bitfit", "norm") and not KINDS[method.name].own(backbone.module, blocks):
         what = "biases" if method.name == "bitfit" else "normalisations with weights"
         raise ValueError(

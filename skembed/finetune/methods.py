@@ -6,7 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-__all__ = ["DEPTHS", "METHODS", "STRATEGIES", "WEIGHTS", "Method", "Strategy", "parse_strategy", "resolve_factor"]
+from skembed.naming import did_you_mean
+
+__all__ = [
+    "DEPTHS",
+    "METHODS",
+    "STRATEGIES",
+    "WEIGHTS",
+    "Method",
+    "Strategy",
+    "check_target_modules",
+    "hint_at_strategy",
+    "parse_strategy",
+    "resolve_factor",
+]
 
 DEPTHS = ("head", "partial", "full", "progressive")
 
@@ -17,7 +30,9 @@ DEPTHS = ("head", "partial", "full", "progressive")
 METHODS = {"weights": 0.1, "lora": 1.0, "adapter": 1.0, "prefix": 1.0, "prompt": 1.0, "bitfit": 1.0, "norm": 1.0}
 
 _ADDED = tuple(name for name in METHODS if name != "weights")
-STRATEGIES = (*DEPTHS, *_ADDED, *(f"{depth}+{name}" for depth in ("partial", "progressive") for name in _ADDED))
+#: A prompt is read below all blocks and has no depth.
+_PLACED = tuple(name for name in _ADDED if name != "prompt")
+STRATEGIES = (*DEPTHS, *_ADDED, *(f"{depth}+{name}" for depth in ("partial", "progressive") for name in _PLACED))
 
 
 @dataclass(frozen=True)
@@ -86,7 +101,7 @@ def parse_strategy(strategy: str) -> Strategy:
     Raises
     ------
     ValueError
-        If it is none of them, or a prompt is to have a depth.
+        If it is none of them; names the nearest.
 
     Examples
     --------
@@ -96,16 +111,57 @@ def parse_strategy(strategy: str) -> Strategy:
     (Strategy(depth='full', method='lora'), Strategy(depth='full', method='weights'))
     """
     if strategy not in STRATEGIES:
-        raise ValueError(f"strategy={strategy!r} is not known. Use one of {', '.join(map(repr, STRATEGIES))}.")
-    first, _, second = strategy.partition("+")
-    if second == "prompt":
         raise ValueError(
-            f"strategy={strategy!r}: a prompt is read at the input, below all blocks, so there is no depth to choose "
-            'and no frozen block to replay. Use "prompt" alone.'
+            f"strategy={strategy!r} is not known.{hint_at_strategy(strategy)} "
+            f"Use one of {', '.join(map(repr, STRATEGIES))}."
         )
+    first, _, second = strategy.partition("+")
     if first in DEPTHS:
         return Strategy(first, second or "weights")
     return Strategy("full", first)
+
+
+def hint_at_strategy(strategy: str) -> str:
+    """What was meant by a strategy that is none, with a space before it; nothing where nothing is near.
+
+    Examples
+    --------
+    >>> hint_at_strategy("loar")
+    " Did you mean 'lora'?"
+    """
+    if strategy.partition("+")[2] == "prompt":
+        return (
+            " A prompt is read at the input, below all blocks, so there is no depth to choose and no frozen block to "
+            'replay. Use "prompt" alone.'
+        )
+    return did_you_mean(strategy, (*STRATEGIES, "auto"))
+
+
+def check_target_modules(given: Any) -> None:
+    """Refuse what is no list of names, whatever the network.
+
+    Raises
+    ------
+    ValueError
+        If it is empty, or holds what is no name.
+    """
+    if given is None:
+        return
+    names = list(given)
+    if not names:
+        raise ValueError("target_modules is empty: LoRA would change nothing. Give names of layers, or None for all.")
+    for name in names:
+        if not isinstance(name, str):
+            raise ValueError(
+                f"target_modules={names!r}: {name!r} is {_article(type(name).__name__)}, and no name of a layer. "
+                "Give a list of str."
+            )
+        if not name.strip(". "):
+            raise ValueError(f"target_modules={names!r}: {name!r} is an empty name. Give names of layers, or None.")
+
+
+def _article(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def resolve_factor(factor: float | str, method: str) -> float:

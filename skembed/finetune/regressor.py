@@ -10,6 +10,7 @@ from sklearn.utils.validation import check_array, column_or_1d
 
 from skembed._sklearn import fit_context, with_callbacks
 from skembed.finetune.base import BaseFineTuner
+from skembed.finetune.targets import check_numbers, check_present
 
 __all__ = ["FineTuneRegressor"]
 
@@ -161,15 +162,17 @@ class FineTuneRegressor(RegressorMixin, BaseFineTuner):
         Raises
         ------
         ValueError
-            If y holds no finite numbers, nothing can be held out, a parameter is out of range, or the backbone has no
-            place for what the strategy would train.
+            If y holds what is no finite number or is not as long as X, nothing can be held out, a parameter is out of
+            range, or the backbone has no place for what the strategy would train.
         DecodeError
             If a sample cannot be read; names its index.
         """
         return self._fit(X, y, sample_weight, groups, X_val, y_val)
 
-    def _check_targets(self, y):
-        found = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
+    def _check_targets(self, y, name="y"):
+        check_present(y, name)
+        check_numbers(y, name)
+        found = check_array(y, ensure_2d=False, dtype=np.float64, input_name=name)
         return found if found.ndim == 2 and found.shape[1] > 1 else column_or_1d(found, warn=True)
 
     def _task(self, y):

@@ -12,7 +12,7 @@ from skembed.finetune.tasks import Scores
 if TYPE_CHECKING:
     from skembed.advice import Advice
 
-__all__ = ["describe_advice", "describe_epoch", "describe_fit"]
+__all__ = ["describe_advice", "describe_epoch", "describe_fit", "describe_nothing_unfrozen"]
 
 
 def describe_epoch(record: dict[str, Any]) -> str:
@@ -49,6 +49,28 @@ def describe_advice(advice: Advice) -> list[str]:
     found = [f"{finding.name}: {finding.evidence}" for finding in advice.findings]
     lines += [f"Noteworthy: {sentence}" for sentence in found]
     return [*lines, "print(advice_) tells what to do about it."] if found else lines
+
+
+def describe_nothing_unfrozen(progress: Progress, stages: Sequence[Stage], max_epochs: int) -> list[str]:
+    """A sentence where the epochs were too few for a strategy to come to its first blocks; else none.
+
+    Parameters
+    ----------
+    progress : Progress
+        At its end.
+    stages : sequence of Stage
+        As planned.
+    max_epochs : int
+        See `FineTuneClassifier`.
+    """
+    history = progress.history
+    planned = any(stage.n_unfrozen for stage in stages)
+    if not planned or len(history) < max_epochs or any(record["unfrozen"] for record in history):
+        return []
+    return [
+        f"Nothing was unfrozen: max_epochs={max_epochs} was spent on the head. From {max_epochs + 1} on there are "
+        "epochs for blocks too."
+    ]
 
 
 def describe_fit(

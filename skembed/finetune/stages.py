@@ -73,7 +73,7 @@ def plan_stages(
     n_unfrozen : int
         Blocks of "partial".
     max_epochs, stage_epochs : int
-        Of the whole fit, and of one stage of "progressive".
+        Of the whole fit, and of one stage of "progressive"; of the head's no more than half of the fit's.
     unfreeze_step : int or "double"
         Blocks that each stage of "progressive" adds to the one before, or twice as many blocks.
     method : str
@@ -83,13 +83,18 @@ def plan_stages(
     --------
     >>> [stage.n_unfrozen for stage in plan_stages("progressive", 7, n_unfrozen=1, max_epochs=9, stage_epochs=3)]
     [0, 1, 2, 4, 7]
+    >>> [stage.epochs for stage in plan_stages("progressive", 2, n_unfrozen=1, max_epochs=5, stage_epochs=5)]
+    [2, 3, 3]
     """
     if strategy == "progressive":
         counts = [0, 1]
         while counts[-1] < depth:
             step = counts[-1] if isinstance(unfreeze_step, str) else unfreeze_step
             counts.append(min(depth, counts[-1] + step))
-        return [Stage(_stage_name(count, depth, method), count, stage_epochs) for count in counts]
+        # The head is cheap and soon done: where epochs are few, half of them are left to the blocks.
+        head = min(stage_epochs, max(1, max_epochs // 2))
+        later = min(stage_epochs, max(1, max_epochs - head))
+        return [Stage(_stage_name(count, depth, method), count, later if count else head) for count in counts]
     count = {"head": 0, "partial": n_unfrozen, "full": depth}[strategy]
     return [Stage(_stage_name(count, depth, method), count, max_epochs)]
 

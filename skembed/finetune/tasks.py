@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_expit, log_softmax, softmax
-from sklearn.metrics import accuracy_score, get_scorer, r2_score
+from sklearn.metrics import accuracy_score, get_scorer, get_scorer_names, r2_score
 
 from skembed.finetune.probe import Fit, fit_ridge, fit_softmax
+from skembed.naming import did_you_mean
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,7 +72,7 @@ class Task(ABC):
 
     def __init__(self, scoring: Any = None):
         self.scoring = scoring
-        self._scorer = None if scoring is None else get_scorer(scoring)
+        self._scorer = None if scoring is None else _find_scorer(scoring)
 
     @property
     @abstractmethod
@@ -124,9 +125,20 @@ class Task(ABC):
         if self._scorer is None:
             score = self._own_score(y, found["predict"], weights)
         else:
-            score = float(self._scorer(_Answers(found, getattr(self, "classes", None)), None, y))
+            try:
+                score = float(self._scorer(_Answers(found, getattr(self, "classes", None)), None, y))
+            except ValueError as error:
+                error.add_note(f"scoring={self.scoring!r} cannot judge these predictions. Use a scorer for what y is.")
+                raise
         each = losses * weights / weights.mean()
         return Scores(float(each.mean()), score, temperature, tuple(each.tolist()))
+
+
+def _find_scorer(scoring: Any) -> Callable[..., float]:
+    try:
+        return get_scorer(scoring)
+    except ValueError as error:
+        raise ValueError(f"{error}{did_you_mean(scoring, get_scorer_names())}") from None
 
 
 class _Answers:

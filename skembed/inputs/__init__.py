@@ -1,7 +1,7 @@
 """Raw samples: the containers they come in, and reading each of them with its guards."""
 
 from skembed.inputs.audio import read_audio
-from skembed.inputs.decode import decode_all, warn_unreadable
+from skembed.inputs.decode import decode_all, is_missing, warn_unreadable
 from skembed.inputs.image import read_image
 from skembed.inputs.keys import KEY_SIZE, array_key, content_key, text_key
 from skembed.inputs.samples import as_samples
@@ -13,6 +13,7 @@ __all__ = [
     "as_samples",
     "content_key",
     "decode_all",
+    "is_missing",
     "read_audio",
     "read_image",
     "read_text",

@@ -249,7 +249,8 @@ def test_coverage_counts_words_by_how_often_they_come(tmp_path):
 def test_texts_that_are_cut_are_told_of_once(tmp_path):
     bert(tmp_path)
     embedder = TextEmbedder(str(tmp_path), precision="float32")
-    texts, y = ["the cat sat on the mat " * 20 + str(i) for i in range(24)], [0, 1] * 12
+    words = np.random.default_rng(0).choice(["the", "cat", "sat", "on", "mat"], size=(24, 120))
+    texts, y = [" ".join(row) for row in words], [0, 1] * 12
     with pytest.warns(TruncationWarning) as told:
         advise(texts, y, embedder)
     assert len(told) == 1

@@ -77,8 +77,9 @@ def test_factors_beside_a_layer_compute_what_its_merged_weight_does(layer, shape
 
 
 @pytest.mark.parametrize("family", ["bert", "timm_resnet"])
-def test_the_pickle_holds_the_factors_and_little_else(family):
+def test_the_pickle_holds_the_factors_and_little_else(family, monkeypatch):
     """A rank that outweighs the names of the tensors, as ranks do in networks that are not tiny."""
+    monkeypatch.setattr("skembed.backbones.lora.check_rank", lambda *_: None)
     classifier = tuning.fit(family, "lora", lora_rank=64)
     factors = sum(value.nbytes for value in classifier.embedder_.backbone.tensors().values())
     assert factors == sum(a.nbytes + b.nbytes for a, b in _factors(classifier.embedder_.backbone).values())

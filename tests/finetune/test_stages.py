@@ -49,6 +49,16 @@ def test_progressive_goes_from_the_head_down_to_all_blocks():
     ]
 
 
+@pytest.mark.parametrize(("max_epochs", "epochs"), [
+    (1, [1, 1, 1]), (2, [1, 1, 1]), (5, [2, 3, 3]), (6, [3, 3, 3]), (7, [3, 4, 4]), (9, [4, 5, 5]), (10, [5, 5, 5]),
+    (30, [5, 5, 5]),
+])  # fmt: skip
+def test_few_epochs_are_shared_between_the_head_and_the_blocks(max_epochs, epochs):
+    found = _plan("progressive", 2, max_epochs=max_epochs, stage_epochs=5)
+    assert [stage.epochs for stage in found] == epochs
+    assert max_epochs == 1 or found[0].epochs < max_epochs
+
+
 @pytest.mark.parametrize(("depth", "step", "counts"), [
     (4, 1, [0, 1, 2, 3, 4]),
     (8, 3, [0, 1, 4, 7, 8]),
@@ -386,9 +396,10 @@ def test_one_stage_has_one_attempt(monkeypatch, loss, words):
 
 
 @pytest.mark.parametrize(("max_epochs", "found"), [
-    (2, [("head", 1, 2)]),
-    (3, [("head", 1, 3)]),
-    (4, [("head", 1, 3), ("top block", 1, 1)]),
+    (1, [("head", 1, 1)]),
+    (2, [("head", 1, 1), ("top block", 1, 1)]),
+    (3, [("head", 1, 1), ("top block", 1, 2)]),
+    (4, [("head", 1, 2), ("top block", 1, 2)]),
     (7, [("head", 1, 3), ("top block", 1, 3), ("top block", 2, 1)]),
 ])  # fmt: skip
 def test_epochs_of_all_stages_are_counted_together(monkeypatch, max_epochs, found):

@@ -114,8 +114,10 @@ def test_given_samples_that_cannot_be_read_are_left_out(tmp_path):
     tiny.BUILDERS["bert"](tmp_path)
     embedder = TextEmbedder(str(tmp_path), device="cpu", on_error="nan")
     classifier = FineTuneClassifier(embedder, max_epochs=0, random_state=0)
-    classifier.fit(["a cat", "the mat", "a dog", "sat on"] * 5, [0, 1, 0, 1] * 5, X_val=["cat", None], y_val=[0, 1])
-    assert "judged on 1." in classifier.report_
+    classifier.fit(
+        ["a cat", "the mat", "a dog", "sat on"] * 5, [0, 1, 0, 1] * 5, X_val=["cat", None, "dog"], y_val=[0, 1, 1]
+    )
+    assert "judged on 2." in classifier.report_
     assert np.isfinite(classifier.probe_score_)
 
 

@@ -1,0 +1,235 @@
+"""What a fit is given beside its targets: lengths, weights, samples that can be read and told apart."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from skembed.base import BaseEmbedder
+from skembed.exceptions import FitWarning
+
+__all__ = [
+    "check_lengths",
+    "check_weights",
+    "describe_alike",
+    "describe_left_out",
+    "readable",
+    "taken",
+    "warn_of_idle_views",
+    "warn_of_single",
+]
+
+#: From a function that `_request` calls up to who called `fit`.
+_CALLER = 7
+#: Samples that are named where some are left out.
+_MOST_NAMED = 5
+#: Samples whose embeddings are compared in pairs, how near (as a part of their usual length) two are alike, and the
+#: share of pairs from which on a network is said to tell samples apart no more.
+_COMPARED, _ALIKE, _COLLAPSED = 200, 1e-3, 0.25
+
+
+def check_lengths(n_samples: int, beside: dict[str, Any], *, name: str = "X") -> None:
+    """Refuse what is not as long as X, or no collection at all; one weight may be for all samples.
+
+    Parameters
+    ----------
+    n_samples : int
+        Samples of X.
+    beside : dict of str to array-like or None
+        What should have one value a sample, by name.
+    name : str
+        What X is called.
+    """
+    for other, values in beside.items():
+        if values is None:
+            continue
+        n = _length(values)
+        if n is None and other != "sample_weight":
+            raise TypeError(
+                f"{other} is a {type(values).__name__}, and no collection with one value for each of the {n_samples} "
+                f"samples of {name}. Give a list, an array or a Series."
+            )
+        if n is not None and n != n_samples:
+            raise ValueError(
+                f"{name} has {n_samples} samples and {other} has {n}: give one value of {other} for each "
+                f"sample, in the order of {name}."
+            )
+
+
+def _length(values: Any) -> int | None:
+    """Values along the first axis; None for what has none, such as one weight for all."""
+    shape = getattr(values, "shape", None)
+    if shape is None:
+        # Not np.shape, which what is merely like an array may refuse.
+        plain = isinstance(values, Sequence) and not isinstance(values, (str, bytes))
+        shape = (len(values),) if plain else np.asarray(values).shape
+    return shape[0] if len(shape) else None
+
+
+def check_weights(sample_weight: Any, n_samples: int) -> np.ndarray:
+    """Weights of all samples, float64.
+
+    Parameters
+    ----------
+    sample_weight : array-like of shape (n_samples,), float or None
+        As it was given.
+    n_samples : int
+
+    Raises
+    ------
+    ValueError
+        If one is negative, missing or infinite, which it names; or all are zero.
+    """
+    if sample_weight is None:
+        return np.ones(n_samples)
+    try:
+        weights = np.asarray(sample_weight, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"sample_weight holds what is no number: {error}. Give one number a sample.") from error
+    if weights.ndim > 1:
+        raise ValueError(f"sample_weight has shape {weights.shape}: give one number a sample, of shape ({n_samples},).")
+    weights = np.array(np.broadcast_to(weights, n_samples))
+    bad = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+    if len(bad):
+        raise ValueError(
+            f"sample_weight[{bad[0]}] is {weights[bad[0]]}, the first of {len(bad)} that are no weights. Give numbers "
+            "from 0; 0 leaves a sample out."
+        )
+    if not weights.any():
+        raise ValueError("sample_weight is zero for every sample: there is nothing to learn from.")
+    return weights
+
+
+def readable(embedder: BaseEmbedder, samples: Sequence[Any], name: str = "X") -> np.ndarray:
+    """Positions without those that could not be read, where the embedder is told to go on without them."""
+    if embedder.on_error == "raise":
+        return np.arange(len(samples))
+    chosen = np.flatnonzero(np.isfinite(embedder.transform(samples)).all(1))
+    if not len(chosen):
+        raise ValueError(
+            f"None of the {len(samples)} samples of {name} could be read. With on_error='raise' the embedder says why."
+        )
+    return chosen
+
+
+def describe_left_out(n_samples: int, tried: np.ndarray, kept: np.ndarray, name: str = "X") -> list[str]:
+    """A sentence on the samples that could not be read; none where there are none.
+
+    Parameters
+    ----------
+    n_samples : int
+        That were given.
+    tried, kept : ndarray of int64
+        Positions of those that were looked at, and of those that could be read.
+    name : str
+        What they are called.
+
+    Examples
+    --------
+    >>> describe_left_out(4, np.arange(4), np.array([0, 3]))
+    ['2 of 4 samples of X could not be read and were left out: 1, 2.']
+    """
+    lost = np.setdiff1d(tried, kept).tolist()
+    if not lost:
+        return []
+    named = ", ".join(map(str, lost[:_MOST_NAMED])) + (", ..." if len(lost) > _MOST_NAMED else "")
+    were = "were" if len(lost) > 1 else "was"
+    return [f"{len(lost)} of {n_samples} samples of {name} could not be read and {were} left out: {named}."]
+
+
+def taken(chosen: np.ndarray, samples, y, weights, groups):
+    """Some of the samples, with what belongs to them."""
+    if len(chosen) == len(y):
+        return samples, y, weights, groups
+    return (
+        [samples[i] for i in chosen],
+        y[chosen],
+        weights[chosen],
+        None if groups is None else np.asarray(groups)[chosen],
+    )
+
+
+def describe_alike(embedder: BaseEmbedder, samples: Sequence[Any], rows: np.ndarray) -> list[str]:
+    """A sentence where different samples have embeddings that hardly differ; none where all is well.
+
+    Parameters
+    ----------
+    embedder : BaseEmbedder
+        Fitted.
+    samples : sequence
+        Raw samples; copies of one another are no different samples.
+    rows : ndarray of shape (n_samples, n_features)
+        Their embeddings.
+    """
+    chosen = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _COMPARED)).astype(int))
+    near = _near(rows[chosen].astype(np.float64))
+    if near.mean() < _COLLAPSED:
+        return []
+    key = embedder._key()
+    single: dict[Any, int] = {}
+    for place, i in enumerate(chosen.tolist()):
+        # What has no key is taken for unlike all others.
+        single.setdefault(key(samples[i]) or i, place)
+    first = list(single.values())
+    n, near = len(first), near[np.ix_(first, first)]
+    if n < 2 or (near.sum() - n) / (n * (n - 1)) < _COLLAPSED:
+        return []
+    n_alike = int((near.sum(1) > 1).sum())
+    return [
+        f"The embeddings of {n_alike} of {n} different samples are alike, all but equal: nothing that is learned from "
+        f"them can tell these samples apart. {_cause(embedder)}"
+    ]
+
+
+def _cause(embedder: BaseEmbedder) -> str:
+    size, length = getattr(embedder, "image_size", None), getattr(embedder, "max_length", None)
+    if size is not None:
+        return f"image_size={size} may be too small for the network; None takes its own size."
+    if length is not None:
+        return f"max_length={length} may cut texts before they differ; None reads as much as the network can."
+    return "Look at the samples: there may be next to nothing in them."
+
+
+def _near(rows: np.ndarray) -> np.ndarray:
+    """Of each pair of rows, whether they are alike."""
+    squares = np.square(rows).sum(1)
+    apart = np.maximum(squares[:, None] + squares - 2 * rows @ rows.T, 0)
+    return apart <= _ALIKE**2 * squares.mean()
+
+
+def warn_of_idle_views(augment: Any, n_views: int, augment_views: int | None) -> None:
+    """Warn of views that are all the same."""
+    for name, value, none in (("n_views", n_views, 1), ("augment_views", augment_views, None)):
+        if augment is None and value != none:
+            warnings.warn(
+                f"{name}={value} has no effect: augment is None, so that all views of a sample are the same. Give "
+                f"augment='light', say; or leave {name} out.",
+                FitWarning,
+                stacklevel=_CALLER,
+            )
+
+
+def warn_of_single(n_samples: int, n_held_out: int, fraction: float | None, *, given: bool) -> None:
+    """Warn where a single sample judges.
+
+    Parameters
+    ----------
+    n_samples, n_held_out : int
+        Without those that were left out; of X, and of what judges.
+    fraction : float or None
+        `validation_fraction`.
+    given : bool
+        Whether X_val was.
+    """
+    if n_held_out != 1:
+        return
+    which = "X_val has one sample" if given else f"validation_fraction={fraction} of {n_samples} samples holds out one"
+    warnings.warn(
+        f"{which}, and one sample cannot tell which of two fits is better. Give more samples, or an X_val and y_val of "
+        "more; or validation_fraction=None, which trains without judging.",
+        FitWarning,
+        stacklevel=_CALLER,
+    )

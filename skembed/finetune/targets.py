@@ -1,0 +1,218 @@
+"""Targets as they are given: what is missing, what is mixed, and what is not for this estimator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from skembed.inputs import is_missing
+
+__all__ = [
+    "as_plain",
+    "check_class_weight",
+    "check_numbers",
+    "check_one_kind",
+    "check_present",
+    "describe_one_hot",
+    "first_fraction",
+    "looks_like_numbers",
+]
+
+#: Of more distinct numbers, with fewer samples of each on average, most are no classes.
+_MANY_CLASSES, _FEW_SAMPLES = 20, 5
+#: Numbers whose squares can be summed.
+_LARGEST = 1e150
+
+
+def as_plain(y: Any) -> np.ndarray:
+    """Targets as an array, none of them turned into another type to suit its neighbours."""
+    if hasattr(y, "toarray"):
+        return np.asarray(y.toarray())
+    if isinstance(y, (list, tuple)):
+        try:
+            return np.array(y, dtype=object)
+        except ValueError:  # arrays of several shapes, which are refused by name later
+            return np.arange(0)
+    return np.asarray(y)
+
+
+def check_present(y: Any, name: str = "y") -> None:
+    """Refuse targets that are missing or infinite.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        As it was given.
+    name : str
+        What to call it.
+
+    Raises
+    ------
+    ValueError
+        Names the first and counts them.
+    """
+    values = as_plain(y)
+    kind = values.dtype.kind
+    if kind == "O":
+        bad = np.array([is_missing(value) or _is_infinite(value) for value in values.flat], bool).reshape(values.shape)
+    elif kind in "fc":
+        bad = ~np.isfinite(values)
+    elif kind in "mM":
+        bad = np.isnat(values)
+    else:
+        return
+    if not bad.any():
+        return
+    place = tuple(np.argwhere(bad)[0].tolist())
+    value = values[place]
+    what = "infinity" if _is_infinite(value) else "NaN" if isinstance(value, (float, np.floating)) else "missing values"
+    raise ValueError(
+        f"Input {name} contains {what}: {name}{list(place)} is {value}, the first of {int(bad.sum())}. Every sample "
+        "needs one: leave out those without."
+    )
+
+
+def _is_infinite(value: Any) -> bool:
+    return isinstance(value, (float, np.floating)) and bool(np.isinf(value))
+
+
+def check_one_kind(y: Any, name: str = "y") -> Any:
+    """Classes that are all strings or all numbers; numbers held as objects as numbers.
+
+    Parameters
+    ----------
+    y : array-like
+        Classes, none of them missing.
+    name : str
+        What to call them.
+
+    Raises
+    ------
+    ValueError
+        If there are strings among numbers: "1" and 1 would be one class to NumPy and two to Python.
+    """
+    values = as_plain(y)
+    if values.dtype.kind in "iub" and values.ndim == 1:
+        # Of pandas' own types scikit-learn would make floats.
+        return values
+    if values.dtype.kind != "O" or values.ndim != 1:
+        return y
+    strings = np.array([isinstance(value, str) for value in values], bool)
+    if strings.any() and not strings.all():
+        first, other = np.sort([np.argmax(strings), np.argmin(strings)]).tolist()
+        raise ValueError(
+            f"{name} mixes strings with other values: {name}[{first}] is {values[first]!r} and {name}[{other}] is "
+            f"{values[other]!r}. Give classes of one type, such as [str(label) for label in {name}]."
+        )
+    # scikit-learn does not know what an array of objects holds.
+    numbers = all(isinstance(value, (bool, int, float, np.number, np.bool_)) for value in values)
+    return np.array(values.tolist()) if numbers and len(values) else y
+
+
+def check_numbers(y: Any, name: str = "y") -> None:
+    """Refuse targets that are no numbers and cannot be read as such.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_samples,) or (n_samples, n_targets)
+        None of them missing.
+    name : str
+        What to call it.
+
+    Raises
+    ------
+    ValueError
+        Names the first, and the estimator for classes.
+    """
+    values = as_plain(y)
+    if values.dtype.kind in "mM":
+        raise ValueError(f"{name} holds times, such as {values.flat[0]}. Give numbers, such as days from a first day.")
+    if values.dtype.kind in "fiu" and values.size and float(np.abs(values).max()) > _LARGEST:
+        raise ValueError(f"{name} holds {np.abs(values).max():.3g}, whose square is no number. Give smaller units.")
+    if values.dtype.kind not in "OUS":
+        return
+    for place, value in np.ndenumerate(values.astype(object)):
+        if not _is_number(value):
+            raise ValueError(
+                f"{name}{list(place)} is {value!r}, which is no number. Use "
+                "FineTuneClassifier, which predicts classes; or give numbers."
+            )
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def looks_like_numbers(classes: np.ndarray, n_samples: int) -> bool:
+    """Whether classes are rather numbers to be predicted: many, with few samples each, and not counted from 0 or 1.
+
+    Examples
+    --------
+    >>> looks_like_numbers(np.arange(0, 500, 10), 100), looks_like_numbers(np.arange(50), 100)
+    (True, False)
+    """
+    if classes.dtype.kind not in "iuf" or len(classes) <= _MANY_CLASSES or n_samples >= _FEW_SAMPLES * len(classes):
+        return False
+    counted = classes[0] in (0, 1) and np.array_equal(classes, classes[0] + np.arange(len(classes)))
+    return not (counted and n_samples >= 2 * len(classes))
+
+
+def describe_one_hot(y: np.ndarray) -> list[str]:
+    """A sentence where a matrix of labels looks like classes, one column each; else none.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
+        Whole numbers are labels.
+    """
+    if y.ndim == 1 or y.dtype.kind != "i" or not (y.sum(axis=1) == 1).all():
+        return []
+    return [
+        "Every sample has exactly one of the labels. If they exclude one another, give y.argmax(axis=1): classes are "
+        "trained then, whose probabilities sum to one."
+    ]
+
+
+def first_fraction(y: Any) -> float:
+    """The first number that is no class: not whole, or larger than whole numbers are here."""
+    values = np.asarray(y, dtype=np.float64).ravel()
+    return float(values[(values != np.floor(values)) | (np.abs(values) >= 2**63)][0])
+
+
+def check_class_weight(class_weight: Any, classes: np.ndarray | None) -> None:
+    """Refuse weights of classes that cannot be meant.
+
+    Parameters
+    ----------
+    class_weight : dict, "balanced" or None
+        See `FineTuneClassifier`.
+    classes : ndarray of shape (n_classes,), or None
+        None where y is a matrix of labels.
+
+    Raises
+    ------
+    ValueError
+        If a weight is not positive, or is for a class that y has not while a class of y has none; or there are labels.
+    """
+    if not isinstance(class_weight, dict):
+        return
+    if classes is None:
+        raise ValueError("class_weight is a dict and y a matrix of labels: use 'balanced', or sample_weight.")
+    for label, weight in class_weight.items():
+        if not _is_number(weight) or not 0 < float(weight) < np.inf:
+            raise ValueError(
+                f"class_weight has {weight!r} for the class {label!r}. Give positive numbers, and leave the samples of "
+                "a class out that should not be learned."
+            )
+    known = classes.tolist()
+    unknown, without = [c for c in class_weight if c not in known], [c for c in known if c not in class_weight]
+    if unknown and without:
+        raise ValueError(
+            f"class_weight is for the class {unknown[0]!r}, which y has not, and says nothing of {without[0]!r}. "
+            f"Give the classes as y has them: {', '.join(map(repr, known[:10]))}{', ...' if len(known) > 10 else ''}."
+        )

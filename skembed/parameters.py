@@ -1,0 +1,35 @@
+"""What scikit-learn says of a bad parameter, and what was probably meant."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from skembed._sklearn import InvalidParameterError, StrOptions
+from skembed.naming import did_you_mean
+
+__all__ = ["HintingParametersMixin"]
+
+
+class HintingParametersMixin:
+    """After scikit-learn's message on a parameter of a wrong value comes the nearest right one.
+
+    It stands left of `BaseEstimator`.
+    """
+
+    _parameter_constraints: ClassVar[dict[str, Any]]
+
+    def _validate_params(self) -> None:
+        try:
+            super()._validate_params()  # type: ignore[misc]
+        except InvalidParameterError as error:
+            # "The 'name' parameter of ..."
+            name = str(error).split("'")[1]
+            hint = self._hint(name, getattr(self, name))
+            raise InvalidParameterError(f"{error}{hint}") from None
+
+    def _hint(self, name: str, value: Any) -> str:
+        """A sentence on what was meant, with a space before it; or nothing."""
+        options = [each for each in self._parameter_constraints[name] if isinstance(each, StrOptions)]
+        if not isinstance(value, str) or not options:
+            return ""
+        return did_you_mean(value, sorted(set().union(*(each.options for each in options))))
