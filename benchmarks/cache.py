@@ -204,8 +204,9 @@ def _measure(rows: int, texts: int, repeats: int, memory: bool) -> dict[str, flo
         **_repeated(repeats, lambda: second_run(texts)),
     }
     if memory:
-        for name in _WATCHED:
-            figures |= last_json(["-m", "benchmarks.cache", "--watch", name])
+        # Each in a process of its own. The pools of an allocator grow otherwise each time.
+        figures |= _repeated(repeats, lambda: last_json(["-m", "benchmarks.cache", "--watch", "resident_set"]))
+        figures |= last_json(["-m", "benchmarks.cache", "--watch", "many_texts_at_once"])
     return figures
 
 

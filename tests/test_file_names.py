@@ -104,6 +104,8 @@ def _select(embedder):
     BackboneSelector([embedder], layers=[0, -1], criterion="linear_probe", max_samples=20).fit(IMAGES, LABELS)
 
 
+# A tiny vocabulary has no piece of a path.
+@pytest.mark.filterwarnings("ignore:The embeddings of 24:skembed.exceptions.FitWarning")
 @pytest.mark.parametrize(
     "use",
     [
