@@ -46,7 +46,8 @@ class CacheInfo:
     bytes : int
         Bytes that they take, in memory or on disk.
     hits, misses : int
-        Rows that were asked for in this process, and found or not.
+        Rows that this object, its copies included, was asked for in this process, and found or not. Embedders that
+        name the directory share one of their own, which `skembed.cache.resolve_cache` gives.
     """
 
     location: str

@@ -17,7 +17,7 @@ from skembed.engine.device import resolve_device
 from skembed.exceptions import FitWarning
 from skembed.finetune.checkpoint import Checkpoint
 from skembed.finetune.data import TrainingData, Views, embed_first
-from skembed.finetune.given import describe_alike
+from skembed.finetune.given import describe_alike, describe_copies
 from skembed.finetune.kinds import check_method
 from skembed.finetune.loop import Settings, Targets, evaluate
 from skembed.finetune.methods import WEIGHTS, Method, parse_strategy
@@ -168,7 +168,7 @@ def run_fit(request: Request) -> Outcome:
     """
     _check(request)
     frozen, first = embed_first(request.embedder, request.samples, _first_unfrozen(request))
-    request = _with_word_of_alike(request, frozen)
+    request = _with_words_on(request, frozen)
     encoded = request.task.encode(request.y)
     standardizer, probe = _probe(request, frozen, encoded, request.train)
     recipe = _recipe(request, frozen, encoded, standardizer, probe, first)
@@ -199,12 +199,15 @@ def _check(request: Request) -> None:
     check_method(backbone, blocks, request.method, request.embedder._reading.options)
 
 
-def _with_word_of_alike(request: Request, frozen: np.ndarray) -> Request:
-    """The request, with a warning and a note where the network does not tell samples apart."""
+def _with_words_on(request: Request, frozen: np.ndarray) -> Request:
+    """The request, with notes on samples that cannot be told apart, or that are no judges."""
     alike = describe_alike(request.embedder, request.samples, frozen)
-    for sentence in alike:
+    copies = [] if alike else describe_copies(frozen, request.train, request.held_out)
+    # X_val was chosen, and is warned of; what was drawn from X is a note in the report.
+    chosen = len(request.held_out) > 0 and request.held_out.min() > request.train.max()
+    for sentence in [*alike, *(copies if chosen else [])]:
         warnings.warn(sentence, FitWarning, stacklevel=7)
-    return replace(request, notes=(*request.notes, *alike))
+    return replace(request, notes=(*request.notes, *alike, *copies))
 
 
 def _most_unfrozen(request: Request) -> int:

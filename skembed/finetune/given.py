@@ -15,6 +15,7 @@ __all__ = [
     "check_lengths",
     "check_weights",
     "describe_alike",
+    "describe_copies",
     "describe_left_out",
     "readable",
     "taken",
@@ -29,6 +30,8 @@ _MOST_NAMED = 5
 #: Samples whose embeddings are compared in pairs, how near (as a part of their usual length) two are alike, and the
 #: share of pairs from which on a network is said to tell samples apart no more.
 _COMPARED, _ALIKE, _COLLAPSED = 200, 1e-3, 0.25
+#: The share of held-out samples from which on copies of training samples make a judgement worthless.
+_LEAKED = 0.1
 
 
 def check_lengths(n_samples: int, beside: dict[str, Any], *, name: str = "X") -> None:
@@ -181,6 +184,35 @@ def describe_alike(embedder: BaseEmbedder, samples: Sequence[Any], rows: np.ndar
     return [
         f"The embeddings of {n_alike} of {n} different samples are alike, all but equal: nothing that is learned from "
         f"them can tell these samples apart. {_cause(embedder)}"
+    ]
+
+
+def describe_copies(rows: np.ndarray, train: np.ndarray, held_out: np.ndarray) -> list[str]:
+    """A sentence where a good part of the held-out samples is known from training; none where all is well.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n_samples, n_features)
+        Embeddings, which copies of a sample share.
+    train, held_out : ndarray of int64
+        Positions of the samples that are trained on, and of those that judge.
+
+    Examples
+    --------
+    >>> rows = np.array([[1.0], [2.0], [3.0], [2.0], [1.0]], dtype=np.float32)
+    >>> (sentence,) = describe_copies(rows, np.array([0, 1, 2]), np.array([3, 4]))
+    >>> sentence.partition(":")[0]
+    '2 of 2 held-out samples are copies of training samples'
+    >>> describe_copies(rows, np.array([0, 1]), np.array([2]))
+    []
+    """
+    known = {row.tobytes() for row in rows[train]}
+    n_known = sum(row.tobytes() in known for row in rows[held_out])
+    if n_known < max(2, _LEAKED * len(held_out)):
+        return []
+    return [
+        f"{n_known} of {len(held_out)} held-out samples are copies of training samples: what is measured on them tells "
+        "nothing of new samples. Give X_val of others, or groups= that keep copies together."
     ]
 
 

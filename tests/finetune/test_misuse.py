@@ -371,6 +371,27 @@ def test_copies_are_no_collapse():
     assert "alike" not in classifier.report_
 
 
+def test_held_out_samples_that_were_trained_on_are_told_of():
+    classifier = _classifier()
+    with pytest.warns(FitWarning, match="8 of 10 held-out samples are copies of training samples.*X_val") as told:
+        classifier.fit(X, Y, X_val=np.concatenate([X[:8], X[:2] + 1]), y_val=np.concatenate([Y[:8], Y[:2]]))
+    assert told[0].filename == __file__
+    assert "8 of 10 held-out samples are copies" in classifier.report_
+
+
+def test_copies_that_a_split_tears_apart_are_in_the_report():
+    assert "held-out samples are copies" in _classifier().fit(np.repeat(X, 4, 0), np.repeat(Y, 4)).report_
+    groups = np.repeat(np.arange(len(X)), 4)
+    kept_together = _classifier().fit(np.repeat(X, 4, 0), np.repeat(Y, 4), groups=groups)
+    assert "copies" not in kept_together.report_
+
+
+def test_a_copy_among_many_is_no_matter():
+    changed = np.concatenate([X[:1], X[1:30] + 1])
+    classifier = _classifier().fit(X, Y, X_val=changed, y_val=Y[:30])
+    assert "copies" not in classifier.report_
+
+
 def test_an_embedder_that_is_none():
     with pytest.raises(ValueError, match=r"embedder.*Got 'MiniLM'.*TextEmbedder\('MiniLM'\)"):
         FineTuneClassifier("MiniLM").fit(X, Y)
