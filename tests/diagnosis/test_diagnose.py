@@ -19,6 +19,7 @@ from skembed.backbones.loading import load
 from skembed.diagnosis.data import find_imbalance, find_noise
 from skembed.diagnosis.drift import find_forgetting
 from skembed.diagnosis.remedies import Means
+from skembed.exceptions import FitWarning
 from skembed.layerwise import block_drift
 from skembed.measures import linear_cka
 from skembed.testing import ArrayBackbone, ArrayEmbedder, array_backbone
@@ -178,7 +179,8 @@ def test_leaked_duplicates():
     assert "leaked duplicates" not in _fit(X, y, wide_backbone, max_epochs=0).diagnosis_
     torn = FineTuneClassifier(ArrayEmbedder(wide_backbone), max_epochs=0, random_state=0)
     assert "Join these" in torn.fit(X2, y2, groups=np.arange(320)).diagnosis_["leaked duplicates"].remedy
-    apart = torn.fit(X, y, X_val=X[:80], y_val=y[:80]).diagnosis_["leaked duplicates"]
+    with pytest.warns(FitWarning, match="80 of 80 held-out samples are copies"):
+        apart = torn.fit(X, y, X_val=X[:80], y_val=y[:80]).diagnosis_["leaked duplicates"]
     assert "out of X_val" in apart.remedy
     assert min(apart.samples) >= 240
     groups = np.concatenate([np.arange(240), np.arange(80)])
