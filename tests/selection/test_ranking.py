@@ -16,7 +16,16 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from skembed import AudioEmbedder, EmbeddingCache, ImageEmbedder, TextEmbedder
 from skembed.exceptions import SkembedWarning
-from skembed.selection import h_score, knn_score, linear_probe_score, logme, nleep, rank_backbones, transrate
+from skembed.selection import (
+    BackboneSelector,
+    h_score,
+    knn_score,
+    linear_probe_score,
+    logme,
+    nleep,
+    rank_backbones,
+    transrate,
+)
 from skembed.testing import ArrayBackbone, ArrayEmbedder, array_backbone
 
 X, y = load_iris(return_X_y=True)
@@ -219,8 +228,20 @@ def test_small_classes_have_as_many_folds_as_they_can():
 
 def test_missing_classes_are_named():
     missing = np.array(["a", "b", None] * 50, dtype=object)
-    with pytest.raises(ValueError, match="y has missing values in 50 of 150 samples, the first at index 2"):
+    with pytest.raises(ValueError, match=r"Input y contains missing values: y\[2\] is None, the first of 50"):
         rank_backbones(X, missing, [ArrayEmbedder()])
+
+
+@pytest.mark.parametrize("task", ["auto", "classification"])
+def test_nan_among_strings_is_no_class(task):
+    """Fails when a list is made an array of strings before it is looked at: its NaN is "nan" then."""
+    missing = ["a", "b", np.nan] * 50
+    with pytest.raises(ValueError, match=r"Input y contains NaN: y\[2\] is nan, the first of 50"):
+        rank_backbones(X, missing, [ArrayEmbedder()], task=task)
+    with pytest.raises(ValueError, match=r"Input y contains NaN: y\[2\] is nan, the first of 50"):
+        BackboneSelector([ArrayEmbedder()], task=task).fit(X, missing)
+    with pytest.raises(ValueError, match=r"Input y contains NaN: y\[2\] is nan"):
+        knn_score(X, missing, task=task)
 
 
 def test_of_an_error_of_many_lines_the_first_is_told():
