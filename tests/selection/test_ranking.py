@@ -48,7 +48,7 @@ def test_every_cell_is_what_the_functions_say():
     """Fails when scores are swapped, layers are not set, or a candidate gets another's rows."""
     table = rank_backbones(X, y, [ArrayEmbedder(), ArrayEmbedder(wide_backbone)], layers=[0, [0, -1]], scores=SCORES)
     assert list(table.columns) == [
-        "candidate", "layers", "pooling", *SCORES, "load_seconds", "embedding_seconds", "n_embedded",
+        "candidate", *SCORES, "layers", "pooling", "load_seconds", "embedding_seconds", "n_embedded",
         *[f"{score}_seconds" for score in SCORES], "width", "megabytes", "error",
     ]  # fmt: skip
     assert len(table) == 4
@@ -242,6 +242,23 @@ def test_nan_among_strings_is_no_class(task):
         BackboneSelector([ArrayEmbedder()], task=task).fit(X, missing)
     with pytest.raises(ValueError, match=r"Input y contains NaN: y\[2\] is nan"):
         knn_score(X, missing, task=task)
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"), [("hscore", "h_score"), ("LogMe", "logme"), ("linear-probe", "linear_probe")]
+)
+def test_a_score_that_is_misspelt(given, meant):
+    with pytest.raises(ValueError, match=rf"scores holds '{given}', which is unknown\. Did you mean '{meant}'\?"):
+        rank_backbones(X, y, [ArrayEmbedder()], scores=[given])
+
+
+@pytest.mark.parametrize("rank", [rank_backbones, lambda X, y, candidates: BackboneSelector(candidates).fit(X, y)])
+def test_what_reads_paths_is_not_ranked_beside_what_reads_texts(rank):
+    """Fails when a text network is scored on the letters of paths whose images the other one opens."""
+    paths = [f"{animal}/{i}.jpg" for animal in ("cat", "dog") for i in range(5)]
+    candidates = [FunctionTransformer(_noise), ImageEmbedder(), TextEmbedder()]
+    with pytest.raises(ValueError, match=r"ImageEmbedder .* reads X as image and TextEmbedder .* as text"):
+        rank(paths, ["cat"] * 5 + ["dog"] * 5, candidates)
 
 
 def test_of_an_error_of_many_lines_the_first_is_told():
