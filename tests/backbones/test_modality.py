@@ -71,7 +71,7 @@ def test_the_configuration_tells(tmp_path, config, reads):
         if modality in reads:
             refuse_other_reader(BackboneSpec(modality, "mine"), tmp_path)
         else:
-            with pytest.raises(BackboneNotFoundError, match="backbone='mine' is an? "):
+            with pytest.raises(BackboneNotFoundError, match=r"backbone='mine' is an? "):
                 refuse_other_reader(BackboneSpec(modality, "mine"), tmp_path)
 
 
