@@ -64,8 +64,9 @@ class TransferabilityDisplay:
         Parameters
         ----------
         ranking : DataFrame or list of dict
-            What `rank_backbones` returns is a DataFrame, and `BackboneSelector.ranking_` its lines. With the columns "candidate" and at least one score; "layers", "pooling", "width", "megabytes",
-            "embedding_seconds" with "n_embedded", and "error" are shown where they are there.
+            The DataFrame that `rank_backbones` returns, or the lines of `BackboneSelector.ranking_`. It has the
+            columns "candidate" and at least one score; "layers", "pooling", "width", "megabytes", "embedding_seconds"
+            with "n_embedded", and "error" are shown where they are there.
         score : str, default=None
             Column that is shown; None takes the first score.
         ax : matplotlib Axes, default=None
