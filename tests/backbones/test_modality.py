@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -89,6 +90,6 @@ def test_errors_show_the_name_that_was_given(parameters):
     directory = locate(BackboneSpec("image", EFFICIENTNET))
     image = np.zeros((32, 32, 3), np.uint8)
     ImageEmbedder(directory).fit([image])
-    with pytest.raises(ValueError, match=rf"{EFFICIENTNET}(?! has no config)") as caught:
+    with pytest.raises(ValueError, match=re.escape(EFFICIENTNET)) as caught:
         ImageEmbedder(EFFICIENTNET, **parameters).fit([image])
     assert str(directory) not in str(caught.value)
