@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from sklearn.base import _fit_context as fit_context
-from sklearn.utils._param_validation import HasMethods, Interval, InvalidParameterError, StrOptions
+from sklearn.utils._param_validation import HasMethods, Interval, InvalidParameterError
+from sklearn.utils._param_validation import StrOptions as _StrOptions
 
 try:
     from sklearn.callback import CallbackSupportMixin, with_callbacks
@@ -17,6 +18,13 @@ except ImportError:  # before 1.9 there are none
     def with_callbacks(method: Any) -> Any:
         """The method as it is."""
         return method
+
+
+class StrOptions(_StrOptions):
+    """Words that a parameter may be, which an error lists in alphabetical order: a set has another in each process."""
+
+    def __str__(self) -> str:
+        return f"a str among {{{', '.join(map(self._mark_if_deprecated, sorted(self.options)))}}}"
 
 
 __all__ = [

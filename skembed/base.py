@@ -34,6 +34,8 @@ __all__ = ["BaseEmbedder"]
 _SCHEMA = 1
 #: Chunks of decoded samples whose keys are looked up at a time.
 _CHUNKS_A_LOOKUP = 8
+#: What other libraries call them.
+_PRECISIONS = {"fp32": "float32", "float": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16"}
 
 
 class BaseEmbedder(
@@ -112,6 +114,13 @@ class BaseEmbedder(
         """The raw samples of X, one a row."""
         return as_samples(X)
 
+    def _hint(self, name: str, value: Any) -> str:
+        if name == "precision" and isinstance(value, str) and value.lower() in _PRECISIONS:
+            return f" Did you mean {_PRECISIONS[value.lower()]!r}?"
+        if name == "cache":
+            return " Use 'auto', 'memory', a directory, an EmbeddingCache that embedders share, or None for no cache."
+        return super()._hint(name, value)
+
     # -- scikit-learn -----------------------------------------------------------------------------------
 
     @fit_context(prefer_skip_nested_validation=True)
@@ -148,8 +157,8 @@ class BaseEmbedder(
         self.fingerprint_ = card.fingerprint
         self.n_blocks_ = card.n_blocks
         self._reading = reading = Reading(
-            layers=_resolve_layers(self.layers, card.n_blocks, card.name),
-            pooling=_resolve_pooling(self.pooling, card),
+            layers=_resolve_layers(self.layers, card.n_blocks, self.spec_.name),
+            pooling=_resolve_pooling(self.pooling, card, self.spec_.name),
             options=self._options(),
         )
         self._normalized = card.normalize if self.normalize == "auto" else self.normalize
@@ -157,7 +166,7 @@ class BaseEmbedder(
         if self.truncate_dim is not None and self.truncate_dim > width:
             raise ValueError(
                 f"truncate_dim={self.truncate_dim} is more than the {width} features that "
-                f"{card.name} gives here. Use a value up to {width}, or None."
+                f"{self.spec_.name} gives here. Use a value up to {width}, or None."
             )
         self._n_features_out = width if self.truncate_dim is None else int(self.truncate_dim)
         # Device and batch size are not part of it: they change a row by no more than rounding. Of the precision
@@ -301,7 +310,9 @@ def _resolve_layers(layers, n_blocks: int, name: str) -> tuple[int, ...]:
     if isinstance(layers, str):
         return tuple(range(n_blocks))
     asked = [layers] if isinstance(layers, Integral) else list(layers)
-    if not asked or not all(isinstance(layer, Integral) and -n_blocks <= int(layer) < n_blocks for layer in asked):
+    if not asked:
+        raise ValueError(f"layers={layers!r} is empty. Give at least one of the {n_blocks} blocks of {name}, or 'all'.")
+    if not all(isinstance(layer, Integral) and -n_blocks <= int(layer) < n_blocks for layer in asked):
         raise ValueError(
             f"layers={layers!r} is out of range: {name} has {n_blocks} blocks, stem included. "
             f"Use whole numbers from {-n_blocks} to {n_blocks - 1}, or 'all'."
@@ -309,11 +320,11 @@ def _resolve_layers(layers, n_blocks: int, name: str) -> tuple[int, ...]:
     return tuple(int(layer) % n_blocks for layer in asked)
 
 
-def _resolve_pooling(pooling: str, card: Card) -> str:
+def _resolve_pooling(pooling: str, card: Card, name: str) -> str:
     if pooling == "auto":
         return card.default_pooling
     if pooling == "cls" and not card.class_token:
-        raise ValueError(f"pooling='cls': {card.name} has no class token. Use 'auto', 'mean' or 'max'.")
+        raise ValueError(f"pooling='cls': {name} has no class token. Use 'auto', 'mean' or 'max'.")
     return pooling
 
 

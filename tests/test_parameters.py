@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -44,6 +45,30 @@ def test_the_nearest_value_is_offered(parameter, given, meant):
 def test_embedders_offer_it_too(embedder, meant):
     with pytest.raises(ValueError, match=rf"instead\. Did you mean '{meant}'\?"):
         embedder.fit(["text"])
+
+
+@pytest.mark.parametrize(("given", "meant"), [("fp16", "float16"), ("half", "float16"), ("BF16", "bfloat16")])
+def test_precisions_by_their_short_names(given, meant):
+    with pytest.raises(ValueError, match=rf"The 'precision' parameter .*Did you mean '{meant}'\?"):
+        TextEmbedder(precision=given).fit(["text"])
+
+
+def test_what_a_cache_may_be_is_named():
+    with pytest.raises(ValueError, match=r"Got 5 instead\. Use 'auto', 'memory', a directory, an EmbeddingCache"):
+        TextEmbedder(cache=5).fit(["text"])
+
+
+def test_layers_may_not_be_empty():
+    with pytest.raises(ValueError, match=r"layers=\[\] is empty\. Give at least one"):
+        ArrayEmbedder(layers=[]).fit(SAMPLES)
+
+
+def test_words_are_listed_in_alphabetical_order():
+    """Fails when they come as a set holds them, which is another order in each process."""
+    with pytest.raises(ValueError, match="strategy") as caught:
+        FineTuneClassifier(ArrayEmbedder(), strategy="zzz").fit(SAMPLES, [0, 1] * 5)
+    listed = re.findall(r"'([a-z_+]+)'", str(caught.value).partition("{")[2].partition("}")[0])
+    assert listed == sorted({*STRATEGIES, "auto"})
 
 
 def test_what_is_far_from_everything_is_not_guessed_at():

@@ -100,9 +100,11 @@ def gather(
     evidence = Evidence(known.task, embedder._modality, _of_targets(known))
     numbers = evidence.numbers
     numbers |= {"n_drawn": float(len(drawn)), "depth": float(max(embedder._reading.layers) + 1)}
-    same = _of_twins(evidence, embedder, samples, known, groups, drawn, rows)
+    same, shares = _of_twins(evidence, embedder, samples, known, groups, drawn, rows)
     # One of each group of copies: a probe that knows the sample's double is not asked anything.
     single = np.unique(same[drawn], return_index=True)[1]
+    # Of these same samples, each with the target of whichever copy came first, nobody knows more.
+    numbers["probe_ceiling"] = float(shares[drawn[single]].mean())
     _of_probes(evidence, embedder, samples, known, drawn[single], rows[single], rng)
     numbers["broken_share"] = _NAN
     if embedder._modality == "text":
@@ -146,8 +148,11 @@ def _of_distinct(known: KnownTargets, joined: np.ndarray) -> dict[str, float]:
     }
 
 
-def _of_twins(evidence: Evidence, embedder, samples, known: KnownTargets, groups, drawn, rows) -> np.ndarray:
-    """Fill in what is known of samples that came twice; returns the groups of copies and near copies."""
+def _of_twins(evidence: Evidence, embedder, samples, known: KnownTargets, groups, drawn, rows):
+    """Fill in what is known of samples that came twice.
+
+    Returns the groups of copies and near copies, and what `_best_shares` says of the exact ones.
+    """
     n_samples = len(samples)
     key = embedder._key()
     exact = exact_groups([key(sample) for sample in samples])
@@ -157,7 +162,7 @@ def _of_twins(evidence: Evidence, embedder, samples, known: KnownTargets, groups
     pairs = np.concatenate([np.stack([first[same], same], axis=1), near])
     joined = join_groups(pairs, n_samples)
     sizes = np.bincount(joined)
-    conflicts = known.conflicts(exact)
+    conflicts, shares = known.conflicts(exact), _best_shares(exact, known)
     torn = _torn(pairs, groups)
     if groups is not None:
         # Twins, and what was one group before.
@@ -172,13 +177,13 @@ def _of_twins(evidence: Evidence, embedder, samples, known: KnownTargets, groups
         "conflict_share": len(conflicts) / n_samples,
         "torn_share": len(np.unique(torn)) / n_samples,
         "n_groups": float(len(sizes)),
-        "ceiling": 1 - _least_errors(exact, known) / n_samples,
+        "ceiling": float(shares.mean()),
         "n_single": _NAN,
         **_of_distinct(known, joined),
     }
     evidence.samples |= {"duplicates": tuple(np.unique(torn).tolist()), "conflicts": tuple(conflicts.tolist())}
     evidence.groups = merged if len(torn) else None
-    return joined
+    return joined, shares
 
 
 def _torn(pairs: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
@@ -186,14 +191,17 @@ def _torn(pairs: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
     return pairs if groups is None else pairs[groups[pairs[:, 0]] != groups[pairs[:, 1]]]
 
 
-def _least_errors(exact: np.ndarray, known: KnownTargets) -> int:
-    """Samples that nothing can get right, since others are the same and have another class."""
+def _best_shares(exact: np.ndarray, known: KnownTargets) -> np.ndarray:
+    """For each sample the part of its exact copies, itself among them, that have their commonest class.
+
+    More than that part nothing can get right; their mean is the best accuracy that there can be.
+    """
     if known.codes is None:
-        return 0
+        return np.ones(len(exact))
     both, counts = np.unique(np.stack([exact, known.codes]), axis=1, return_counts=True)
     most = np.zeros(exact.max() + 1, dtype=int)
     np.maximum.at(most, both[0], counts)
-    return len(exact) - int(most.sum())
+    return (most / np.bincount(exact))[exact]
 
 
 # -- probes ---------------------------------------------------------------------------------------------

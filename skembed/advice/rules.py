@@ -76,6 +76,21 @@ def _is_slow(e: Evidence) -> bool:
     return 20 * e.epoch_seconds > e.budget
 
 
+def _is_solved(e: Evidence) -> bool:
+    """A linear probe is right on nearly all that can be right: score and bound are of the same samples."""
+    return e.probe >= 0.98 * e.probe_ceiling and not e.imbalance >= 5
+
+
+def _conflicts_limit(e: Evidence) -> bool:
+    """Copies with other targets are so many that they, and not the model, decide how good a score can be."""
+    return e.conflict_share >= 0.1
+
+
+_CONFLICTS: dict[str, Callable[[Evidence], bool]] = {
+    "serious": _conflicts_limit,
+    "warning": lambda e: e.conflict_share > 0 and not _conflicts_limit(e),
+}
+
 _LEAKAGE: dict[str, Callable[[Evidence], bool]] = {
     "serious": lambda e: e.torn_share >= 0.05,
     "warning": lambda e: 0.01 <= e.torn_share < 0.05,
@@ -103,15 +118,18 @@ RULES: tuple[Rule, ...] = (
         "embedder reads. If so, try other backbones and layers (rank_backbones), and more samples: of "
         "{n_probed:.0f} a weak signal may not show.",
     ),
-    Rule(
-        "conflicting labels",
-        lambda e: e.conflict_share > 0,
-        "Northcutt, Athalye & Mueller (2021): errors in labels are common, and mislead the choice of models.",
-        finding="warning",
-        evidence="{conflict_share:.1%} of the samples have an exact copy with another {target}{bound}.",
-        remedy="Look at them (this finding's `samples` has their positions in X), and keep one {target} for all "
-        "copies of a sample{one_target}.",
-        samples="conflicts",
+    *(
+        Rule(
+            "conflicting labels",
+            when,
+            "Northcutt, Athalye & Mueller (2021): errors in labels are common, and mislead the choice of models.",
+            finding=severity,
+            evidence="{conflict_share:.1%} of the samples have an exact copy with another {target}{bound}.",
+            remedy="Look at them (this finding's `samples` has their positions in X), and keep one {target} for all "
+            "copies of a sample{one_target}.",
+            samples="conflicts",
+        )
+        for severity, when in _CONFLICTS.items()
     ),
     *(
         Rule(
@@ -194,8 +212,16 @@ RULES: tuple[Rule, ...] = (
         remedy="Stay with strategy='lora', or 'partial' with a small n_unfrozen; or take a smaller backbone.",
     ),
     Rule(
+        "limited by conflicts",
+        lambda e: _is_solved(e) and _conflicts_limit(e),
+        "Northcutt, Athalye & Mueller (2021): errors in labels are common, and mislead the choice of models.",
+        reason="what limits the score are copies with conflicting {target}s, and no training mends that. The head is "
+        "the cheapest to fit; ask again once the copies agree.",
+        strategy=("head",),
+    ),
+    Rule(
         "solved",
-        lambda e: e.probe >= 0.98 * e.ceiling and not e.imbalance >= 5,
+        lambda e: _is_solved(e) and not _conflicts_limit(e),
         "Kumar et al. (2022): fine-tuning can distort good features.",
         reason="with nothing trained but a linear probe on the embeddings, it {probe_score} (each predicted from all "
         "others): training more than a head has next to nothing to gain.",

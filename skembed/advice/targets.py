@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from sklearn.utils.multiclass import type_of_target
 
-from skembed.selection.targets import refuse_missing, resolve_task
+from skembed.inputs import check_present
+from skembed.selection.targets import resolve_task
 
 __all__ = ["TASKS", "KnownTargets", "know_targets"]
 
@@ -77,8 +78,7 @@ def know_targets(y: Any, task: str = "auto") -> KnownTargets:
         raise ValueError(f"task={task!r} is unknown. Use one of {', '.join(map(repr, TASKS))}.")
     if y is None:
         raise ValueError("y is None. Give the classes, labels or numbers that are to be learned.")
-    if not hasattr(y, "toarray"):
-        refuse_missing(np.asarray(y))
+    check_present(y)
     if task == "auto":
         kind = type_of_target(y, input_name="y")
         task = "multilabel" if kind == "multilabel-indicator" else resolve_task(y)

@@ -116,7 +116,7 @@ def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> Back
     if config.model_type in ("wav2vec2", "hubert", "wavlm"):
         return _open_waveform(spec, directory, fingerprint, _bare(config))
     raise BackboneNotFoundError(
-        f"{directory} is a {config.model_type!r}; supported are wav2vec2, hubert, wavlm, whisper and "
+        f"backbone={spec.name!r} is a {config.model_type!r}; supported are wav2vec2, hubert, wavlm, whisper and "
         "audio-spectrogram-transformer."
     )
 

@@ -95,7 +95,7 @@ def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> Tran
     family = _FAMILIES.get(kind)
     if family is None:
         raise BackboneNotFoundError(
-            f"{directory} is a {kind!r}; supported are {', '.join(sorted(_FAMILIES))}, and timm."
+            f"backbone={spec.name!r} is a {kind!r}; supported are {', '.join(sorted(_FAMILIES))}, and timm."
         )
     image_size = dict(spec.options).get("image_size")
     prepare = ImagePreparation.from_transformers(_preprocessor(directory, family), image_size)

@@ -20,6 +20,7 @@ import torch
 from skembed.backbones.base import Backbone, BackboneSpec
 from skembed.backbones.linear import multiply_by_onednn
 from skembed.backbones.locating import Located, identify
+from skembed.backbones.modality import refuse_other_reader
 from skembed.backbones.tuned import TunedWeights
 from skembed.backbones.weights import read_json
 from skembed.engine.device import resolve_precision
@@ -144,6 +145,7 @@ def open_spec(spec: BackboneSpec, located: Located | None = None) -> Backbone:
         if spec.tuned is not None:
             spec.tuned.check_base(backbone.fingerprint)
     else:
+        refuse_other_reader(spec, located.directory)
         adapter = importlib.import_module(f"skembed.backbones.{_adapter(spec.source, located.directory)}")
         backbone = adapter.open_backbone(spec, located.directory, located.fingerprint)
     if spec.tuned is not None:

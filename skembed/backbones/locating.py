@@ -15,6 +15,7 @@ from skembed.backbones.archive import unpack_directory
 from skembed.backbones.base import Backbone, BackboneSpec
 from skembed.backbones.bundled import bundled_directory, cache_home
 from skembed.backbones.hub import resolve_directory
+from skembed.backbones.modality import other_reader
 from skembed.backbones.registry import KNOWN, suggestion
 from skembed.backbones.tuned import TunedWeights
 from skembed.backbones.weights import fingerprint_directory, read_json
@@ -69,11 +70,16 @@ def locate(spec: BackboneSpec) -> Path:
 
         if name in torchaudio_bundles():
             return prepare_bundle(name, cache_home() / "torchaudio")
-    if spec.source == "image" and "/" not in name:
-        name = _timm_hub_id(name)
     try:
+        if spec.source == "image" and "/" not in name:
+            name = _timm_hub_id(name)
         return resolve_directory(name, revision=spec.revision)
     except BackboneNotFoundError as error:
+        told = other_reader(spec.name, spec.source)
+        if told:
+            raise BackboneNotFoundError(told) from error
+        if "/" not in name and spec.source == "image":
+            raise  # by timm, which has suggested something
         if name in KNOWN.get(spec.source, ()):
             raise
         # In the first line, which is all that is shown where several candidates fail.
@@ -113,7 +119,7 @@ class Card:
 
     Parameters
     ----------
-    name, fingerprint, n_blocks, default_pooling, class_token
+    fingerprint, n_blocks, default_pooling, class_token
         See `Backbone`.
     normalize : bool
         Whether the backbone's own configuration scales rows to length one.
@@ -121,7 +127,6 @@ class Card:
         Features of a row by the digest of how it is read, for every way that was tried.
     """
 
-    name: str
     fingerprint: str
     n_blocks: int
     default_pooling: str
@@ -133,7 +138,6 @@ class Card:
 def describe(backbone: Backbone) -> Card:
     """The card of a loaded backbone."""
     return Card(
-        name=backbone.spec.name,
         fingerprint=backbone.fingerprint,
         n_blocks=len(backbone.blocks),
         default_pooling=backbone.default_pooling,

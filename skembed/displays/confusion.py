@@ -20,6 +20,8 @@ __all__ = ["ConfusedPair", "ConfusionExamplesDisplay"]
 _EXAMPLE = 112
 #: Characters of a class's name at an axis and over examples, and of a text among the examples.
 _TICK, _TITLE, _LINE = 18, 17, 64
+#: Of more classes, of which the other column has none, it is asked whether they are classes.
+_MANY_CLASSES = 20
 
 
 class ConfusedPair(NamedTuple):
@@ -143,7 +145,7 @@ class ConfusionExamplesDisplay:
         Raises
         ------
         ValueError
-            If lengths differ, or there is not one class a sample.
+            If lengths differ, there is not one class a sample, or samples stand where classes belong.
         ImportError
             If matplotlib is not installed.
         """
@@ -181,6 +183,7 @@ class ConfusionExamplesDisplay:
                 f"y_true has shape {true.shape} and y_pred {predicted.shape}. Give one class a sample; of several "
                 "labels draw one column at a time."
             )
+        _refuse_samples(true, predicted)
         self.classes_ = np.unique(np.concatenate([true, predicted]))
         self.matrix_ = confusion_matrix(true, predicted, labels=self.classes_)
         self.pairs_ = _most_confused(true, predicted, self.matrix_, self.classes_, n_pairs)
@@ -232,6 +235,17 @@ class ConfusionExamplesDisplay:
         ax.set(xlabel=f"predicted class{note}", ylabel="true class")
         ax.tick_params(length=0)
         ax.figure.colorbar(drawn, ax=ax, label="share of the true class", shrink=0.7)
+
+
+def _refuse_samples(true: np.ndarray, predicted: np.ndarray) -> None:
+    """Samples in the place of classes: many, and none of them in the other column."""
+    for name, values, other in (("y_true", true, predicted), ("y_pred", predicted, true)):
+        found = {str(value) for value in values}
+        if len(found) > max(_MANY_CLASSES, len(values) / 4) and not found & {str(value) for value in other}:
+            raise ValueError(
+                f"{name} has {len(found)} different values in {len(values)} samples, and the other column none of "
+                "them. Are these the samples? The order is from_predictions(y_true, y_pred, X)."
+            )
 
 
 def _side(n_classes: int) -> float:

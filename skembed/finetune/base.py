@@ -22,8 +22,9 @@ from skembed.finetune import given
 from skembed.finetune.methods import STRATEGIES, Method, check_target_modules, hint_at_strategy, resolve_factor
 from skembed.finetune.report import describe_epoch, describe_fit
 from skembed.finetune.schedules import SCHEDULES
-from skembed.finetune.targets import check_present, describe_one_hot
+from skembed.finetune.targets import describe_one_hot
 from skembed.finetune.validation import hold_out
+from skembed.inputs import check_present
 from skembed.parameters import HintingParametersMixin
 
 if TYPE_CHECKING:

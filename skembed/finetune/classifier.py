@@ -18,10 +18,10 @@ from skembed.finetune.base import BaseFineTuner
 from skembed.finetune.targets import (
     check_class_weight,
     check_one_kind,
-    check_present,
     first_fraction,
     looks_like_numbers,
 )
+from skembed.inputs import check_present
 
 __all__ = ["FineTuneClassifier"]
 

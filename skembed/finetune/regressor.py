@@ -10,7 +10,8 @@ from sklearn.utils.validation import check_array, column_or_1d
 
 from skembed._sklearn import fit_context, with_callbacks
 from skembed.finetune.base import BaseFineTuner
-from skembed.finetune.targets import check_numbers, check_present
+from skembed.finetune.targets import check_numbers
+from skembed.inputs import check_present
 
 __all__ = ["FineTuneRegressor"]
 

@@ -6,14 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from skembed.inputs import is_missing
+from skembed.inputs import as_plain
 
 __all__ = [
-    "as_plain",
     "check_class_weight",
     "check_numbers",
     "check_one_kind",
-    "check_present",
     "describe_one_hot",
     "first_fraction",
     "looks_like_numbers",
@@ -23,58 +21,6 @@ __all__ = [
 _MANY_CLASSES, _FEW_SAMPLES = 20, 5
 #: Numbers whose squares can be summed.
 _LARGEST = 1e150
-
-
-def as_plain(y: Any) -> np.ndarray:
-    """Targets as an array, none of them turned into another type to suit its neighbours."""
-    if hasattr(y, "toarray"):
-        return np.asarray(y.toarray())
-    if isinstance(y, (list, tuple)):
-        try:
-            return np.array(y, dtype=object)
-        except ValueError:  # arrays of several shapes, which are refused by name later
-            return np.arange(0)
-    return np.asarray(y)
-
-
-def check_present(y: Any, name: str = "y") -> None:
-    """Refuse targets that are missing or infinite.
-
-    Parameters
-    ----------
-    y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-        As it was given.
-    name : str
-        What to call it.
-
-    Raises
-    ------
-    ValueError
-        Names the first and counts them.
-    """
-    values = as_plain(y)
-    kind = values.dtype.kind
-    if kind == "O":
-        bad = np.array([is_missing(value) or _is_infinite(value) for value in values.flat], bool).reshape(values.shape)
-    elif kind in "fc":
-        bad = ~np.isfinite(values)
-    elif kind in "mM":
-        bad = np.isnat(values)
-    else:
-        return
-    if not bad.any():
-        return
-    place = tuple(np.argwhere(bad)[0].tolist())
-    value = values[place]
-    what = "infinity" if _is_infinite(value) else "NaN" if isinstance(value, (float, np.floating)) else "missing values"
-    raise ValueError(
-        f"Input {name} contains {what}: {name}{list(place)} is {value}, the first of {int(bad.sum())}. Every sample "
-        "needs one: leave out those without."
-    )
-
-
-def _is_infinite(value: Any) -> bool:
-    return isinstance(value, (float, np.floating)) and bool(np.isinf(value))
 
 
 def check_one_kind(y: Any, name: str = "y") -> Any:

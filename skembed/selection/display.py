@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from skembed._plotting import BEST, COLOUR, GREY, bare, pyplot, shorten
+from skembed._plotting import BEST, COLOUR, GREY, bare, plain_labels, pyplot, shorten, shorten_start
 
 __all__ = ["TransferabilityDisplay"]
 
+#: Characters of a candidate's name; the end of it says most.
+_NAME = 40
 _NOT_SCORES = {"n_embedded", "width", "megabytes"}
 _LABELS = {
     "logme": "LogME (nats a sample)",
@@ -30,7 +32,7 @@ class TransferabilityDisplay:
     Parameters
     ----------
     ranking : list of dict
-        Lines as `rank_backbones` returns them.
+        A line a candidate: of the DataFrame that `rank_backbones` returns, ``to_dict("records")``.
     score : str
         Column that is shown.
 
@@ -62,8 +64,9 @@ class TransferabilityDisplay:
         Parameters
         ----------
         ranking : DataFrame or list of dict
-            With the columns "candidate" and at least one score; "layers", "pooling", "width", "megabytes",
-            "embedding_seconds" with "n_embedded", and "error" are shown where they are there.
+            The DataFrame that `rank_backbones` returns, or the lines of `BackboneSelector.ranking_`. It has the
+            columns "candidate" and at least one score; "layers", "pooling", "width", "megabytes", "embedding_seconds"
+            with "n_embedded", and "error" are shown where they are there.
         score : str, default=None
             Column that is shown; None takes the first score.
         ax : matplotlib Axes, default=None
@@ -147,8 +150,11 @@ class TransferabilityDisplay:
         # Sorted by what is shown, which may not be what the table is sorted by; failures last, in their order.
         order = np.argsort(np.where(failed, np.inf, -values), kind="stable")
         lines, values, failed = [self.ranking[i] for i in order], values[order], failed[order]
+        names = [_name(line) for line in lines]
         if ax is None:
-            _, ax = plt.subplots(figsize=(8.5, 1.4 + 0.34 * len(lines)), layout="constrained")
+            # So wide that what stands to both sides leaves room for the points.
+            width = max(8.5, 6.5 + 0.075 * max(map(len, names)))
+            _, ax = plt.subplots(figsize=(width, 1.4 + 0.34 * len(lines)), layout="constrained")
         places = np.arange(len(lines))
         # Points and not bars: these scores have no zero that a length could start from.
         ax.hlines(places, values.min(where=~failed, initial=np.inf), values, color=COLOUR, alpha=0.25, linewidth=2)
@@ -156,9 +162,21 @@ class TransferabilityDisplay:
         ax.scatter(values[:1], places[:1], s=70, color=BEST, zorder=4)
         for place, line, lost in zip(places, lines, failed, strict=True):
             text = _reason(line) if lost else _cost(line, values[place])
-            where = (0.01, 1.01)[int(not lost)]
-            ax.text(where, place, text, transform=ax.get_yaxis_transform(), va="center", color=GREY, fontsize="small")
-        ax.set_yticks(places, [_name(line) for line in lines])
+            # Points away from the frame, and not a part of its width: the best candidate's dot reaches over it.
+            ax.annotate(
+                text,
+                (0 if lost else 1, place),
+                xytext=(8, 0),
+                xycoords=ax.get_yaxis_transform(),
+                textcoords="offset points",
+                va="center",
+                color=GREY,
+                fontsize="small",
+                annotation_clip=False,
+                parse_math=False,
+            )
+        ax.set_yticks(places, names)
+        plain_labels(ax.get_yticklabels())
         ax.set_ylim(len(lines) - 0.4, -0.6)
         ax.margins(x=0.04)
         ax.set_xlabel(_LABELS.get(self.score, self.score))
@@ -179,7 +197,7 @@ def _score_columns(line: dict[str, Any]) -> list[str]:
 
 
 def _name(line: dict[str, Any]) -> str:
-    parts = [str(line["candidate"])]
+    parts = [shorten_start(line["candidate"], _NAME)]
     parts += [f"{key} {line[key]}" for key in ("layers", "pooling") if _given(line.get(key))]
     return " · ".join(parts)
 

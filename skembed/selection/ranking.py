@@ -11,7 +11,9 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_consistent_length
 
+from skembed.base import BaseEmbedder
 from skembed.exceptions import InputWarning, SkembedWarning
+from skembed.naming import did_you_mean
 from skembed.selection.candidates import Candidate, as_candidates, megabytes_of
 from skembed.selection.prediction import nleep
 from skembed.selection.probes import knn_score, linear_probe_score
@@ -116,7 +118,7 @@ def rank_backbones(
     Returns
     -------
     DataFrame with one row a candidate and setting, best first
-        The columns are ``candidate``, ``layers`` and ``pooling`` as they were asked for; a column for each score;
+        The columns are ``candidate``; one for each score; ``layers`` and ``pooling`` as they were asked for;
         ``load_seconds``, ``embedding_seconds`` and ``n_embedded`` (see Notes); ``<score>_seconds``; ``width`` in
         features; ``megabytes`` (10^6 bytes) of the weights; and ``error``, empty where all went well. Failed candidates
         come last, with NaN.
@@ -124,8 +126,8 @@ def rank_backbones(
     Raises
     ------
     ValueError
-        If X and y differ in length, y or a score cannot be used for any candidate, there is no candidate, or none of
-        them could be scored; names each and why.
+        If X and y differ in length, y or a score cannot be used for any candidate, there is no candidate, some read X
+        as another kind of data than others do, or none of them could be scored; names each and why.
     TypeError
         If `candidates` holds something else than names and transformers, or none of them reads such an X.
     ImportError
@@ -161,7 +163,7 @@ def rank_backbones(
     >>> y = ["animal"] * 5 + ["number"] * 5
     >>> table = rank_backbones(X, y, [TextEmbedder(device="cpu")], layers=[0, 3, -1], scores=["logme"])
     >>> list(table.columns[:4]), len(table)
-    (['candidate', 'layers', 'pooling', 'logme'], 3)
+    (['candidate', 'logme', 'layers', 'pooling'], 3)
     """
     try:
         import pandas as pd
@@ -186,6 +188,7 @@ def score_candidates(
     X, y, candidates: list[Candidate], *, scores, task: str = "auto", max_samples=None, random_state=0
 ) -> list[Scored]:
     """Fit, embed and score all candidates, best first; see `rank_backbones` for the parameters."""
+    _refuse_mixed(candidates)
     check_consistent_length(X, y)
     task = resolve_task(y, task)
     functions = _check_scores(scores, task)
@@ -212,6 +215,20 @@ def score_candidates(
     return sorted(scored, key=lambda each: _descending(each.row[first]))
 
 
+def _refuse_mixed(candidates: list[Candidate]) -> None:
+    """A path is a text, too: what reads it as one would be scored on its letters, beside what reads the file."""
+    firsts: dict[str, str] = {}
+    for candidate in candidates:
+        if isinstance(candidate.embedder, BaseEmbedder):
+            firsts.setdefault(candidate.embedder._modality, f"{type(candidate.embedder).__name__} {candidate.name!r}")
+    if len(firsts) > 1:
+        (one, first), (other, second), *_ = firsts.items()
+        raise ValueError(
+            f"candidates: {first} reads X as {one} and {second} as {other}, so that their scores would be of different "
+            "data. Rank those of each kind on their own."
+        )
+
+
 def _descending(value: float) -> float:
     return -value if np.isfinite(value) else float("inf")
 
@@ -228,6 +245,7 @@ def _check_scores(scores: Any, task: str) -> dict[str, Callable]:
             hint = (
                 " It needs a source head's probabilities, which embedders lack: use 'nleep'." if score == "leep" else ""
             )
+            hint = hint or did_you_mean(str(score), SCORES)
             raise ValueError(f"scores holds {score!r}, which is unknown.{hint} Use {', '.join(map(repr, SCORES))}.")
         elif task == "regression" and score in _FOR_CLASSES_ONLY:
             raise ValueError(f"scores holds {score!r}, which is defined for classes only. For numbers use 'logme'.")
@@ -252,9 +270,9 @@ def _score(candidate: Candidate, X, y, functions: dict[str, Callable], task: str
     asked = {} if embedder is None else embedder.get_params(deep=False)
     row = {
         "candidate": candidate.name,
+        **dict.fromkeys(functions, nan),
         "layers": asked.get("layers"),
         "pooling": asked.get("pooling"),
-        **dict.fromkeys(functions, nan),
         **asdict(Cost()),
         **dict.fromkeys([f"{name}_seconds" for name in functions], nan),
         "width": nan,

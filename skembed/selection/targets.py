@@ -8,7 +8,9 @@ import numpy as np
 from sklearn.utils import check_array
 from sklearn.utils.multiclass import type_of_target
 
-__all__ = ["TASKS", "check_rows", "class_codes", "refuse_missing", "resolve_task", "target_columns"]
+from skembed.inputs import check_present
+
+__all__ = ["TASKS", "check_rows", "class_codes", "resolve_task", "target_columns"]
 
 TASKS = ("auto", "classification", "regression")
 
@@ -61,7 +63,7 @@ def resolve_task(y: Any, task: str = "auto") -> str:
         raise ValueError(f"task={task!r} is unknown. Use one of {', '.join(map(repr, TASKS))}.")
     if task != "auto":
         return task
-    refuse_missing(np.asarray(y))
+    check_present(y)
     kind = type_of_target(y, input_name="y")
     if kind.startswith("continuous"):
         return "regression"
@@ -157,29 +159,5 @@ def _as_array(y: Any, n_samples: int) -> np.ndarray:
     if values.ndim == 0 or len(values) != n_samples:
         shown = "no sequence" if values.ndim == 0 else f"{len(values)} values"
         raise ValueError(f"y has {shown} for {n_samples} samples in X. Give one value a sample.")
-    refuse_missing(values)
+    check_present(y)
     return values
-
-
-def refuse_missing(values: np.ndarray) -> None:
-    """Raise ValueError where targets are missing: None, NaN, NaT or pandas' NA.
-
-    Parameters
-    ----------
-    values : ndarray of shape (n_samples,) or (n_samples, n_targets)
-    """
-    # The first is nothing else than itself, the others are not equal to themselves.
-    rows = values.reshape(len(values), -1).tolist() if values.ndim and len(values) else []
-    missing = [i for i, row in enumerate(rows) if any(value is None or _is_nan(value) for value in row)]
-    if missing:
-        raise ValueError(
-            f"y has missing values in {len(missing)} of {len(values)} samples, the first at index {missing[0]}. Leave "
-            "those samples out."
-        )
-
-
-def _is_nan(value: Any) -> bool:
-    try:
-        return bool(value != value)
-    except TypeError:  # pandas' NA refuses to be true or false
-        return True

@@ -207,6 +207,31 @@ def test_equal_samples_of_two_classes_conflict_and_bound_what_can_be_right():
     assert "conflicting labels" not in _advise(np.concatenate([X, X[[1]]]), np.concatenate([y, y[[1]]]))
 
 
+def test_data_whose_copies_contradict_one_another_are_never_called_solved():
+    """Fails when the probe is scored on one copy of each, and the bound that it is held against is that of all."""
+    X, y = separable()
+    advice = _advise(np.concatenate([X, X]), np.concatenate([y, (y + 1) % 3]))
+    assert advice.evidence["probe"] > 0.98
+    assert advice.evidence["ceiling"] == advice.evidence["probe_ceiling"] == 0.5
+    assert not [reason for reason in advice.reasons if "solved" in reason or "next to nothing to gain" in reason]
+    assert advice.reasons[0].startswith("limited by conflicts: ")
+    assert advice["conflicting labels"].severity == "serious"
+    assert str(advice).startswith("First of all:\n- conflicting labels (serious): 100.0% of the samples")
+    few = _advise(np.concatenate([X, X[:3]]), np.concatenate([y, (y[:3] + 1) % 3]))
+    assert few["conflicting labels"].severity == "warning"
+    assert "solved" in few.reasons[0]
+
+
+def test_the_bound_is_that_of_the_samples_that_the_probe_is_scored_on():
+    """Many copies of a few undisputed samples do not raise what a probe on distinct ones is held against."""
+    X, y = separable()
+    copies = [X, X[:9], *[X[100:101]] * 30]
+    labels = [y, (y[:9] + 1) % 3, *[y[100:101]] * 30]
+    evidence = _advise(np.concatenate(copies), np.concatenate(labels)).evidence
+    assert evidence["ceiling"] == pytest.approx(1 - 9 / 279)
+    assert evidence["probe_ceiling"] == pytest.approx(1 - 9 / 2 / 240)
+
+
 def test_imbalance():
     X, y = separable(400, 2)
     kept = np.concatenate([np.flatnonzero(y == 0), np.flatnonzero(y == 1)[:30]])
@@ -407,9 +432,11 @@ def test_errors_say_what_to_do():
         _advise(X, np.zeros(30))
     with pytest.raises(ValueError, match="y is None"):
         _advise(X, None)
-    with pytest.raises(ValueError, match="y has missing values in 1 of 30 samples, the first at index 2"):
+    with pytest.raises(ValueError, match=r"Input y contains missing values: y\[2\] is None, the first of 1"):
         _advise(X, ["a", "b", None, *"ab" * 13, "a"])
-    with pytest.raises(ValueError, match="y has missing values in 1 of 30 samples"):
+    with pytest.raises(ValueError, match=r"Input y contains NaN: y\[2\] is nan, the first of 1"):
+        _advise(X, ["a", "b", np.nan, *"ab" * 13, "a"])
+    with pytest.raises(ValueError, match=r"Input y contains NaN: y\[4\] is nan"):
         _advise(X, np.where(np.arange(30) == 4, np.nan, X[:, 0]))
     with pytest.raises(ValueError, match="groups has shape"):
         _advise(X, y, groups=[1, 2])

@@ -218,7 +218,10 @@ def test_ast_of_a_classifier_without_its_head(tmp_path):
 
 def test_other_networks_are_refused_by_name(tmp_path):
     tf.BertConfig(**SIZES).save_pretrained(tmp_path)
-    with pytest.raises(BackboneNotFoundError, match="is a 'bert'; supported are wav2vec2"):
+    with pytest.raises(BackboneNotFoundError, match=r"is a text backbone, and AudioEmbedder .*Use TextEmbedder"):
+        opened(tmp_path)
+    tf.SEWConfig().save_pretrained(tmp_path)
+    with pytest.raises(BackboneNotFoundError, match="is a 'sew'; supported are wav2vec2"):
         opened(tmp_path)
 
 

@@ -327,8 +327,11 @@ def test_transformers_directories_that_cannot_be_read(copied, tmp_path):
     with pytest.raises(BackboneNotFoundError, match=r"no preprocessor_config\.json"):
         opened(directory)
     tf.BertModel(tf.BertConfig(vocab_size=20, **SIZES)).save_pretrained(tmp_path / "bert")
-    with pytest.raises(BackboneNotFoundError, match=r"'bert'; supported are .*clip.*and timm"):
+    with pytest.raises(BackboneNotFoundError, match=r"is a text backbone, and ImageEmbedder .*Use TextEmbedder"):
         opened(tmp_path / "bert")
+    tf.LevitConfig().save_pretrained(tmp_path / "levit")
+    with pytest.raises(BackboneNotFoundError, match=r"'levit'; supported are .*clip.*and timm"):
+        opened(tmp_path / "levit")
 
 
 def test_a_processor_configuration_beside_others(tiny, copied):

@@ -57,6 +57,16 @@ def test_cells_hold_counts_and_the_colours_of_shares():
     assert bottom > top, "the first class is on top"
 
 
+@pytest.mark.parametrize("place", ["y_true", "y_pred"])
+def test_samples_in_the_place_of_classes_are_told_the_order(place):
+    samples, classes = [f"text {i}" for i in range(60)], ["a", "b", "c"] * 20
+    given = (samples, classes, classes) if place == "y_true" else (classes, samples, classes)
+    with pytest.raises(ValueError, match=rf"{place} has 60 different.*order is from_predictions\(y_true, y_pred, X\)"):
+        ConfusionExamplesDisplay.from_predictions(*given)
+    many = [f"class {i}" for i in range(60)]
+    assert len(_draw(samples, many, many[1:] + many[:1]).classes_) == 60, "classes may be many"
+
+
 def test_numbers_are_light_on_dark_cells():
     display = _draw(true=["a"] * 10, predicted=["a"] * 9 + ["b"])
     colours = {int(text.get_text()): text.get_color() for text in display.axes_[0].texts}

@@ -64,6 +64,29 @@ def test_candidates_come_best_first_with_what_they_cost():
     assert bottom > top, "the best is on top"
 
 
+LONG = "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2, normalize=True, truncate_dim=128"
+
+
+@pytest.mark.parametrize("name", ["short", LONG])
+def test_dots_overlap_no_label_and_names_leave_them_room(name):
+    """Fails when labels begin so close to the frame that the best dot covers them, or names take the figure."""
+    ranking = RANKING.assign(candidate=[name, f"{name} 2", "third"], knn=[0.9, 0.7, np.nan])
+    for score in ("logme", "knn"):
+        display = TransferabilityDisplay.from_ranking(ranking, score=score)
+        figure, ax = display.figure_, display.ax_
+        figure.draw_without_rendering()
+        label = next(text for text in ax.texts if not text.get_text().startswith("failed")).get_window_extent()
+        best = ax.collections[-1]
+        x, y = ax.transData.transform(best.get_offsets()[0])
+        radius = best.get_sizes()[0] ** 0.5 / 2 * figure.dpi / 72
+        assert abs(y - (label.y0 + label.y1) / 2) < 3, "of the same line"
+        assert x + radius < label.x0
+        assert ax.get_window_extent().width > 0.25 * figure.bbox.width
+        assert label.x1 <= figure.bbox.x1
+        assert min(each.get_window_extent().x0 for each in ax.get_yticklabels()) >= 0
+        assert max(len(each.get_text()) for each in ax.get_yticklabels()) < 75
+
+
 def test_another_score_has_another_order():
     labels, points, _ = _shown(TransferabilityDisplay.from_ranking(RANKING, score="knn"))
     assert [label.split()[0] for label in labels] == ["second", "first", "third"]

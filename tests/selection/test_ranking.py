@@ -16,7 +16,16 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from skembed import AudioEmbedder, EmbeddingCache, ImageEmbedder, TextEmbedder
 from skembed.exceptions import SkembedWarning
-from skembed.selection import h_score, knn_score, linear_probe_score, logme, nleep, rank_backbones, transrate
+from skembed.selection import (
+    BackboneSelector,
+    h_score,
+    knn_score,
+    linear_probe_score,
+    logme,
+    nleep,
+    rank_backbones,
+    transrate,
+)
 from skembed.testing import ArrayBackbone, ArrayEmbedder, array_backbone
 
 X, y = load_iris(return_X_y=True)
@@ -39,7 +48,7 @@ def test_every_cell_is_what_the_functions_say():
     """Fails when scores are swapped, layers are not set, or a candidate gets another's rows."""
     table = rank_backbones(X, y, [ArrayEmbedder(), ArrayEmbedder(wide_backbone)], layers=[0, [0, -1]], scores=SCORES)
     assert list(table.columns) == [
-        "candidate", "layers", "pooling", *SCORES, "load_seconds", "embedding_seconds", "n_embedded",
+        "candidate", *SCORES, "layers", "pooling", "load_seconds", "embedding_seconds", "n_embedded",
         *[f"{score}_seconds" for score in SCORES], "width", "megabytes", "error",
     ]  # fmt: skip
     assert len(table) == 4
@@ -219,8 +228,37 @@ def test_small_classes_have_as_many_folds_as_they_can():
 
 def test_missing_classes_are_named():
     missing = np.array(["a", "b", None] * 50, dtype=object)
-    with pytest.raises(ValueError, match="y has missing values in 50 of 150 samples, the first at index 2"):
+    with pytest.raises(ValueError, match=r"Input y contains missing values: y\[2\] is None, the first of 50"):
         rank_backbones(X, missing, [ArrayEmbedder()])
+
+
+@pytest.mark.parametrize("task", ["auto", "classification"])
+def test_nan_among_strings_is_no_class(task):
+    """Fails when a list is made an array of strings before it is looked at: its NaN is "nan" then."""
+    missing = ["a", "b", np.nan] * 50
+    with pytest.raises(ValueError, match=r"Input y contains NaN: y\[2\] is nan, the first of 50"):
+        rank_backbones(X, missing, [ArrayEmbedder()], task=task)
+    with pytest.raises(ValueError, match=r"Input y contains NaN: y\[2\] is nan, the first of 50"):
+        BackboneSelector([ArrayEmbedder()], task=task).fit(X, missing)
+    with pytest.raises(ValueError, match=r"Input y contains NaN: y\[2\] is nan"):
+        knn_score(X, missing, task=task)
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"), [("hscore", "h_score"), ("LogMe", "logme"), ("linear-probe", "linear_probe")]
+)
+def test_a_score_that_is_misspelt(given, meant):
+    with pytest.raises(ValueError, match=rf"scores holds '{given}', which is unknown\. Did you mean '{meant}'\?"):
+        rank_backbones(X, y, [ArrayEmbedder()], scores=[given])
+
+
+@pytest.mark.parametrize("rank", [rank_backbones, lambda X, y, candidates: BackboneSelector(candidates).fit(X, y)])
+def test_what_reads_paths_is_not_ranked_beside_what_reads_texts(rank):
+    """Fails when a text network is scored on the letters of paths whose images the other one opens."""
+    paths = [f"{animal}/{i}.jpg" for animal in ("cat", "dog") for i in range(5)]
+    candidates = [FunctionTransformer(_noise), ImageEmbedder(), TextEmbedder()]
+    with pytest.raises(ValueError, match=r"ImageEmbedder .* reads X as image and TextEmbedder .* as text"):
+        rank(paths, ["cat"] * 5 + ["dog"] * 5, candidates)
 
 
 def test_of_an_error_of_many_lines_the_first_is_told():

@@ -228,7 +228,7 @@ def test_normalised_transrate_does_not_depend_on_the_scale():
         (([[1.0], [2.0]], [0, 1, 0]), {}, "y has 3 values for 2 samples"),
         (([[1.0], [2.0], [3.0]], ["a", "a", "a"]), {}, "y holds 1 class"),
         (([[1.0], [2.0], [3.0]], [1, 2, 3]), {}, "task='regression'"),
-        (([[1.0], [2.0], [3.0]], ["a", None, "b"]), {"task": "classification"}, "missing values in 1 of 3.*index 1"),
+        (([[1.0], [2.0], [3.0]], ["a", None, "b"]), {"task": "classification"}, r"missing values: y\[1\] is None"),
         (([[1.0], [2.0], [3.0]], [0.5, 0.5, 0.5]), {}, "one value only"),
         (([[1.0], [2.0], [3.0]], [[0, 1], [1, 1], [1, 0]]), {}, "multilabel-indicator.*task='regression'"),
         (([[1.0], [2.0], [3.0]], [0, 1, 1]), {"task": "ranking"}, "task='ranking' is unknown"),

@@ -1,0 +1,65 @@
+"""Targets as they are given, before NumPy makes one type of them: a NaN among strings would become a class "nan"."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from skembed.inputs.decode import is_missing
+
+__all__ = ["as_plain", "check_present"]
+
+
+def as_plain(y: Any) -> np.ndarray:
+    """Targets as an array, none of them turned into another type to suit its neighbours."""
+    if hasattr(y, "toarray"):
+        return np.asarray(y.toarray())
+    if isinstance(y, (list, tuple)):
+        try:
+            return np.array(y, dtype=object)
+        except ValueError:  # arrays of several shapes, which are refused by name later
+            return np.arange(0)
+    return np.asarray(y)
+
+
+def check_present(y: Any, name: str = "y") -> None:
+    """Refuse targets that are missing or infinite.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        As it was given.
+    name : str
+        What to call it.
+
+    Raises
+    ------
+    ValueError
+        Names the first and counts them.
+    """
+    values = as_plain(y)
+    if not values.ndim:
+        return
+    kind = values.dtype.kind
+    if kind == "O":
+        bad = np.array([is_missing(value) or _is_infinite(value) for value in values.flat], bool).reshape(values.shape)
+    elif kind in "fc":
+        bad = ~np.isfinite(values)
+    elif kind in "mM":
+        bad = np.isnat(values)
+    else:
+        return
+    if not bad.any():
+        return
+    place = tuple(np.argwhere(bad)[0].tolist())
+    value = values[place]
+    what = "infinity" if _is_infinite(value) else "NaN" if isinstance(value, (float, np.floating)) else "missing values"
+    raise ValueError(
+        f"Input {name} contains {what}: {name}{list(place)} is {value}, the first of {int(bad.sum())}. Every sample "
+        "needs one: leave out those without."
+    )
+
+
+def _is_infinite(value: Any) -> bool:
+    return isinstance(value, (float, np.floating)) and bool(np.isinf(value))
