@@ -367,9 +367,14 @@ class BaseFineTuner(HintingParametersMixin, TransformerMixin, CallbackSupportMix
         Returns
         -------
         ndarray of shape (n_samples,) or (n_samples, n_outputs)
-            As y was.
+            As y was; NaN for a number of a sample that could not be read.
+
+        Raises
+        ------
+        ValueError
+            If a class is asked of a sample that could not be read, where the embedder goes on with NaN.
         """
-        return self._predictions(X)["predict"]
+        return self._predicting.answers(self._predictions(X))
 
     def transform(self, X) -> np.ndarray:
         """Embed raw samples with what was kept: the fine-tuned backbone, or the frozen one.

@@ -25,6 +25,8 @@ __all__ = ["Multiclass", "Multilabel", "Regression", "Scores", "Task"]
 _TEMPERATURES = (-2.3, 2.3)
 #: Of a class that no sample to learn from has.
 _LEAST_CHANCE = 1e-6
+#: Samples that an error names.
+_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,20 @@ class Task(ABC):
 
     @abstractmethod
     def _own_score(self, y: np.ndarray, predicted: np.ndarray, weights: np.ndarray | None) -> float: ...
+
+    def answers(self, found: dict[str, np.ndarray]) -> np.ndarray:
+        """Of `predictions`, the classes or numbers; a sample without outputs may have a number (NaN), but no class."""
+        decision = found.get("decision_function")
+        if decision is not None:
+            unread = np.flatnonzero(np.isnan(decision.reshape(len(decision), -1)).any(1)).tolist()
+            if unread:
+                first = ", ".join(map(str, unread[:_NAMED])) + (", ..." if len(unread) > _NAMED else "")
+                raise ValueError(
+                    f"{len(unread)} of {len(decision)} samples of X could not be read, and have no class: {first}. "
+                    "Leave them out, or call predict_proba, which is NaN there; with on_error='raise' the embedder "
+                    "says why they cannot be read."
+                )
+        return found["predict"]
 
     def temperature(self, outputs: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> float:
         """By what to divide the outputs so that their probabilities are right on average [1]_.
