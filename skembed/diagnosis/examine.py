@@ -82,7 +82,7 @@ def diagnose(fitted: BaseFineTuner, X=None, y=None, *, random_state: int | None 
     >>> labels = ["money", "parcel", "money", "parcel"] * 5
     >>> classifier = FineTuneClassifier(strategy="head", max_epochs=3, random_state=0).fit(texts, labels)
     >>> diagnose(classifier).names
-    ('leaked duplicates', 'few samples')
+    ('leaked duplicates', 'few samples', 'not judged')
     """
     _check_fitted(fitted)
     if X is None:

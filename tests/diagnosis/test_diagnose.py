@@ -137,6 +137,7 @@ def test_shuffled_labels_are_told_of_in_accuracy_and_more_training_is_no_remedy(
     assert not {"underfitting", "miscalibration"} & {*fitted.diagnosis_.names, *fitted.diagnosis_.checked}
 
 
+@pytest.mark.filterwarnings("ignore:X_val has one sample")
 @pytest.mark.parametrize(("n_held_out", "said"), [(1, "1 sample was held out"), (9, "9 samples were held out")])
 def test_a_few_held_out_samples_judge_nothing(n_held_out, said):
     X, y = separable(60, 3)
@@ -152,6 +153,7 @@ def test_a_few_held_out_samples_judge_nothing(n_held_out, said):
     assert "overfitting" in more.checked
 
 
+@pytest.mark.filterwarnings("ignore:X_val has one sample")
 def test_one_held_out_sample_is_one():
     X, y = separable(30, 3)
     settings = {"strategy": "head", "max_epochs": 1, "validation_fraction": None, "random_state": 0}

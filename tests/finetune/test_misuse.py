@@ -356,7 +356,7 @@ def test_no_sample_that_can_be_read(on_error):
 
 @pytest.mark.parametrize("kind", ["two", "three", "labels"])
 def test_no_class_is_invented_for_a_sample_that_could_not_be_read(kind):
-    texts = [f"{word} {i}" for i, word in enumerate(["cat", "dog", "mat"] * 6)]
+    texts = ["a cat", "the mat", "a dog sat on"] * 6
     y = {"two": [0, 1, 1] * 6, "three": ["a", "b", "c"] * 6, "labels": np.eye(3, dtype=int)[[0, 1, 2] * 6]}[kind]
     classifier = FineTuneClassifier(tuning.embedder("bert", on_error="nan"), max_epochs=0, random_state=0)
     classifier.fit(texts, y)
@@ -372,7 +372,7 @@ def test_no_class_is_invented_for_a_sample_that_could_not_be_read(kind):
 
 
 def test_a_number_that_could_not_be_read_is_nan():
-    texts = [f"{word} {i}" for i, word in enumerate(["cat", "dog", "mat"] * 6)]
+    texts = ["a cat", "the mat", "a dog sat on"] * 6
     regressor = FineTuneRegressor(tuning.embedder("bert", on_error="nan"), max_epochs=0, random_state=0)
     regressor.fit(texts, np.arange(18) % 3 + 0.5)
     np.testing.assert_array_equal(np.isnan(regressor.predict(["cat", None, "dog"])), [False, True, False])
