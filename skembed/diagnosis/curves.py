@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from skembed.diagnosis.remedies import UNSTABLE, UNSURE, Means, enumerated
 from skembed.findings import Finding
+from skembed.finetune.tasks import TEMPERATURES
 
 __all__ = ["CHECKED", "UNJUDGED", "Curves", "read_curves"]
 
@@ -312,10 +313,19 @@ def _harm(curves: Curves, *, slower_by: float) -> Iterator[Finding]:
     )
     if probe:
         milder = enumerated([*means.slower(slower_by), *means.nearer(), *means.shallower()])
+        if _cut_short(curves):
+            milder += f"; or more epochs, since the training loss still fell at the end: {' and '.join(means.longer())}"
         remedy = f"{milder}. If the probe itself is poor, another backbone or layer (rank_backbones)."
     else:
         remedy = f"Nothing has to be mended. It takes less time without: {_shorter(curves)}."
     yield Finding("negative transfer", "warning" if probe else "note", evidence, remedy)
+
+
+def _cut_short(curves: Curves) -> bool:
+    """Whether the epochs ran out while the training loss fell, or before it could be seen to."""
+    *_, before, last = [None, *curves.attempts()[-1]]
+    spent = len(curves.history) >= curves.means.parameters.get("max_epochs", math.inf)
+    return spent and (before is None or last["train_loss"] < before["train_loss"])
 
 
 def _shorter(curves: Curves) -> str:
@@ -329,15 +339,19 @@ def _shorter(curves: Curves) -> str:
 
 
 def _calibration(curves: Curves) -> Iterator[Finding]:
-    if curves.temperature > _TOO_SURE:
-        evidence = (
-            f"Outputs were {curves.temperature:.1f} times as sure as they are right, by the held-out samples; they are "
-            "divided by it, so predict_proba is right on average."
-        )
-        softer = enumerated(curves.means.softened())
-        if curves.kept == "probe":
-            more = "The linear probe, which was kept, is that sure; more samples make it less so"
-        else:
-            more = f"For outputs that are less sure to begin with: {softer or 'fewer epochs, or more samples'}"
-        remedy = f"Nothing has to be mended. {more}."
-        yield Finding("miscalibration", "note", evidence, remedy, numbers={"temperature": curves.temperature})
+    # Outputs that know nothing are too sure however little they say: that is no matter of how sure they are.
+    if curves.temperature <= _TOO_SURE or curves.part(curves.best_loss) >= _WIPED_OUT:
+        return
+    # The search for the temperature ends there, so that more was not measured.
+    least = "at least " if curves.temperature > 0.98 * TEMPERATURES[1] else ""
+    evidence = (
+        f"Outputs were {least}{curves.temperature:.1f} times as sure as they are right, by the held-out samples; they "
+        f"are divided by it, so predict_proba is {'nearer to right' if least else 'right on average'}."
+    )
+    softer = enumerated(curves.means.softened())
+    if curves.kept == "probe":
+        more = "The linear probe, which was kept, is that sure; more samples make it less so"
+    else:
+        more = f"For outputs that are less sure to begin with: {softer or 'fewer epochs, or more samples'}"
+    remedy = f"Nothing has to be mended. {more}."
+    yield Finding("miscalibration", "note", evidence, remedy, numbers={"temperature": curves.temperature})

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from skembed.diagnosis.remedies import Means, enumerated
+from skembed.diagnosis.remedies import Means
 from skembed.findings import Finding
-from skembed.measures import LinearProbe, find_twins, noise_rate, suspect_labels
+from skembed.measures import LeftOut, LinearProbe, find_twins, noise_rate, suspect_labels
 from skembed.measures.label_noise import LEAST_R2, NOISY
 
 __all__ = ["MOST_SAMPLES", "find_few", "find_imbalance", "find_leaks", "find_noise"]
@@ -18,6 +18,8 @@ __all__ = ["MOST_SAMPLES", "find_few", "find_imbalance", "find_leaks", "find_noi
 MOST_SAMPLES = 3000
 #: Fewer samples say nothing by being left out one by one.
 _LEAST_PROBED = 10
+#: Shuffled labels that a probe has to beat in accuracy, all of them: as for advice.
+_SHUFFLES = 39
 _SOME_SUSPECTS = 0.02
 #: Of fewer samples, what is usual of clean labels was not measured.
 _LEAST_NOISY = 240
@@ -67,13 +69,9 @@ def find_noise(
     probe, targets = LinearProbe(rows[single]), columns[single]
     left_out = probe.left_out(targets)
     if probe.is_chance(targets, rng):
-        evidence = (
-            f"A linear probe on frozen features explains {left_out.r2:.1%} of the variance of the targets of samples "
-            "that it was not fitted on, no more than where the targets are shuffled; 100% would be all of it."
-        )
-        others = enumerated(["another backbone (rank_backbones)", *means.deeper()])
-        remedy = f"Check that X and y are in the same order; if they are, {others}."
-        return [Finding("no signal", "serious", evidence, remedy, numbers={"probe_r2": left_out.r2})]
+        chance = _of_chance(probe, left_out, targets, None if codes is None else codes[single], rng)
+        if chance is not None:
+            return [chance]
     if codes is None or left_out.r2 < LEAST_R2:
         return []
     chances = left_out.probabilities(codes[single])
@@ -107,6 +105,35 @@ def find_noise(
             {"suspect_share": share, "noise_rate": rate},
         )
     ]
+
+
+def _of_chance(
+    probe: LinearProbe, left_out: LeftOut, targets: np.ndarray, codes: np.ndarray | None, rng: np.random.Generator
+) -> Finding | None:
+    """No signal, by the squared error; None where classes are told apart better than shuffled ones."""
+    numbers = {"probe_r2": left_out.r2}
+    if codes is None:
+        evidence = (
+            f"A linear probe on frozen features explains {left_out.r2:.1%} of the variance of the targets of samples "
+            "that it was not fitted on, no more than where the targets are shuffled; 100% would be all of it."
+        )
+    else:
+        right = float((left_out.outputs.argmax(1) == codes).mean())
+        by_chance = [
+            float((each.outputs.argmax(1) == codes[order]).mean())
+            for order, each in probe.shuffled(targets, rng, _SHUFFLES)
+        ]
+        if right > max(by_chance):
+            return None
+        evidence = (
+            f"A linear probe on frozen features is right on {right:.1%} of the samples, each predicted from all "
+            f"others; with shuffled labels, which is chance, it comes to between {min(by_chance):.1%} and "
+            f"{max(by_chance):.1%}."
+        )
+        numbers |= {"probe_accuracy": right, "shuffled_low": min(by_chance), "shuffled_high": max(by_chance)}
+    # More of the network would learn by heart what has no structure.
+    remedy = "Check that X and y are in the same order; if they are, another backbone or layer (rank_backbones)."
+    return Finding("no signal", "serious", evidence, remedy, numbers=numbers)
 
 
 def find_leaks(rows: np.ndarray, train: np.ndarray, held_out: np.ndarray, means: Means) -> Iterator[Finding]:
@@ -220,8 +247,9 @@ def find_few(counts: np.ndarray, n_held_out: int, means: Means) -> Iterator[Find
         return
     evidence = f"Half of the {len(counts)} classes have {usual:.0f} samples or fewer."
     if n_held_out:
+        held_out, them = ("is held out", "it") if n_held_out == 1 else ("are held out", "them")
         evidence += (
-            f" {n_held_out} samples are held out: an accuracy measured on them has a standard error of up to "
+            f" {_samples(n_held_out)} {held_out}: an accuracy measured on {them} has a standard error of up to "
             f"{0.5 / n_held_out**0.5:.2f}, and smaller differences between fits are chance."
         )
     # Whatever trains blocks was compared with the probe, and kept where it was better.

@@ -30,6 +30,11 @@ __all__ = ["diagnose", "diagnose_fit"]
 _MOST_PAIRED = 10_000
 #: Samples whose outputs are compared block by block.
 _MOST_COMPARED = 500
+#: Fewer held-out samples judge nothing.
+_LEAST_JUDGED = 10
+#: What held-out losses alone tell, and what says nothing of its own where there is no signal.
+_BY_HELD_OUT = ("overfitting", "negative transfer", "miscalibration")
+_MOOT = ("underfitting", "miscalibration")
 
 
 def diagnose(fitted: BaseFineTuner, X=None, y=None, *, random_state: int | None = 0) -> Diagnosis:
@@ -77,7 +82,7 @@ def diagnose(fitted: BaseFineTuner, X=None, y=None, *, random_state: int | None 
     >>> labels = ["money", "parcel", "money", "parcel"] * 5
     >>> classifier = FineTuneClassifier(strategy="head", max_epochs=3, random_state=0).fit(texts, labels)
     >>> diagnose(classifier).names
-    ('leaked duplicates', 'few samples')
+    ('leaked duplicates', 'few samples', 'not judged')
     """
     _check_fitted(fitted)
     if X is None:
@@ -200,15 +205,21 @@ def diagnose_fit(
     # Targets that frozen features know nothing of may yet be learned; then there is no want of structure.
     learned = outcome.kept == "fine-tuned" and read.part(read.best_loss) < 0.9
     findings += [finding for finding in about if not (learned and finding.name == "no signal")]
+    # High losses, and outputs too sure, are what comes of it: more epochs and blocks would learn noise by heart.
+    moot: tuple[str, ...] = _MOOT if any(finding.name == "no signal" for finding in findings) else ()
+    # The losses of one sample have no standard error: whatever they do may be chance.
+    moot = (*moot, *_BY_HELD_OUT) if len(request.held_out) == 1 else moot
+    findings = [finding for finding in findings if finding.name not in moot]
     start, kept = request.embedder, outcome.embedder
     trained = kept.fingerprint_ != start.fingerprint_
     moved = block_drift(start.spec_, kept.spec_) if trained else {}
     blocks = {name: {"drift": value} for name, value in moved.items()}
-    judged = len(request.held_out) > 0
+    n_judged = len(request.held_out)
+    judged = n_judged >= _LEAST_JUDGED
     findings += drift.find_forgetting(blocks, means, judged=judged, slower_by=_slower_by(findings))
-    findings += [] if judged or not request.max_epochs else [_NOT_JUDGED]
+    findings += [] if judged or not request.max_epochs else [_not_judged(n_judged)]
     numbers = {"naive_loss": read.naive_loss, "probe_loss": read.probe_loss, "best_loss": read.best_loss}
-    losses = curves.CHECKED if judged else curves.UNJUDGED
+    losses = [name for name in (curves.CHECKED if judged else curves.UNJUDGED) if name not in moot]
     looked = [*(losses if request.max_epochs else ()), *checked, *(["forgetting"] if blocks else [])]
     return Diagnosis(worst_first(findings), tuple(looked), blocks, numbers)
 
@@ -218,13 +229,20 @@ def _slower_by(findings: Sequence[Finding]) -> float:
     return UNSTABLE if any(found.name == "instability" for found in findings) else UNSURE
 
 
-_NOT_JUDGED = Finding(
-    "not judged",
-    "note",
-    "No sample was held out, so the weights of the last epoch were kept, and whether training overfits, does harm or "
-    "is too sure of itself cannot be seen.",
-    "validation_fraction=0.2, or fit(..., X_val=..., y_val=...); or diagnose(fitted, X, y) with other samples.",
-)
+def _not_judged(n_held_out: int) -> Finding:
+    if not n_held_out:
+        evidence = (
+            "No sample was held out, so the weights of the last epoch were kept, and whether training overfits, does "
+            "harm or is too sure of itself cannot be seen."
+        )
+        remedy = "validation_fraction=0.2, or fit(..., X_val=..., y_val=...)"
+    else:
+        evidence = (
+            f"{n_held_out} sample{' was' if n_held_out == 1 else 's were'} held out, which is too few to see whether "
+            "training overfits, does harm or is too sure of itself."
+        )
+        remedy = "More samples, a larger validation_fraction, or fit(..., X_val=..., y_val=...)"
+    return Finding("not judged", "note", evidence, f"{remedy}; or diagnose(fitted, X, y) with other samples.")
 
 
 def _curves(request: Request, outcome: Outcome, encoded: np.ndarray, means: Means) -> curves.Curves:

@@ -71,7 +71,8 @@ class Diagnosis:
             lines = [f"Healthy: nothing was found. {looked}".strip()]
         else:
             n_findings = len(self.findings)
-            first = "Healthy, with notes" if self.healthy else f"{n_findings} finding{'s' if n_findings > 1 else ''}"
+            fine = "Not judged, but nothing bad was found; notes" if "not judged" in self else "Healthy, with notes"
+            first = fine if self.healthy else f"{n_findings} finding{'s' if n_findings > 1 else ''}"
             lines = [f"{first}, the worst first:", describe(self.findings)]
             lines += [f"Not found: {', '.join(left)}."] if left else []
         lines = [textwrap.fill(line, _WIDTH) if line.startswith(("Not", "Healthy:")) else line for line in lines]

@@ -352,9 +352,8 @@ class BaseFineTuner(HintingParametersMixin, TransformerMixin, CallbackSupportMix
             from skembed.finetune.data import Views, embed_view
 
             samples, views = self.embedder_._samples(X, reset=False), Views(augmentation, 0)
-            for view in range(1, self.n_views):
-                outputs = outputs + self._head(embed_view(self.embedder_, samples, views, view))
-            outputs = outputs / self.n_views
+            others = (self._head(embed_view(self.embedder_, samples, views, i)) for i in range(1, self.n_views))
+            outputs = sum(others, start=outputs) / self.n_views
         return self._predicting.predictions(outputs, self.temperature_)
 
     def predict(self, X) -> np.ndarray:
@@ -368,9 +367,15 @@ class BaseFineTuner(HintingParametersMixin, TransformerMixin, CallbackSupportMix
         Returns
         -------
         ndarray of shape (n_samples,) or (n_samples, n_outputs)
-            As y was.
+            As y was; NaN for a number of a sample that could not be read.
+
+        Raises
+        ------
+        ValueError
+            If a class is asked of a sample that could not be read, where the embedder goes on with NaN.
         """
-        return self._predictions(X)["predict"]
+        found = self._predictions(X)
+        return self._predicting.answers(found)
 
     def transform(self, X) -> np.ndarray:
         """Embed raw samples with what was kept: the fine-tuned backbone, or the frozen one.

@@ -176,7 +176,8 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
     head_intercept_ : ndarray of shape (n_outputs,)
         Its bias.
     temperature_ : float
-        What the outputs are divided by, so that probabilities are right on average [4]_.
+        What the outputs are divided by, so that probabilities are right on average [4]_. Its logarithm has a prior,
+        normal about zero, so that it stays near 1 where few samples are held out.
 
     References
     ----------

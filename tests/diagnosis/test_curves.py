@@ -257,3 +257,25 @@ def test_outputs_that_are_too_sure_are_a_note():
     assert "linear probe" in probe
     assert "label_smoothing" not in probe
     assert "miscalibration" not in _read(("top", [0.3], [0.4]), temperature=0.1)
+
+
+def test_a_temperature_at_the_bound_of_its_search_is_no_measurement():
+    assert "Outputs were 3.0 times" in _read(("top", [0.3], [0.4]), temperature=3.0)["miscalibration"].evidence
+    assert "were at least 10.0 times" in _read(("top", [0.3], [0.4]), temperature=9.97)["miscalibration"].evidence
+
+
+def test_outputs_that_know_nothing_are_not_too_sure():
+    for loss, found in ((0.9, True), (0.97, False)):
+        read = _read(("top", [0.9], [loss]), probe_loss=loss, best_loss=loss, temperature=5.0)
+        assert ("miscalibration" in read) == found
+
+
+@pytest.mark.parametrize(("losses", "said"), [([0.6, 0.5], True), ([0.5, 0.6], False), ([0.6], True)])
+def test_harm_in_epochs_that_ran_out_may_want_more_of_them(losses, said):
+    attempt = ("top", losses, [0.8, 0.75][: len(losses)])
+    short, long = (
+        _read(attempt, strategy="partial", parameters={"max_epochs": n})["negative transfer"].remedy
+        for n in (len(losses), 30)
+    )
+    assert (f"max_epochs={2 * len(losses)} (now {len(losses)})" in short) == said
+    assert "max_epochs" not in long

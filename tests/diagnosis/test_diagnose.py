@@ -123,6 +123,47 @@ def test_shuffled_labels():
     assert "no signal" not in _fit(X, y, wide_backbone, max_epochs=0).diagnosis_
 
 
+@pytest.mark.parametrize("strategy", ["head", "partial"])
+def test_shuffled_labels_are_told_of_in_accuracy_and_more_training_is_no_remedy(strategy):
+    X, y = separable()
+    fitted = _fit(X, np.random.default_rng(0).permutation(y), wide_backbone, strategy=strategy, max_epochs=2)
+    found = fitted.diagnosis_["no signal"]
+    right, low, high = (found.numbers[name] for name in ("probe_accuracy", "shuffled_low", "shuffled_high"))
+    assert low < high
+    assert right <= high
+    assert f"is right on {right:.1%} of the samples" in found.evidence
+    assert f"between {low:.1%} and {high:.1%}" in found.evidence
+    assert "variance" not in found.evidence
+    assert "progressive" not in str(fitted.diagnosis_)
+    assert not {"underfitting", "miscalibration"} & {*fitted.diagnosis_.names, *fitted.diagnosis_.checked}
+
+
+@pytest.mark.filterwarnings("ignore:X_val has one sample")
+@pytest.mark.parametrize(("n_held_out", "said"), [(1, "1 sample was held out"), (9, "9 samples were held out")])
+def test_a_few_held_out_samples_judge_nothing(n_held_out, said):
+    X, y = separable(60, 3)
+    settings = {"strategy": "head", "max_epochs": 2, "validation_fraction": None, "random_state": 0}
+    classifier = FineTuneClassifier(ArrayEmbedder(wide_backbone, precision="float32"), **settings)
+    found = classifier.fit(X[10:], y[10:], X_val=X[:n_held_out], y_val=y[:n_held_out]).diagnosis_
+    assert said in found["not judged"].evidence
+    assert not {"overfitting", "negative transfer", "miscalibration"} & set(found.checked)
+    assert "Not judged, but nothing bad was found" in str(found) or not found.healthy
+    assert "Healthy" not in str(found)
+    more = classifier.fit(X[10:], y[10:], X_val=X[:10], y_val=y[:10]).diagnosis_
+    assert "not judged" not in more
+    assert "overfitting" in more.checked
+
+
+@pytest.mark.filterwarnings("ignore:X_val has one sample")
+def test_one_held_out_sample_is_one():
+    X, y = separable(30, 3)
+    settings = {"strategy": "head", "max_epochs": 1, "validation_fraction": None, "random_state": 0}
+    classifier = FineTuneClassifier(ArrayEmbedder(wide_backbone, precision="float32"), **settings)
+    found = classifier.fit(X[1:], y[1:], X_val=X[:1], y_val=y[:1]).diagnosis_
+    assert " 1 sample is held out: an accuracy measured on it has" in found["few samples"].evidence
+    assert "negative transfer" not in found
+
+
 def test_what_training_learns_is_no_want_of_signal(healthy, curved):
     """Targets of which the frozen features know nothing, but which are learned."""
     assert "no signal" not in healthy.diagnosis_

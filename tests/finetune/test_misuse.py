@@ -354,6 +354,30 @@ def test_no_sample_that_can_be_read(on_error):
         FineTuneClassifier(tuning.embedder("bert", on_error=on_error)).fit([None] * 4, [0, 1, 0, 1])
 
 
+@pytest.mark.parametrize("kind", ["two", "three", "labels"])
+def test_no_class_is_invented_for_a_sample_that_could_not_be_read(kind):
+    texts = ["a cat", "the mat", "a dog sat on"] * 6
+    y = {"two": [0, 1, 1] * 6, "three": ["a", "b", "c"] * 6, "labels": np.eye(3, dtype=int)[[0, 1, 2] * 6]}[kind]
+    classifier = FineTuneClassifier(tuning.embedder("bert", on_error="nan"), max_epochs=0, random_state=0)
+    classifier.fit(texts, y)
+    told = r"2 of 4 samples of X could not be read, and have no class: 1, 3\. Leave them out, or call predict_proba"
+    with pytest.raises(ValueError, match=told):
+        classifier.predict(["cat", None, "dog", None])
+    with pytest.raises(ValueError, match=r"7 of 7 .*: 0, 1, 2, 3, 4, \.\.\.\. Leave"):
+        classifier.predict([None] * 7)
+    proba = classifier.predict_proba(["cat", None, "dog", None])
+    np.testing.assert_array_equal(np.isnan(proba).all(1), [False, True, False, True])
+    np.testing.assert_array_equal(np.isnan(classifier.decision_function(["cat", None]).reshape(2, -1)).all(1), [0, 1])
+    assert len(classifier.predict(["cat", "dog"])) == 2
+
+
+def test_a_number_that_could_not_be_read_is_nan():
+    texts = ["a cat", "the mat", "a dog sat on"] * 6
+    regressor = FineTuneRegressor(tuning.embedder("bert", on_error="nan"), max_epochs=0, random_state=0)
+    regressor.fit(texts, np.arange(18) % 3 + 0.5)
+    np.testing.assert_array_equal(np.isnan(regressor.predict(["cat", None, "dog"])), [False, True, False])
+
+
 def test_embeddings_that_do_not_differ_are_told_of():
     rng = np.random.default_rng(0)
     images = list(rng.integers(0, 255, size=(20, 64, 64, 3), dtype=np.uint8))
