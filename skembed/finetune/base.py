@@ -374,8 +374,7 @@ class BaseFineTuner(HintingParametersMixin, TransformerMixin, CallbackSupportMix
         ValueError
             If a class is asked of a sample that could not be read, where the embedder goes on with NaN.
         """
-        found = self._predictions(X)
-        return self._predicting.answers(found)
+        return self._predicting.answers(self._predictions(X))
 
     def transform(self, X) -> np.ndarray:
         """Embed raw samples with what was kept: the fine-tuned backbone, or the frozen one.

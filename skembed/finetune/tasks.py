@@ -23,7 +23,7 @@ __all__ = ["TEMPERATURES", "Multiclass", "Multilabel", "Regression", "Scores", "
 
 #: Temperatures that are tried: from ten times as sure to a tenth as sure as the network says.
 TEMPERATURES = (0.1, 10.0)
-#: Standard deviations of the prior of their logarithm, below zero and above it. Measured with 6 to 80 held-out samples
+#: Standard deviations of the prior of their logarithm, below zero and above it. Measured with up to 80 held-out samples
 #: of photographs and topics: log-loss of test data 0.74 on average, 1.02 without a prior, 0.81 without a temperature.
 _PRIOR = (0.25, 1.0)
 #: Of a class that no sample to learn from has.
