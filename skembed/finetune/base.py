@@ -342,8 +342,6 @@ class BaseFineTuner(HintingParametersMixin, TransformerMixin, CallbackSupportMix
     def _score_name(self) -> str:
         return "score" if self.scoring is None else str(getattr(self.scoring, "__name__", self.scoring))
 
-    # -- after the fit ----------------------------------------------------------------------------------
-
     def _predictions(self, X) -> dict[str, np.ndarray]:
         check_is_fitted(self)
         outputs = self._head(self.embedder_.transform(X))
@@ -374,7 +372,8 @@ class BaseFineTuner(HintingParametersMixin, TransformerMixin, CallbackSupportMix
         ValueError
             If a class is asked of a sample that could not be read, where the embedder goes on with NaN.
         """
-        return self._predicting.answers(self._predictions(X))
+        found = self._predictions(X)
+        return self._predicting.answers(found)
 
     def transform(self, X) -> np.ndarray:
         """Embed raw samples with what was kept: the fine-tuned backbone, or the frozen one.

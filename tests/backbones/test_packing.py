@@ -334,7 +334,7 @@ def test_copies_train_on_padded_batches(directories, name):
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_gradients_flow_through_a_packed_batch(directories, name, checkpointing):
     backbone = _open(directories(name))
-    backbone.module.requires_grad_(True)
+    backbone.module.double().requires_grad_(True)
     batch = _batch(backbone, TEXTS)
     mask = batch["attention_mask"].bool()
     expected = _gradients(backbone.module, backbone.module(**batch).last_hidden_state, mask)
@@ -350,7 +350,7 @@ def test_gradients_flow_through_a_packed_batch(directories, name, checkpointing)
     found = _gradients(backbone.module, tokens.values, mask)
     assert found.keys() == expected.keys()
     for key, gradient in found.items():
-        torch.testing.assert_close(gradient, expected[key], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(gradient, expected[key], atol=1e-8, rtol=1e-8)
 
 
 def test_what_is_saved_does_not_know(directories, tmp_path):
