@@ -37,7 +37,7 @@ def test_each_text_attends_to_itself_alone(lengths, scale):
 
 
 @EACH
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 5e-2)])
 def test_in_other_precisions(lengths, dtype, tolerance):
     rows = _rows(lengths, dtype)
     found = Ragged(lengths).attend(*rows)
@@ -56,15 +56,15 @@ def test_texts_in_several_buckets(monkeypatch, lengths):
 
 
 @EACH
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_gradients(lengths, dtype):
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
+def test_gradients(lengths, dtype, tolerance):
     """A text that only fills up a bucket must add nothing to the gradient of the one that it repeats."""
     rows, plain = _rows(lengths, dtype, grad=True), _rows(lengths, dtype, grad=True)
     weights = torch.linspace(-1, 1, rows[0].numel(), dtype=dtype).view_as(rows[0])
     (Ragged(lengths).attend(*rows) * weights).sum().backward()
     (_alone(plain, lengths) * weights).sum().backward()
     for found, expected in zip(rows, plain, strict=True):
-        torch.testing.assert_close(found.grad, expected.grad)
+        torch.testing.assert_close(found.grad, expected.grad, atol=tolerance, rtol=tolerance)
 
 
 @pytest.mark.parametrize("lengths", [[9, 8, 8, 7], [200, 200]], ids=str)
