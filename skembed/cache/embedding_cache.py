@@ -19,7 +19,7 @@ import numpy as np
 from skembed.cache.filesystem import is_network
 from skembed.cache.memory import MemoryStore
 from skembed.cache.shards import ShardStore
-from skembed.cache.sqlite import SqliteStore
+from skembed.cache.sqlite import USED_ANEW_AFTER, SqliteStore
 from skembed.exceptions import CacheWarning
 
 __all__ = ["CacheInfo", "EmbeddingCache", "resolve_cache"]
@@ -29,8 +29,6 @@ DEFAULT_MEMORY = 512 * 2**20
 #: Bytes of rows on disk that are held in memory as well, since the folds of a search ask for the same ones many times:
 #: 36,000 rows of 384 features.
 _RECENT = 64 * 2**20
-#: Seconds after which they are read from the disk again, where that they are used is noted once a day.
-_RECENT_FOR = 86_400
 
 
 @dataclass(frozen=True)
@@ -172,8 +170,8 @@ class EmbeddingCache:
         self._memory.put_many([mark + key for key in keys], rows)
 
     def _forget_daily(self) -> None:
-        # A clock that was set back counts as well.
-        if abs(time.time() - self._recent_since) >= _RECENT_FOR:
+        # Where rows lie it is noted that they are used. A clock that was set back counts as well.
+        if abs(time.time() - self._recent_since) >= USED_ANEW_AFTER:
             self._recent.shrink(0)
             self._recent_since = time.time()
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from skembed.cache.codec import decode_row, encode_row, owner_of
 
-__all__ = ["CacheUnavailable", "SqliteStore"]
+__all__ = ["USED_ANEW_AFTER", "CacheUnavailable", "SqliteStore"]
 
 _FILE = "embeddings.sqlite"
 #: Seconds to wait for another process's transaction.
@@ -25,7 +25,7 @@ _PATIENCE = 30.0
 _BATCH = 500
 #: Seconds after which a row that is read counts as used again: writing it down at each read would cost more than
 #: the reading.
-_DAY = 86_400
+USED_ANEW_AFTER = 86_400
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS namespaces (id INTEGER PRIMARY KEY, name BLOB UNIQUE NOT NULL);
@@ -96,7 +96,7 @@ class SqliteStore:
         if number is None:
             return [None] * len(keys)
         found: dict[bytes, np.ndarray] = {}
-        stale, broken, yesterday = [], [], int(time.time()) - _DAY
+        stale, broken, yesterday = [], [], int(time.time()) - USED_ANEW_AFTER
         for start in range(0, len(keys), _BATCH):
             batch = keys[start : start + _BATCH]
             marks = ",".join("?" * len(batch))
