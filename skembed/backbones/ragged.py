@@ -15,7 +15,10 @@ from itertools import groupby
 
 import torch
 from torch import Tensor
-from torch.nn.functional import dropout, scaled_dot_product_attention
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import scaled_dot_product_attention
+
+from skembed.backbones.dropout import dropout
 
 __all__ = ["Ragged"]
 
@@ -49,14 +52,14 @@ class _Bucket:
     wanted: Tensor
     seen: Tensor | None
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, p_dropout: float, scale: float) -> Tensor:
-        """From the rows of all texts, of shape (tokens x heads, head width), to those of these texts."""
-        q, k, v = (rows.index_select(0, self.source).unflatten(0, self.shape) for rows in (query, key, value))
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, p_dropout: float, scale: float) -> Tensor:
+        """Attention over the padded batch, of shape (count x heads x length, head width)."""
+        q, k, v = (rows.unflatten(0, self.shape) for rows in (q, k, v))
         if q.dtype == torch.float32 and self.shape[2] >= _FUSED_FROM:
             attended = scaled_dot_product_attention(q, k, v, attn_mask=self.seen, dropout_p=p_dropout, scale=scale)
         else:
             attended = self._by_products(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), p_dropout, scale)
-        return attended.reshape(-1, query.shape[1]).index_select(0, self.wanted)
+        return attended.reshape(-1, q.shape[-1])
 
     def _by_products(self, q: Tensor, k: Tensor, v: Tensor, p_dropout: float, scale: float) -> Tensor:
         if self.seen is None:
@@ -106,9 +109,42 @@ class Ragged:
         kind = (n_heads, width * query.element_size())
         if kind not in self._buckets:
             self._buckets[kind] = list(_make_buckets(self.lengths, *kind))
-        query, key, value = (states.reshape(-1, width) for states in (query, key, value))
-        parts = [bucket.attend(query, key, value, p_dropout, scale) for bucket in self._buckets[kind]]
-        return torch.cat(parts).view(-1, n_heads, width)
+        buckets = self._buckets[kind]
+        spread = [_Spread.apply(states.reshape(-1, width), buckets) for states in (query, key, value)]
+        parts = [bucket.attend(q, k, v, p_dropout, scale) for bucket, q, k, v in zip(buckets, *spread, strict=True)]
+        return _Gathered.apply(buckets, *parts).view(-1, n_heads, width)
+
+
+class _Spread(torch.autograd.Function):
+    """Rows of all texts to those of each bucket, whose padding has no gradient: what it holds is never looked at."""
+
+    @staticmethod
+    def forward(ctx, rows: Tensor, buckets: Sequence[_Bucket]) -> tuple[Tensor, ...]:
+        ctx.buckets = buckets
+        return tuple(rows.index_select(0, bucket.source) for bucket in buckets)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *gradients: Tensor):
+        pairs = zip(gradients, ctx.buckets, strict=True)
+        return torch.cat([gradient.index_select(0, bucket.wanted) for gradient, bucket in pairs]), None
+
+
+class _Gathered(torch.autograd.Function):
+    """The way back: the rows of all texts from those of each bucket."""
+
+    @staticmethod
+    def forward(ctx, buckets: Sequence[_Bucket], *parts: Tensor) -> Tensor:
+        ctx.buckets = buckets
+        return torch.cat([part.index_select(0, bucket.wanted) for part, bucket in zip(parts, buckets, strict=True)])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor):
+        pieces = gradient.split([len(bucket.wanted) for bucket in ctx.buckets])
+        padded = (gradient.new_zeros(len(bucket.source), gradient.shape[1]) for bucket in ctx.buckets)
+        pairs = zip(padded, ctx.buckets, pieces, strict=True)
+        return None, *(zeros.index_copy_(0, bucket.wanted, piece) for zeros, bucket, piece in pairs)
 
 
 def _make_buckets(lengths: Sequence[int], n_heads: int, head_bytes: int) -> Iterator[_Bucket]:
