@@ -36,7 +36,8 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
     ----------
     embedder : ImageEmbedder, TextEmbedder or AudioEmbedder, default=None
         Names the backbone, and how samples are read; None is ``TextEmbedder()``. Search its parameters as
-        ``embedder__backbone`` and so on.
+        ``embedder__backbone`` and so on. Its `precision` is that of training too: where it is bfloat16, processors
+        that multiply in it do so in the linear layers that train [15]_, and all else is float32.
     strategy : str, default="progressive"
         How deep training goes: "head" trains the head alone, "partial" the top `n_unfrozen` blocks as well, "full" all
         of them. "progressive" begins with the head and unfreezes more and more blocks from the top [1]_. After each
@@ -197,6 +198,7 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
     .. [13] Zhang et al. (2018), mixup: Beyond Empirical Risk Minimization. On features: Verma et al. (2019), Manifold
        Mixup.
     .. [14] Yun et al. (2019), CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features.
+    .. [15] Micikevicius et al. (2018), Mixed Precision Training.
 
     Examples
     --------

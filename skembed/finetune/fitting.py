@@ -13,7 +13,7 @@ import torch
 from skembed.augment import Augmentation, describe
 from skembed.backbones.loading import load
 from skembed.base import BaseEmbedder
-from skembed.engine.device import resolve_device
+from skembed.engine.device import resolve_device, resolve_precision
 from skembed.exceptions import FitWarning
 from skembed.finetune.checkpoint import Checkpoint
 from skembed.finetune.data import TrainingData, Views, embed_first
@@ -273,6 +273,7 @@ def _recipe(
         network = FrozenNetwork(head.to(device))
     else:
         backbone = load(embedder.spec_, device, "float32")
+        precision = resolve_precision(embedder.precision, device, keeps_in_half=backbone.keeps_in_half)
         network = Network(
             backbone,
             embedder._reading,
@@ -283,6 +284,7 @@ def _recipe(
             n_trainable=_most_unfrozen(request),
             probe=backbone.preprocess([embedder._probe()], embedder._reading.options)[0][:1],
             seed=request.seed,
+            mixed_precision=precision == torch.bfloat16,
         )
     targets = Targets(torch.from_numpy(encoded).float(), torch.from_numpy(request.weights).float())
     return Recipe(

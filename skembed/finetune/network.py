@@ -14,6 +14,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from skembed.augment.mixing import Mix
 from skembed.backbones.base import Backbone, Block, Item
+from skembed.backbones.dropout import draw_fast
+from skembed.backbones.linear import round_factors
 from skembed.backbones.tuned import TunedWeights, place_of
 from skembed.engine.device import move
 from skembed.engine.extract import undisturbed
@@ -150,6 +152,9 @@ class Network(FrozenNetwork):
         Any input of the network; what is added to it takes its shapes from it.
     seed : int
         Of what is added.
+    mixed_precision : bool
+        Whether linear layers multiply in bfloat16, where the processor does; see
+        `skembed.backbones.linear.round_factors`.
     """
 
     def __init__(
@@ -164,9 +169,10 @@ class Network(FrozenNetwork):
         n_trainable: int | None = None,
         probe: Sequence[Item] = (),
         seed: int = 0,
+        mixed_precision: bool = False,
     ):
         self.base = self.backbone = backbone
-        self.reading, self.method = reading, method
+        self.reading, self.method, self.mixed_precision = reading, method, mixed_precision
         self.n_features, self.normalize = n_features, normalize
         kind, blocks = KINDS[method.name], self.top(self.depth if n_trainable is None else n_trainable)
         own = set(kind.own(backbone.module, blocks))
@@ -185,6 +191,9 @@ class Network(FrozenNetwork):
         # After them: factors beside a strided convolution are strided convolutions as well.
         avoid_faulty_gradients(module)
         prefer_sparse_gradients(module)
+        draw_fast(module)
+        if mixed_precision:
+            round_factors(module)
         self._own = {
             _plain(name): value
             for name, value in module.state_dict().items()

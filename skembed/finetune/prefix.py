@@ -272,6 +272,7 @@ def agree(network: Network, samples: Sequence[Sample], block: int) -> str | None
             return str(error)
         except _CANNOT_ENTER as error:
             return f"entering it behind block {block} failed ({type(error).__name__}: {str(error)[:200]})"
-        if replayed.shape == plain.shape and bool((replayed - plain).abs().max() <= _TOLERANCE * plain.abs().max()):
+        tolerance = (10 * _TOLERANCE if network.mixed_precision else _TOLERANCE) * plain.abs().max()
+        if replayed.shape == plain.shape and bool((replayed - plain).abs().max() <= tolerance):
             return None
     return f"its rows differ when it is entered behind block {block}"

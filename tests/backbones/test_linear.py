@@ -11,7 +11,7 @@ from torch import nn
 
 from skembed.backbones import linear
 from skembed.backbones.image_inference import InferenceCopies
-from skembed.backbones.linear import OneDnnLinear, multiply_by_onednn
+from skembed.backbones.linear import OneDnnLinear, multiply_by_onednn, multiply_plainly, round_factors
 
 pytestmark = pytest.mark.skipif(
     torch.float32 not in linear._faster_types(), reason="this processor multiplies by torch's own library"
@@ -211,3 +211,95 @@ def test_the_processor_decides(monkeypatch, capabilities, expected):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     monkeypatch.setattr(linear, "_is_right", lambda dtype: True)
     assert linear._faster_types.__wrapped__() == expected
+
+
+needs_bfloat16 = pytest.mark.skipif(
+    torch.bfloat16 not in linear._faster_types(), reason="this processor does not multiply in bfloat16"
+)
+
+
+def _rounded(values):
+    return values.to(torch.bfloat16).float()
+
+
+@needs_bfloat16
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(24,), (7, 24), (2, 3, 24)])
+@pytest.mark.parametrize("trains", ["nothing", "rows", "weight", "both"])
+def test_factors_are_rounded_and_nothing_else(bias, shape, trains):
+    """Against products of rounded factors in float32; what comes out is rounded once more."""
+    torch.manual_seed(1)
+    plain, fast = _pair(bias)
+    round_factors(fast)
+    start, target = torch.randn(shape), torch.randn((*shape[:-1], 40))
+    fast.requires_grad_(trains in ("weight", "both"))
+    rows = start.clone().requires_grad_(trains in ("rows", "both"))
+    found = fast(rows)
+    assert found.dtype == torch.float32
+    expected = nn.functional.linear(_rounded(start), _rounded(plain.weight), plain.bias)
+    torch.testing.assert_close(found, expected, atol=1e-2, rtol=2**-8)
+    assert not torch.equal(found, plain(start))
+    if trains == "nothing":
+        assert not found.requires_grad
+        return
+    found.backward(target)
+    flat, gradients = start.view(-1, 24), target.view(-1, 40)
+    if trains != "weight":
+        of_rows = (_rounded(gradients) @ _rounded(plain.weight)).view(shape)
+        torch.testing.assert_close(rows.grad, of_rows, atol=1e-2, rtol=2**-8)
+    if trains != "rows":
+        of_weight = _rounded(gradients).t() @ _rounded(flat)
+        torch.testing.assert_close(fast.weight.grad, of_weight, atol=1e-2, rtol=2**-8)
+        assert fast.weight.grad.dtype == torch.float32
+        if bias:
+            # A sum, and no product.
+            torch.testing.assert_close(fast.bias.grad, gradients.sum(0), atol=1e-5, rtol=1e-5)
+
+
+@needs_bfloat16
+def test_gradients_are_those_of_torch_s_autocast():
+    torch.manual_seed(2)
+    found = []
+    for fast in (False, True):
+        torch.manual_seed(3)
+        network = nn.Sequential(nn.Linear(24, 64), nn.GELU(), nn.Linear(64, 5))
+        if fast:
+            multiply_by_onednn(network)
+            round_factors(network)
+        rows = torch.randn(90, 24)
+        with torch.autocast("cpu", torch.bfloat16, enabled=not fast):
+            loss = network(rows).float().square().mean()
+        loss.backward()
+        found.append([loss.detach(), *(p.grad for p in network.parameters())])
+    for theirs, ours in zip(*found, strict=True):
+        assert (ours - theirs).norm() < 1e-2 * theirs.norm()
+
+
+@needs_bfloat16
+def test_a_weight_is_laid_out_anew_in_another_type():
+    plain, fast = _pair()
+    rows = torch.randn(7, 24)
+    torch.testing.assert_close(fast(rows), plain(rows))
+    round_factors(fast)
+    rounded = fast(rows)
+    assert not torch.allclose(rounded, plain(rows), atol=1e-5)
+    with torch.no_grad():
+        fast.weight.mul_(2)
+        fast.bias.mul_(2)
+    torch.testing.assert_close(fast(rows), 2 * rounded)
+    assert fast(rows.double().float()).dtype == torch.float32
+    multiply_plainly(fast)
+    torch.testing.assert_close(fast(rows), 2 * plain(rows))
+
+
+@needs_bfloat16
+def test_only_float32_is_rounded(called):
+    _, half = _pair(dtype=torch.bfloat16)
+    expected = half(torch.ones(3, 24, dtype=torch.bfloat16))
+    round_factors(half)
+    assert torch.equal(half(torch.ones(3, 24, dtype=torch.bfloat16)), expected)
+    double = nn.Sequential(nn.Linear(24, 8)).double()
+    multiply_by_onednn(double)
+    plain = double(torch.ones(3, 24, dtype=torch.float64))
+    round_factors(double)
+    assert torch.equal(double(torch.ones(3, 24, dtype=torch.float64)), plain)
