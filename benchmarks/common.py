@@ -119,8 +119,8 @@ class Goal:
 # -- the machine ------------------------------------------------------------------------------------------
 
 
-def machine() -> dict[str, Any]:
-    """The machine by its features."""
+def machine(duration: float = 1.0) -> dict[str, Any]:
+    """The machine by its features, and by the peak of its products: processors with the same features differ in it."""
     import torch
 
     capabilities = torch.cpu.get_capabilities()
@@ -132,6 +132,7 @@ def machine() -> dict[str, Any]:
         "instruction_sets": instruction_sets,
         "bf16_units": bool(_BF16_UNITS & set(instruction_sets)),
         "torch": torch.__version__.partition("+")[0],
+        "peak_gflops": matmul_peak(duration=duration),
     }
 
 

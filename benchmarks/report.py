@@ -42,19 +42,24 @@ def table(documents: Iterable[Mapping[str, Any]]) -> str:
         What the benchmarks wrote.
     """
     newest_first = sorted(documents, key=lambda found: found["measured"], reverse=True)
-    lines = ["| work | against | measured | goal | met |", "|---|---|---|---|---|"]
+    lines = ["| work | against | measured | goal | met | machine |", "|---|---|---|---|---|---|"]
+    #: Those that appear, in their order, by name.
+    machines: dict[str, int] = {}
     for benchmark, goals in _GOALS.items():
         chosen = [found for found in newest_first if found["benchmark"] == benchmark]
-        found = [(goal, _measured(goal, chosen)) for goal in goals]
-        lines += [_line(goal, value) for goal, value in found if value is not None]
-    machines = dict.fromkeys(_named(found["machine"]) for found in newest_first)
-    return "\n".join([*lines, "", *machines])
+        for goal in goals:
+            measured = _measured(goal, chosen)
+            if measured is not None:
+                value, name = measured
+                lines.append(f"{_line(goal, value)} {machines.setdefault(name, len(machines) + 1)} |")
+    return "\n".join([*lines, "", *(f"{number}. {name}" for name, number in machines.items())])
 
 
-def _measured(goal: Goal, documents: Iterable[Mapping[str, Any]]) -> float | None:
+def _measured(goal: Goal, documents: Iterable[Mapping[str, Any]]) -> tuple[float, str] | None:
+    """The newest value, and the machine that it is from."""
     for found in documents:
         try:
-            return goal.value(found)
+            return goal.value(found), _named(found)
         except LookupError:
             continue
     return None
@@ -67,9 +72,14 @@ def _line(goal: Goal, value: float) -> str:
     return f"| {goal.work} | {goal.against} | {value:,.{goal.digits}f}{goal.unit} | {bound} | {met} |"
 
 
-def _named(machine: Mapping[str, Any]) -> str:
+def _named(found: Mapping[str, Any]) -> str:
+    """The machine of a document; its peaks roughly, since they differ a little from run to run."""
+    machine = found["machine"]
+    peaks = machine.get("peak_gflops") or found.get("peak_gflops")
+    speeds = [f"{peak / 1000:.1f} TFLOP/s in {dtype}" for dtype, peak in peaks.items()] if peaks else ["not measured"]
     name = (
-        f"Measured on {machine['cores']} cores ({machine['architecture']}: {', '.join(machine['instruction_sets'])}), "
+        f"{machine['cores']} cores ({machine['architecture']}: {', '.join(machine['instruction_sets'])}), "
+        f"peak of products {' and '.join(speeds)}, "
         f"{machine['threads']} threads, torch {machine['torch']}."
     )
     return name if machine["bf16_units"] else f"{name} There are no bfloat16 units: precision auto is float32 here."
