@@ -11,6 +11,7 @@ from sklearn.base import clone
 from torch import nn
 
 from skembed.backbones.image_timm import TimmBackbone
+from skembed.backbones.linear import multiply_plainly
 from skembed.backbones.loading import load, loaded
 from skembed.backbones.text_transformers import TextBackbone
 from skembed.finetune.methods import METHODS, STRATEGIES, parse_strategy
@@ -166,6 +167,30 @@ def test_everything_else_is_the_base_s_own_and_stays(family, method):
             assert value.data_ptr() == built.base.module.get_parameter(plain).data_ptr(), name
     if method in ("bitfit", "norm"):
         assert not [name for name in stored if "running" in name or "tracked" in name]
+
+
+@pytest.mark.parametrize(("family", "method", "n_unfrozen"), [
+    *((family, method, n) for family, method in [*CASES, ("bert", "weights")] for n in (1, None)),
+    ("bert", "prompt", None),
+])  # fmt: skip
+def test_gradients_are_those_of_torch_s_own_layers(family, method, n_unfrozen):
+    """Of each tensor that trains, also of biases in the lowest block, behind which nothing has a gradient."""
+    found = []
+    for plainly in (True, False):
+        built = tuning.network(family, method, n_unfrozen)
+        built.unfreeze(built.depth if n_unfrozen is None else n_unfrozen)
+        if plainly:
+            multiply_plainly(built.backbone.module)
+        rows = built.features(tuning.prepared(built, family, 4))
+        (rows * torch.linspace(-1, 1, rows.shape[1])).sum().backward()
+        found.append({name: value.grad for name, value in built.named_parameters() if name.startswith("backbone.")})
+    theirs, ours = found
+    assert theirs
+    assert any(gradient is not None for gradient in theirs.values())
+    for name, gradient in theirs.items():
+        assert (gradient is None) == (ours[name] is None), name
+        if gradient is not None:
+            torch.testing.assert_close(ours[name].to_dense(), gradient.to_dense(), rtol=1e-3, atol=1e-4, msg=name)
 
 
 # -- the replayed prefix --------------------------------------------------------------------------------
