@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable
 from hashlib import sha256
@@ -15,6 +14,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import check_is_fitted
 
 from skembed._sklearn import Interval, StrOptions, fit_context
+from skembed._warn import warn
 from skembed.backbones.registry import resolve
 from skembed.backbones.tuned import TunedWeights
 from skembed.cache import EmbeddingCache, resolve_cache
@@ -215,9 +215,9 @@ class BaseEmbedder(
             progress=type(self).__name__ if self.verbose else None,
         )
         if result.errors and self.on_error == "warn":
-            warn_unreadable(result.errors, len(samples), stacklevel=4)
+            warn_unreadable(result.errors, len(samples))
         if result.n_truncated:
-            warnings.warn(self._truncation_message(result.n_truncated, len(samples)), TruncationWarning, stacklevel=4)
+            warn(self._truncation_message(result.n_truncated, len(samples)), TruncationWarning)
         return self._finished(result.embeddings)
 
     def _finished(self, rows: np.ndarray) -> np.ndarray:

@@ -218,8 +218,12 @@ def test_errors_name_index_and_path_and_policies_hold(tmp_path):
 
 def test_long_texts_are_counted_or_read_whole():
     long = "the quick brown fox jumps over the lazy dog " * 100
-    with pytest.warns(TruncationWarning, match="1 of 2 texts"):
+    with pytest.warns(TruncationWarning, match="1 of 2 texts") as told:
         cut = TextEmbedder().fit_transform([long, "short"])
+    assert told[0].filename == __file__
+    with pytest.warns(TruncationWarning) as told:
+        make_pipeline(TextEmbedder(), "passthrough").fit_transform([long, "short"])
+    assert [each.filename for each in told] == [__file__], "not the line of scikit-learn that called us"
     whole = TextEmbedder(long_text="chunk").fit_transform([long, "short"])
     np.testing.assert_allclose(cut[1], whole[1], atol=1e-5)
     assert not np.allclose(cut[0], whole[0], atol=1e-3)

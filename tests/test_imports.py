@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "skembed"
 #: First match wins; a module imports only from its own layer and those before it.
 LAYERS = [
     ("skembed.exceptions", 1),
+    ("skembed._warn", 1),
     ("skembed.findings", 1),
     ("skembed.naming", 1),
     ("skembed.parameters", 2),

@@ -169,6 +169,8 @@ def advise(
     ------
     ValueError
         If X and y differ in length, y has missing values, one class, or may be either kind, or no sample can be read.
+    TypeError
+        If `embedder` is no embedder, or stands in the place of X.
 
     Notes
     -----
@@ -193,6 +195,8 @@ def advise(
     """
     from skembed.text import TextEmbedder
 
+    if isinstance(X, BaseEmbedder):
+        raise TypeError(f"X is a {type(X).__name__}, and no samples. Samples come first: advise(X, y, embedder).")
     if y is not None:
         check_consistent_length(X, y)
     given = TextEmbedder() if embedder is None else embedder

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils.multiclass import type_of_target
 
-from skembed.inputs import check_present
+from skembed.inputs import check_one_kind, check_present
 from skembed.selection.targets import resolve_task
 
 __all__ = ["TASKS", "KnownTargets", "know_targets"]
@@ -67,7 +67,8 @@ def know_targets(y: Any, task: str = "auto") -> KnownTargets:
     Raises
     ------
     ValueError
-        If `task` is unknown, y is missing or has missing values, may be either kind, or has one class.
+        If `task` is unknown, y is missing, has missing values or strings among numbers, may be either kind, or has one
+        class.
 
     Examples
     --------
@@ -79,6 +80,8 @@ def know_targets(y: Any, task: str = "auto") -> KnownTargets:
     if y is None:
         raise ValueError("y is None. Give the classes, labels or numbers that are to be learned.")
     check_present(y)
+    if task != "regression":
+        y = check_one_kind(y)
     if task == "auto":
         kind = type_of_target(y, input_name="y")
         task = "multilabel" if kind == "multilabel-indicator" else resolve_task(y)

@@ -13,12 +13,12 @@ import shutil
 import sys
 import tempfile
 import uuid
-import warnings
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import NamedTuple
 
+from skembed._warn import warn
 from skembed.backbones.weights import read_json, sha256_file
 from skembed.exceptions import IntegrityError, SkembedWarning
 
@@ -199,11 +199,10 @@ def _in_temporary(leaf: str, write: Callable[[Path], None], target: Path, why: s
         holder = tempfile.TemporaryDirectory(prefix="skembed-")
         _fill(Path(holder.name), write)
         _temporary[leaf] = holder
-        warnings.warn(
+        warn(
             f"{target.parent} cannot be written ({why}), so weights are converted anew by every process. "
             "Set $SKEMBED_HOME to a directory that can.",
             SkembedWarning,
-            stacklevel=2,
         )
     return Path(_temporary[leaf].name)
 

@@ -110,9 +110,17 @@ class Ragged:
         if kind not in self._buckets:
             self._buckets[kind] = list(_make_buckets(self.lengths, *kind))
         buckets = self._buckets[kind]
-        spread = [_Spread.apply(states.reshape(-1, width), buckets) for states in (query, key, value)]
-        parts = [bucket.attend(q, k, v, p_dropout, scale) for bucket, q, k, v in zip(buckets, *spread, strict=True)]
-        return _Gathered.apply(buckets, *parts).view(-1, n_heads, width)
+        rows = [states.reshape(-1, width) for states in (query, key, value)]
+        if torch.is_grad_enabled() and any(states.requires_grad for states in rows):
+            spread = [_Spread.apply(states, buckets) for states in rows]
+            parts = [bucket.attend(*own, p_dropout, scale) for bucket, *own in zip(buckets, *spread, strict=True)]
+            return _Gathered.apply(buckets, *parts).view(-1, n_heads, width)
+        # One bucket after the other, so that each finds the memory of the one before.
+        parts = []
+        for bucket in buckets:
+            q, k, v = (states.index_select(0, bucket.source) for states in rows)
+            parts.append(bucket.attend(q, k, v, p_dropout, scale).index_select(0, bucket.wanted))
+        return torch.cat(parts).view(-1, n_heads, width)
 
 
 class _Spread(torch.autograd.Function):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from skembed._warn import warn
 from skembed.backbones.weights import read_json
 from skembed.exceptions import SkembedWarning
 
@@ -67,7 +67,7 @@ def read_sentence_layout(directory: Path) -> SentenceLayout:
         elif kind == "Normalize":
             normalize = True
         elif kind != "Transformer":
-            _warn(f"{directory} has a {kind} module, which is left out: rows are what enters it.")
+            warn(f"{directory} has a {kind} module, which is left out: rows are what enters it.", SkembedWarning)
     return SentenceLayout(pooling, normalize, settings.get("max_seq_length"), bool(settings.get("do_lower_case")))
 
 
@@ -80,9 +80,8 @@ def _pooling(path: Path) -> str:
         return modes[0]
     if sorted(map(str, modes)) == ["max", "mean"]:
         return "mean+max"
-    _warn(f"{path} asks for the pooling {', '.join(names) or '(none)'}, which is not ours: 'auto' is 'mean'.")
+    warn(
+        f"{path} asks for the pooling {', '.join(names) or '(none)'}, which is not ours: 'auto' is 'mean'.",
+        SkembedWarning,
+    )
     return "mean"
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, SkembedWarning, stacklevel=4)

@@ -6,7 +6,6 @@ import os
 import threading
 import time
 import uuid
-import warnings
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from skembed._warn import warn
 from skembed.cache.filesystem import is_network
 from skembed.cache.memory import MemoryStore
 from skembed.cache.shards import ShardStore
@@ -190,7 +190,7 @@ class EmbeddingCache:
     def _warn(self, message: str) -> None:
         if not self._warned:
             self._warned = True
-            warnings.warn(f"{message} Results are not affected.", CacheWarning, stacklevel=2)
+            warn(f"{message} Results are not affected.", CacheWarning)
 
     # -- keeping house ----------------------------------------------------------------------------------
 

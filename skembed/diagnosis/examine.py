@@ -22,7 +22,7 @@ from skembed.layerwise import block_drift
 
 if TYPE_CHECKING:
     from skembed.finetune.base import BaseFineTuner
-    from skembed.finetune.fitting import Outcome, Request
+    from skembed.finetune.request import Outcome, Request
 
 __all__ = ["diagnose", "diagnose_fit"]
 

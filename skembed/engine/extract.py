@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from skembed._warn import warn
 from skembed.backbones.base import Backbone, Item
 from skembed.engine.batching import halve, plan_batches
 from skembed.engine.device import is_out_of_memory, move
@@ -299,11 +299,10 @@ def _try_batch(backbone, items: list[Item], run: Callable[[list[Item]], Any]) ->
     # Outside of `except`: the exception held the frames, and with them the tensors that filled the memory.
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    warnings.warn(
+    warn(
         f"Out of memory with {len(items)} items in a batch; going on with {(len(items) + 1) // 2}. "
         "Set batch_size to it to silence this.",
         DeviceWarning,
-        stacklevel=2,
     )
     return None
 

@@ -1,14 +1,13 @@
-"""What the fine-tuning estimators share: checked input, one fit, predictions from embeddings."""
+"""What the fine-tuning estimators share: checked input, and one fit."""
 
 from __future__ import annotations
 
-import copy
 import os
 import warnings
 from abc import abstractmethod
 from dataclasses import replace
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin, clone
@@ -16,10 +15,12 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from skembed._sklearn import CallbackSupportMixin, Interval, StrOptions
+from skembed._warn import warn
 from skembed.base import BaseEmbedder
 from skembed.exceptions import FitWarning, TruncationWarning
 from skembed.finetune import given
 from skembed.finetune.methods import STRATEGIES, Method, check_target_modules, hint_at_strategy, resolve_factor
+from skembed.finetune.predicting import PredictingMixin
 from skembed.finetune.report import describe_epoch, describe_fit
 from skembed.finetune.schedules import SCHEDULES
 from skembed.finetune.targets import describe_one_hot
@@ -29,12 +30,12 @@ from skembed.parameters import HintingParametersMixin
 
 if TYPE_CHECKING:
     from skembed.advice import Advice
-    from skembed.finetune.fitting import Request
+    from skembed.finetune.request import Request
 
 __all__ = ["BaseFineTuner"]
 
 
-class BaseFineTuner(HintingParametersMixin, TransformerMixin, CallbackSupportMixin, BaseEstimator):
+class BaseFineTuner(PredictingMixin, HintingParametersMixin, TransformerMixin, CallbackSupportMixin, BaseEstimator):
     """A head, and as much of the backbone as the strategy says, trained on raw samples.
 
     See `skembed.FineTuneClassifier`, where every parameter is explained.
@@ -127,7 +128,7 @@ class BaseFineTuner(HintingParametersMixin, TransformerMixin, CallbackSupportMix
 
     def _request(self, X, y, sample_weight=None, groups=None, X_val=None, y_val=None) -> Request:
         """What is to be fitted, all of it checked."""
-        from skembed.finetune.fitting import Request
+        from skembed.finetune.request import Request
 
         start = self._head if self.warm_start and hasattr(self, "_head") else None
         embedder = self._starting_embedder(X)
@@ -322,59 +323,19 @@ class BaseFineTuner(HintingParametersMixin, TransformerMixin, CallbackSupportMix
             notes=outcome.notes,
         )
         if outcome.progress.ended == "interrupted":
-            warnings.warn("The fit was interrupted; the best weights so far were kept.", FitWarning, stacklevel=6)
+            warn("The fit was interrupted; the best weights so far were kept.", FitWarning)
         elif outcome.progress.ended.startswith("diverged"):
-            warnings.warn(
+            warn(
                 f"Training stopped: {outcome.progress.ended.partition(': ')[2]} The best weights so far were kept. "
                 f"learning_rate={self.learning_rate} is too high for this data: try {self.learning_rate / 10:.2g}, "
                 "or see find_learning_rate.",
                 FitWarning,
-                stacklevel=6,
             )
-
-    @property
-    def _head(self):
-        """The head as the fit knows it; absent before the first fit."""
-        from skembed.finetune.fitting import Linear
-
-        return Linear(self.head_coef_, self.head_intercept_, self.temperature_)
 
     def _score_name(self) -> str:
         return "score" if self.scoring is None else str(getattr(self.scoring, "__name__", self.scoring))
 
-    def _predictions(self, X) -> dict[str, np.ndarray]:
-        check_is_fitted(self)
-        outputs = self._head(self.embedder_.transform(X))
-        augmentation = self._augmentation(self.embedder_)
-        if self.n_views > 1 and augmentation is not None:
-            from skembed.finetune.data import Views, embed_view
-
-            samples, views = self.embedder_._samples(X, reset=False), Views(augmentation, 0)
-            others = (self._head(embed_view(self.embedder_, samples, views, i)) for i in range(1, self.n_views))
-            outputs = sum(others, start=outputs) / self.n_views
-        return self._predicting.predictions(outputs, self.temperature_)
-
-    def predict(self, X) -> np.ndarray:
-        """Predict the targets of raw samples.
-
-        Parameters
-        ----------
-        X : list, ndarray, Series or one-column dataframe of shape (n_samples,)
-            Raw samples, as the embedder takes them.
-
-        Returns
-        -------
-        ndarray of shape (n_samples,) or (n_samples, n_outputs)
-            As y was; NaN for a number of a sample that could not be read.
-
-        Raises
-        ------
-        ValueError
-            If a class is asked of a sample that could not be read, where the embedder goes on with NaN.
-        """
-        found = self._predictions(X)
-        return self._predicting.answers(found)
-
+    # Here and not beside `predict`: scikit-learn's set_output heeds what is defined below its mixin.
     def transform(self, X) -> np.ndarray:
         """Embed raw samples with what was kept: the fine-tuned backbone, or the frozen one.
 
@@ -394,47 +355,6 @@ class BaseFineTuner(HintingParametersMixin, TransformerMixin, CallbackSupportMix
         """Names of the columns that `transform` returns."""
         check_is_fitted(self)
         return self.embedder_.get_feature_names_out(input_features)
-
-    def self_contained(self) -> Self:
-        """A copy that holds the base's weights too, for machines that have neither them nor a hub.
-
-        Returns
-        -------
-        estimator : object
-            Fitted alike; its pickle is as large as the backbone's directory. The weights are unpacked once a machine,
-            below ``$SKEMBED_HOME``.
-
-        Raises
-        ------
-        ValueError
-            If the backbone comes from a function of yours, which has no directory.
-        """
-        from skembed.finetune.storing import with_base
-
-        check_is_fitted(self)
-        copied = copy.copy(self)
-        copied.embedder_ = with_base(self.embedder_)
-        return copied
-
-    def merged(self) -> Self:
-        """A copy whose LoRA factors are multiplied out: its pickle holds whole weights and needs no base of LoRA's.
-
-        Predictions are made with merged weights in any case, and are the same; the pickle of the factors is smaller.
-
-        Returns
-        -------
-        estimator : object
-            Fitted alike; where nothing was trained with LoRA, as it is.
-        """
-        from skembed.finetune.storing import merged
-
-        check_is_fitted(self)
-        copied = copy.copy(self)
-        copied.embedder_ = merged(self.embedder_)
-        return copied
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "embedder_")
 
     def __sklearn_tags__(self):
         from skembed.text import TextEmbedder

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
@@ -16,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from skembed._warn import warn
 from skembed.exceptions import FitWarning
 from skembed.finetune.loop import Averaged
 from skembed.finetune.stages import Progress, Recipe
@@ -70,10 +70,9 @@ class Checkpoint:
             os.replace(draft, self.path)
         except (OSError, SafetensorError) as error:
             draft.unlink(missing_ok=True)
-            warnings.warn(
+            warn(
                 f"No checkpoint could be written to {self.path.parent} ({error}). The fit goes on without.",
                 FitWarning,
-                stacklevel=2,
             )
             recipe.save = None
 
@@ -86,9 +85,7 @@ class Checkpoint:
                 progress = json.loads((file.metadata() or {})["progress"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError, KeyError, ValueError) as error:
-            warnings.warn(
-                f"The checkpoint {self.path} cannot be read ({error}). The fit begins anew.", FitWarning, stacklevel=2
-            )
+            warn(f"The checkpoint {self.path} cannot be read ({error}). The fit begins anew.", FitWarning)
             return False
         steps = progress.pop("average_steps")
         best, baseline, tried = (_scores(progress.pop(name)) for name in ("best", "baseline", "tried"))

@@ -13,15 +13,15 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 from sklearn.utils.validation import column_or_1d
 
 from skembed._sklearn import Interval, StrOptions, fit_context, with_callbacks
+from skembed._warn import warn
 from skembed.exceptions import FitWarning
 from skembed.finetune.base import BaseFineTuner
 from skembed.finetune.targets import (
     check_class_weight,
-    check_one_kind,
     first_fraction,
     looks_like_numbers,
 )
-from skembed.inputs import check_present
+from skembed.inputs import check_one_kind, check_present
 
 __all__ = ["FineTuneClassifier"]
 
@@ -37,7 +37,7 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
     embedder : ImageEmbedder, TextEmbedder or AudioEmbedder, default=None
         Names the backbone, and how samples are read; None is ``TextEmbedder()``. Search its parameters as
         ``embedder__backbone`` and so on. Its `precision` is that of training too: where it is bfloat16, processors
-        that multiply in it do so in the linear layers that train [15]_, and all else is float32.
+        that multiply in it do so in the backbone's linear layers [15]_; all that is stored is float32.
     strategy : str, default="progressive"
         How deep training goes: "head" trains the head alone, "partial" the top `n_unfrozen` blocks as well, "full" all
         of them. "progressive" begins with the head and unfreezes more and more blocks from the top [1]_. After each
@@ -373,11 +373,10 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
                 "Give samples of at least two."
             )
         if looks_like_numbers(self.classes_, len(y)):
-            warnings.warn(
+            warn(
                 f"y has {len(self.classes_)} distinct numbers in {len(y)} samples, which look like numbers to be "
                 "predicted rather than classes. Use FineTuneRegressor for those; classes may be given as strings.",
                 FitWarning,
-                stacklevel=7,
             )
         return Multiclass(self.classes_, self.scoring)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from skembed._warn import warn
 from skembed.base import BaseEmbedder
 from skembed.exceptions import FitWarning
 
@@ -23,8 +23,6 @@ __all__ = [
     "warn_of_single",
 ]
 
-#: From a function that `_request` calls up to who called `fit`.
-_CALLER = 7
 #: Samples that are named where some are left out.
 _MOST_NAMED = 5
 #: Samples whose embeddings are compared in pairs, how near (as a part of their usual length) two are alike, and the
@@ -236,11 +234,10 @@ def warn_of_idle_views(augment: Any, n_views: int, augment_views: int | None) ->
     """Warn of views that are all the same."""
     for name, value, none in (("n_views", n_views, 1), ("augment_views", augment_views, None)):
         if augment is None and value != none:
-            warnings.warn(
+            warn(
                 f"{name}={value} has no effect: augment is None, so that all views of a sample are the same. Give "
                 f"augment='light', say; or leave {name} out.",
                 FitWarning,
-                stacklevel=_CALLER,
             )
 
 
@@ -259,9 +256,8 @@ def warn_of_single(n_samples: int, n_held_out: int, fraction: float | None, *, g
     if n_held_out != 1:
         return
     which = "X_val has one sample" if given else f"validation_fraction={fraction} of {n_samples} samples holds out one"
-    warnings.warn(
+    warn(
         f"{which}, and one sample cannot tell which of two fits is better. Give more samples, or an X_val and y_val of "
         "more; or validation_fraction=None, which trains without judging.",
         FitWarning,
-        stacklevel=_CALLER,
     )

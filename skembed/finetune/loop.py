@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skembed._warn import warn
 from skembed.augment.mixing import Mix, draw_mix
 from skembed.engine.device import is_out_of_memory
 from skembed.exceptions import DeviceWarning, TrainingError
@@ -244,11 +244,10 @@ class Epoch:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         self.fits = (min(self.fits, self.settings.batch_size) + 1) // 2
-        warnings.warn(
+        warn(
             f"Out of memory; batches of {self.settings.batch_size} are now trained in parts of {self.fits}, which "
             "changes nothing else.",
             DeviceWarning,
-            stacklevel=2,
         )
 
     def _part(self, batch: np.ndarray, start: int, mix: Mix | None) -> tuple[Tensor, Tensor, Tensor]:

@@ -153,7 +153,7 @@ class Network(FrozenNetwork):
     seed : int
         Of what is added.
     mixed_precision : bool
-        Whether linear layers multiply in bfloat16, where the processor does; see
+        Whether the backbone's linear layers multiply in bfloat16, where the processor does; see
         `skembed.backbones.linear.round_factors`.
     """
 
@@ -172,7 +172,7 @@ class Network(FrozenNetwork):
         mixed_precision: bool = False,
     ):
         self.base = self.backbone = backbone
-        self.reading, self.method, self.mixed_precision = reading, method, mixed_precision
+        self.reading, self.method = reading, method
         self.n_features, self.normalize = n_features, normalize
         kind, blocks = KINDS[method.name], self.top(self.depth if n_trainable is None else n_trainable)
         own = set(kind.own(backbone.module, blocks))
@@ -192,8 +192,8 @@ class Network(FrozenNetwork):
         avoid_faulty_gradients(module)
         prefer_sparse_gradients(module)
         draw_fast(module)
-        if mixed_precision:
-            round_factors(module)
+        #: Whether anything is rounded; where the processor does not, or no layer is linear, nothing is.
+        self.mixed_precision = mixed_precision and round_factors(module)
         self._own = {
             _plain(name): value
             for name, value in module.state_dict().items()

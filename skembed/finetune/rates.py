@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
@@ -41,9 +41,17 @@ class RateCurve:
         A rate to begin with.
     """
 
-    rates: np.ndarray
-    losses: np.ndarray
+    rates: np.ndarray = field(repr=False)
+    losses: np.ndarray = field(repr=False)
     suggestion: float
+
+    def __str__(self) -> str:
+        lowest = int(np.argmin(self.losses))
+        return (
+            f"Suggested: learning_rate={self.suggestion:.1e}. Of {len(self.rates)} steps from {self.rates[0]:.1e} to "
+            f"{self.rates[-1]:.1e} the smoothed loss began at {self.losses[0]:.3g} and was least at "
+            f"{self.rates[lowest]:.1e}, {self.losses[lowest]:.3g}."
+        )
 
     def plot(self, ax: Any = None) -> Any:
         """Draw the curve and the suggestion.

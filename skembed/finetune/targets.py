@@ -1,4 +1,4 @@
-"""Targets as they are given: what is missing, what is mixed, and what is not for this estimator."""
+"""Targets as they are given: what is not for this estimator."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from skembed.inputs import as_plain
 __all__ = [
     "check_class_weight",
     "check_numbers",
-    "check_one_kind",
     "describe_one_hot",
     "first_fraction",
     "looks_like_numbers",
@@ -21,39 +20,6 @@ __all__ = [
 _MANY_CLASSES, _FEW_SAMPLES = 20, 5
 #: Numbers whose squares can be summed.
 _LARGEST = 1e150
-
-
-def check_one_kind(y: Any, name: str = "y") -> Any:
-    """Classes that are all strings or all numbers; numbers held as objects as numbers.
-
-    Parameters
-    ----------
-    y : array-like
-        Classes, none of them missing.
-    name : str
-        What to call them.
-
-    Raises
-    ------
-    ValueError
-        If there are strings among numbers: "1" and 1 would be one class to NumPy and two to Python.
-    """
-    values = as_plain(y)
-    if values.dtype.kind in "iub" and values.ndim == 1:
-        # Of pandas' own types scikit-learn would make floats.
-        return values
-    if values.dtype.kind != "O" or values.ndim != 1:
-        return y
-    strings = np.array([isinstance(value, str) for value in values], bool)
-    if strings.any() and not strings.all():
-        first, other = np.sort([np.argmax(strings), np.argmin(strings)]).tolist()
-        raise ValueError(
-            f"{name} mixes strings with other values: {name}[{first}] is {values[first]!r} and {name}[{other}] is "
-            f"{values[other]!r}. Give classes of one type, such as [str(label) for label in {name}]."
-        )
-    # scikit-learn does not know what an array of objects holds.
-    numbers = all(isinstance(value, (bool, int, float, np.number, np.bool_)) for value in values)
-    return np.array(values.tolist()) if numbers and len(values) else y
 
 
 def check_numbers(y: Any, name: str = "y") -> None:

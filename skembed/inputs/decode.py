@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import stat
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from numbers import Real
 from typing import Any, BinaryIO
 
+from skembed._warn import warn
 from skembed.exceptions import DecodeError, DecodeWarning
 
 __all__ = ["decode_all", "is_missing", "open_file", "reason", "warn_unreadable"]
@@ -63,14 +63,13 @@ def decode_all(
     return decoded, errors
 
 
-def warn_unreadable(errors: Sequence[DecodeError], total: int, *, stacklevel: int = 1) -> None:
+def warn_unreadable(errors: Sequence[DecodeError], total: int) -> None:
     """One warning that counts the samples that could not be read and names the first five."""
     named = "\n".join(f"  {error}" for error in errors[:5])
     more = f"\n  and {len(errors) - 5} more" if len(errors) > 5 else ""
-    warnings.warn(
+    warn(
         f"{len(errors)} of {total} samples could not be read; their rows are NaN:\n{named}{more}",
         DecodeWarning,
-        stacklevel=stacklevel + 1,
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from skembed.inputs.decode import is_missing
 
-__all__ = ["as_plain", "check_present"]
+__all__ = ["as_plain", "check_one_kind", "check_present"]
 
 
 def as_plain(y: Any) -> np.ndarray:
@@ -63,3 +63,38 @@ def check_present(y: Any, name: str = "y") -> None:
 
 def _is_infinite(value: Any) -> bool:
     return isinstance(value, (float, np.floating)) and bool(np.isinf(value))
+
+
+def check_one_kind(y: Any, name: str = "y") -> Any:
+    """Classes that are all strings or all numbers; numbers held as objects as numbers.
+
+    Parameters
+    ----------
+    y : array-like
+        Classes, none of them missing.
+    name : str
+        What to call them.
+
+    Raises
+    ------
+    ValueError
+        If there are strings among numbers: "1" and 1 would be one class to NumPy and two to Python.
+    """
+    values = as_plain(y)
+    if values.ndim != 1 or (isinstance(y, (list, tuple)) and len(values) != len(y)):
+        return y  # of several shapes, which is refused later
+    if values.dtype.kind in "iub":
+        # Of pandas' own types scikit-learn would make floats.
+        return values
+    if values.dtype.kind != "O":
+        return y
+    strings = np.array([isinstance(value, str) for value in values], bool)
+    if strings.any() and not strings.all():
+        first, other = np.sort([np.argmax(strings), np.argmin(strings)]).tolist()
+        raise ValueError(
+            f"{name} mixes strings with other values: {name}[{first}] is {values[first]!r} and {name}[{other}] is "
+            f"{values[other]!r}. Give classes of one type, such as [str(label) for label in {name}]."
+        )
+    # scikit-learn does not know what an array of objects holds.
+    numbers = all(isinstance(value, (bool, int, float, np.number, np.bool_)) for value in values)
+    return np.array(values.tolist()) if numbers and len(values) else y

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
+from skembed._warn import warn
 from skembed.exceptions import DecodeError, InputWarning
 from skembed.inputs.decode import is_missing
 
@@ -122,21 +121,12 @@ def warn_of_file_names(texts: Sequence[Any]) -> None:
         return
     kind, first = found
     what = {"image": "image files", "audio": "recordings"}.get(kind, "files")
-    warnings.warn(
+    warn(
         f"X looks like names of {what}, the first {first!r}. TextEmbedder embeds the names themselves, as texts, and "
         f"opens no file: a class that is part of the path would be read off it. {_WHICH[kind]} Where the names are the "
         "texts that you mean, silence this with warnings.simplefilter('ignore', InputWarning).",
         InputWarning,
-        stacklevel=_frames_inside(),
     )
-
-
-def _frames_inside() -> int:
-    """The level, for `warnings.warn` in the caller, of the first frame that is neither ours nor scikit-learn's."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in ("skembed", "sklearn"):
-        level, frame = level + 1, frame.f_back
-    return level
 
 
 _OTHERS = "in FineTuneClassifier, FineTuneRegressor and advise"

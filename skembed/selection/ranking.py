@@ -11,6 +11,7 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_consistent_length
 
+from skembed._warn import warn
 from skembed.base import BaseEmbedder
 from skembed.exceptions import InputWarning, SkembedWarning
 from skembed.naming import did_you_mean
@@ -211,7 +212,7 @@ def score_candidates(
     if not any(np.isfinite(each.row[name]) for each in scored for name in functions):
         raise _none_scored(scored)
     first = next(iter(functions))
-    _warn_failed(scored, stacklevel=4)
+    _warn_failed(scored)
     return sorted(scored, key=lambda each: _descending(each.row[first]))
 
 
@@ -341,7 +342,7 @@ def _none_scored(scored: list[Scored]) -> Exception:
     return error
 
 
-def _warn_failed(scored: list[Scored], stacklevel: int) -> None:
+def _warn_failed(scored: list[Scored]) -> None:
     failed = [each.row for each in scored if each.embedder is None]
     partly = [each.row for each in scored if each.embedder is not None and each.row["error"]]
     told = []
@@ -351,6 +352,4 @@ def _warn_failed(scored: list[Scored], stacklevel: int) -> None:
             told.append(f"{len(rows)} of {len(scored)} candidates {what}, {first}.")
     if told:
         rest = "The others are ranked; see" if failed else "See"
-        warnings.warn(
-            " ".join([*told, f"{rest} the column 'error' of the ranking."]), SkembedWarning, stacklevel=stacklevel
-        )
+        warn(" ".join([*told, f"{rest} the column 'error' of the ranking."]), SkembedWarning)

@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.utils import check_array
 from sklearn.utils.multiclass import type_of_target
 
-from skembed.inputs import check_present
+from skembed.inputs import check_one_kind, check_present
 
 __all__ = ["TASKS", "check_rows", "class_codes", "resolve_task", "target_columns"]
 
@@ -57,13 +57,15 @@ def resolve_task(y: Any, task: str = "auto") -> str:
     Raises
     ------
     ValueError
-        If `task` is another word, y is of a kind that no score is defined for, or it may be either kind.
+        If `task` is another word, y is of a kind that no score is defined for, holds strings among numbers, or may be
+        either kind.
     """
     if task not in TASKS:
         raise ValueError(f"task={task!r} is unknown. Use one of {', '.join(map(repr, TASKS))}.")
     if task != "auto":
         return task
     check_present(y)
+    y = check_one_kind(y)
     kind = type_of_target(y, input_name="y")
     if kind.startswith("continuous"):
         return "regression"
@@ -105,9 +107,11 @@ def class_codes(y: Any, n_samples: int) -> tuple[np.ndarray, int]:
     Raises
     ------
     ValueError
-        If the length differs, a class is missing, or there are fewer than two classes or as many as samples.
+        If the length differs, a class is missing, there are strings among numbers, or there are fewer than two classes
+        or as many as samples.
     """
-    labels = _as_array(y, n_samples)
+    _as_array(y, n_samples)  # what is missing is told before what is mixed
+    labels = np.asarray(check_one_kind(y))
     if labels.ndim != 1:
         raise ValueError(f"y has shape {labels.shape}, where one class a sample was expected: shape ({n_samples},).")
     classes, codes = np.unique(labels, return_inverse=True)

@@ -440,6 +440,13 @@ def test_errors_say_what_to_do():
         _advise(X, np.where(np.arange(30) == 4, np.nan, X[:, 0]))
     with pytest.raises(ValueError, match="groups has shape"):
         _advise(X, y, groups=[1, 2])
+    with pytest.raises(ValueError, match=r"y mixes strings with other values: y\[0\] is 'a' and y\[1\] is 1"):
+        _advise(X, ["a", 1] * 15)
+    assert _advise(X, ["1.5", 2, 3.0] * 10, task="regression").task == "regression", "numbers may be written"
+    with pytest.raises(ValueError, match="y"):
+        _advise(X, [np.zeros((2, 2)), np.zeros((2, 3))] * 15)
+    with pytest.raises(TypeError, match=r"X is a ArrayEmbedder.*advise\(X, y, embedder\)"):
+        advise(ArrayEmbedder(), X, y)
     with pytest.raises(TypeError, match="embedder is a str"):
         advise(X, y, "resnet")
     with pytest.raises(ValueError, match="task='ranking'"):

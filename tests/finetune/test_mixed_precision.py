@@ -80,7 +80,18 @@ def test_a_replayed_prefix_trains_as_the_whole_network_does(networks):
     np.testing.assert_allclose(curves[0], curves[1], rtol=2e-2, atol=1e-2)
 
 
-def test_networks_that_lose_by_it_train_in_float32(networks):
+def test_networks_that_lose_by_it_train_in_float32(networks, monkeypatch):
     """Convolutional ones, whose rows "auto" computes in float32 on processors."""
-    _fit("timm_resnet", "full", "auto")
-    assert _rounds(networks[-1]) <= {False}
+    _fit("timm_convnext", "full", "auto")
+    assert _rounds(networks[-1]) == {False}
+    assert not networks[-1].mixed_precision
+
+
+def test_where_nothing_is_rounded_nothing_is_said_to_be(networks, monkeypatch):
+    """A network without linear layers, and a processor that does not multiply in bfloat16."""
+    _fit("timm_resnet", "full", "bfloat16", max_epochs=1)
+    assert not networks[-1].mixed_precision
+    monkeypatch.setattr(linear, "_faster_types", lambda: (torch.float32,))
+    _fit("bert", "full", "bfloat16", max_epochs=1)
+    assert not networks[-1].mixed_precision
+    assert _rounds(networks[-1]) == {False}

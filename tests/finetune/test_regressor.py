@@ -86,6 +86,10 @@ def test_the_suggested_rate_learns_faster_than_a_hundredth_of_it(rows, strategy)
     assert 1e-4 < curve.suggestion < 1.0
     assert curve.losses[0] == pytest.approx(np.log(2), abs=0.05), "a head that knows nothing"
     assert curve.losses.min() < curve.losses[0] - 0.01
+    assert str(curve).startswith(
+        f"Suggested: learning_rate={curve.suggestion:.1e}. Of {len(curve.rates)} steps from 1.0e-05 to"
+    )
+    assert repr(curve) == f"RateCurve(suggestion={curve.suggestion!r})"
 
 
 def test_rates_are_checked(rows):

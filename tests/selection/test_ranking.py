@@ -244,6 +244,15 @@ def test_nan_among_strings_is_no_class(task):
         knn_score(X, missing, task=task)
 
 
+@pytest.mark.parametrize("task", ["auto", "classification"])
+def test_numbers_among_strings_are_no_classes(task):
+    """Fails when NumPy makes strings of them: "1" and 1 are two classes to whoever wrote them."""
+    with pytest.raises(ValueError, match=r"y mixes strings with other values: y\[0\] is 'a' and y\[1\] is 1"):
+        rank_backbones(X, ["a", 1, "b"] * 50, [ArrayEmbedder()], task=task)
+    with pytest.raises(ValueError, match="y mixes strings"):
+        logme(X, ["a", 1, "b"] * 50, task=task)
+
+
 @pytest.mark.parametrize(
     ("given", "meant"), [("hscore", "h_score"), ("LogMe", "logme"), ("linear-probe", "linear_probe")]
 )
