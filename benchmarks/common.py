@@ -119,8 +119,8 @@ class Goal:
 # -- the machine ------------------------------------------------------------------------------------------
 
 
-def machine(duration: float = 1.0) -> dict[str, Any]:
-    """The machine by its features, and by the peak of its products: processors with the same features differ in it."""
+def machine() -> dict[str, Any]:
+    """The machine by its features."""
     import torch
 
     capabilities = torch.cpu.get_capabilities()
@@ -132,7 +132,6 @@ def machine(duration: float = 1.0) -> dict[str, Any]:
         "instruction_sets": instruction_sets,
         "bf16_units": bool(_BF16_UNITS & set(instruction_sets)),
         "torch": torch.__version__.partition("+")[0],
-        "peak_gflops": matmul_peak(duration=duration),
     }
 
 
@@ -165,11 +164,15 @@ def matmul_peak(size: int = 2048, duration: float = 1.0) -> dict[str, float]:
 
 
 def document(benchmark: str, **content) -> dict[str, Any]:
-    """What a benchmark writes: its content, when, and on what machine."""
+    """What a benchmark writes: its content, when, and on what machine.
+
+    With the peak of its products, where that is not known: processors with the same features differ in it.
+    """
     return {
         "benchmark": benchmark,
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine(),
+        **({} if "peak_gflops" in content else {"peak_gflops": matmul_peak()}),
         **content,
     }
 

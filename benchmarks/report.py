@@ -2,16 +2,18 @@
 
     python -m benchmarks.report [--results benchmarks/results] [--readme README.md]
 
-Reads all JSON files and rewrites what is between the two markers. A work that was measured more than once counts as
-it was measured last. Goals were set on a CPU with matrix units for bfloat16 (AMX); what was not measured is
-left out.
+Reads all JSON files and rewrites what is between the two markers. A work that was measured more than once on a
+machine counts as it was measured last there. Goals were set on a CPU with matrix units for bfloat16 (AMX); what was not
+measured is left out.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Hashable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,26 +45,35 @@ def table(documents: Iterable[Mapping[str, Any]]) -> str:
     """
     newest_first = sorted(documents, key=lambda found: found["measured"], reverse=True)
     lines = ["| work | against | measured | goal | met | machine |", "|---|---|---|---|---|---|"]
-    #: Those that appear, in their order, by name.
-    machines: dict[str, int] = {}
+    #: Those that appear, in their order: a name and a number.
+    machines: dict[Hashable, tuple[str, int]] = {}
     for benchmark, goals in _GOALS.items():
         chosen = [found for found in newest_first if found["benchmark"] == benchmark]
         for goal in goals:
-            measured = _measured(goal, chosen)
-            if measured is not None:
-                value, name = measured
-                lines.append(f"{_line(goal, value)} {machines.setdefault(name, len(machines) + 1)} |")
-    return "\n".join([*lines, "", *(f"{number}. {name}" for name, number in machines.items())])
+            for found, value in _measured(goal, chosen):
+                _, number = machines.setdefault(_kind(found), (_named(found), len(machines) + 1))
+                lines.append(f"{_line(goal, value)} {number} |")
+    return "\n".join([*lines, "", *(f"{number}. {name}" for name, number in machines.values())])
 
 
-def _measured(goal: Goal, documents: Iterable[Mapping[str, Any]]) -> tuple[float, str] | None:
-    """The newest value, and the machine that it is from."""
-    for found in documents:
-        try:
-            return goal.value(found), _named(found)
-        except LookupError:
-            continue
-    return None
+def _measured(goal: Goal, documents: Iterable[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], float]]:
+    """For each machine, the newest document that has a value, and the value."""
+    found: dict[Hashable, tuple[Mapping[str, Any], float]] = {}
+    for each in documents:
+        with suppress(LookupError):
+            found.setdefault(_kind(each), (each, goal.value(each)))
+    return list(found.values())
+
+
+def _peaks(found: Mapping[str, Any]) -> Mapping[str, float] | None:
+    return found.get("peak_gflops") or found["machine"].get("peak_gflops")
+
+
+def _kind(found: Mapping[str, Any]) -> Hashable:
+    """What tells one machine from another: its features, and its peak to a factor of two."""
+    machine, peaks = found["machine"], _peaks(found)
+    features = (machine["cores"], machine["threads"], *machine["instruction_sets"], machine["torch"])
+    return features, None if peaks is None else round(math.log2(peaks["float32"]))
 
 
 def _line(goal: Goal, value: float) -> str:
@@ -73,9 +84,7 @@ def _line(goal: Goal, value: float) -> str:
 
 
 def _named(found: Mapping[str, Any]) -> str:
-    """The machine of a document; its peaks roughly, since they differ a little from run to run."""
-    machine = found["machine"]
-    peaks = machine.get("peak_gflops") or found.get("peak_gflops")
+    machine, peaks = found["machine"], _peaks(found)
     speeds = [f"{peak / 1000:.1f} TFLOP/s in {dtype}" for dtype, peak in peaks.items()] if peaks else ["not measured"]
     name = (
         f"{machine['cores']} cores ({machine['architecture']}: {', '.join(machine['instruction_sets'])}), "
