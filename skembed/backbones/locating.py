@@ -6,6 +6,7 @@ import functools
 import importlib.metadata
 import json
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -103,9 +104,15 @@ def _timm_hub_id(name: str) -> str:
 
 
 def _state_of(directory: Path) -> tuple:
-    """Names, sizes and times of the files, which change when the files do."""
-    stats = ((path, path.stat()) for path in sorted(directory.rglob("*")) if path.is_file())
-    return tuple((path.name, stat.st_size, stat.st_mtime_ns) for path, stat in stats)
+    """Paths, sizes and times of the files, which change when the files do; asked for in every fit and transform."""
+    found = []
+    for place, _, names in os.walk(directory):
+        for name in names:
+            path = os.path.join(place, name)
+            with suppress(FileNotFoundError):  # links to nothing
+                stat = os.stat(path)
+                found.append((path, stat.st_size, stat.st_mtime_ns))
+    return tuple(sorted(found))
 
 
 @functools.lru_cache(maxsize=32)
