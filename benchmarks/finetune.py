@@ -7,8 +7,9 @@ head : 10 epochs on a frozen backbone, against a loop that runs the backbone in 
 replay : the top 1 and 2 of MiniLM's 6 layers, 10 epochs, against our own loop without the replayed prefix; and how far
     apart the two loss curves are in float32.
 deep : the top 2 of 12 blocks, ViT-S/16 and the shape of BERT base with random weights, likewise.
-recipe : the whole progressive fit on topics, against skorch with its Freezer and Unfreezer and against the
-    transformers Trainer, all judged on the same held-out samples; accuracy is that on others. Minutes a round.
+recipe : the whole progressive fit on topics, in both precisions, against skorch with its Freezer and Unfreezer and
+    against the transformers Trainer, all judged on the same held-out samples; accuracy is that on others. Minutes a
+    round.
 
 Ways take turns, figures are medians, and ratios hold inside one run alone.
 """

@@ -65,13 +65,9 @@ def _measured(goal: Goal, documents: Iterable[Mapping[str, Any]]) -> list[tuple[
     return list(found.values())
 
 
-def _peaks(found: Mapping[str, Any]) -> Mapping[str, float] | None:
-    return found.get("peak_gflops") or found["machine"].get("peak_gflops")
-
-
 def _kind(found: Mapping[str, Any]) -> Hashable:
     """What tells one machine from another: its features, and its peak to a factor of two."""
-    machine, peaks = found["machine"], _peaks(found)
+    machine, peaks = found["machine"], found.get("peak_gflops")
     features = (machine["cores"], machine["threads"], *machine["instruction_sets"], machine["torch"])
     return features, None if peaks is None else round(math.log2(peaks["float32"]))
 
@@ -84,7 +80,7 @@ def _line(goal: Goal, value: float) -> str:
 
 
 def _named(found: Mapping[str, Any]) -> str:
-    machine, peaks = found["machine"], _peaks(found)
+    machine, peaks = found["machine"], found.get("peak_gflops")
     speeds = [f"{peak / 1000:.1f} TFLOP/s in {dtype}" for dtype, peak in peaks.items()] if peaks else ["not measured"]
     name = (
         f"{machine['cores']} cores ({machine['architecture']}: {', '.join(machine['instruction_sets'])}), "

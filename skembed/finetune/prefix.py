@@ -26,8 +26,8 @@ __all__ = ["MEMORY", "FirstPass", "ItemStore", "agree", "fill_store", "last_froz
 
 #: Bytes of prepared samples, or of activations, that are held in memory; the rest goes to a temporary file.
 MEMORY = 2 * 1024**3
-#: Largest difference, relative to the largest value, between a replayed pass and a plain one.
-_TOLERANCE = 1e-3
+#: Largest difference, relative to the largest value, between a replayed pass and a plain one; in half precision.
+_TOLERANCE, _ROUNDED = 1e-3, 1e-2
 #: What networks raise that cannot be entered behind a block; NotImplementedError is a RuntimeError.
 _CANNOT_ENTER = (IndexError, KeyError, RuntimeError, TypeError, ValueError)
 
@@ -183,8 +183,8 @@ class FirstPass:
         except _CANNOT_ENTER:
             return False
         # Rounding of half precision depends on the batch; the hidden states themselves are kept as they were.
-        exact = next(self.backbone.module.parameters()).dtype == torch.float32
-        tolerance = (_TOLERANCE if exact else 10 * _TOLERANCE) * np.abs(plain).max()
+        rounded = next(self.backbone.module.parameters()).dtype != torch.float32
+        tolerance = (_ROUNDED if rounded else _TOLERANCE) * np.abs(plain).max()
         return again.shape == plain.shape and bool(np.abs(again - plain).max() <= tolerance)
 
 
@@ -272,7 +272,7 @@ def agree(network: Network, samples: Sequence[Sample], block: int) -> str | None
             return str(error)
         except _CANNOT_ENTER as error:
             return f"entering it behind block {block} failed ({type(error).__name__}: {str(error)[:200]})"
-        tolerance = (10 * _TOLERANCE if network.mixed_precision else _TOLERANCE) * plain.abs().max()
+        tolerance = (_ROUNDED if network.mixed_precision else _TOLERANCE) * plain.abs().max()
         if replayed.shape == plain.shape and bool((replayed - plain).abs().max() <= tolerance):
             return None
     return f"its rows differ when it is entered behind block {block}"

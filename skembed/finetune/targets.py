@@ -37,7 +37,7 @@ def check_numbers(y: Any, name: str = "y") -> None:
     ValueError
         Names the first, and the estimator for classes.
     """
-    values = as_plain(y)
+    values = as_plain(y, name)
     if values.dtype.kind in "mM":
         raise ValueError(f"{name} holds times, such as {values.flat[0]}. Give numbers, such as days from a first day.")
     if values.dtype.kind in "fiu" and values.size and float(np.abs(values).max()) > _LARGEST:

@@ -11,15 +11,24 @@ from skembed.inputs.decode import is_missing
 __all__ = ["as_plain", "check_one_kind", "check_present"]
 
 
-def as_plain(y: Any) -> np.ndarray:
-    """Targets as an array, none of them turned into another type to suit its neighbours."""
+def as_plain(y: Any, name: str = "y") -> np.ndarray:
+    """Targets as an array, none of them turned into another type to suit its neighbours.
+
+    Raises
+    ------
+    ValueError
+        If they are arrays of several shapes.
+    """
     if hasattr(y, "toarray"):
         return np.asarray(y.toarray())
     if isinstance(y, (list, tuple)):
         try:
             return np.array(y, dtype=object)
-        except ValueError:  # arrays of several shapes, which are refused by name later
-            return np.arange(0)
+        except ValueError as error:
+            raise ValueError(
+                f"{name} holds arrays of several shapes, the first of shape {np.shape(y[0])}. Give a class or a number "
+                "a sample, or rows of one length."
+            ) from error
     return np.asarray(y)
 
 
@@ -38,7 +47,7 @@ def check_present(y: Any, name: str = "y") -> None:
     ValueError
         Names the first and counts them.
     """
-    values = as_plain(y)
+    values = as_plain(y, name)
     if not values.ndim:
         return
     kind = values.dtype.kind
@@ -80,13 +89,11 @@ def check_one_kind(y: Any, name: str = "y") -> Any:
     ValueError
         If there are strings among numbers: "1" and 1 would be one class to NumPy and two to Python.
     """
-    values = as_plain(y)
-    if values.ndim != 1 or (isinstance(y, (list, tuple)) and len(values) != len(y)):
-        return y  # of several shapes, which is refused later
-    if values.dtype.kind in "iub":
+    values = as_plain(y, name)
+    if values.dtype.kind in "iub" and values.ndim == 1:
         # Of pandas' own types scikit-learn would make floats.
         return values
-    if values.dtype.kind != "O":
+    if values.dtype.kind != "O" or values.ndim != 1:
         return y
     strings = np.array([isinstance(value, str) for value in values], bool)
     if strings.any() and not strings.all():

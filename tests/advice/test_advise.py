@@ -443,7 +443,9 @@ def test_errors_say_what_to_do():
     with pytest.raises(ValueError, match=r"y mixes strings with other values: y\[0\] is 'a' and y\[1\] is 1"):
         _advise(X, ["a", 1] * 15)
     assert _advise(X, ["1.5", 2, 3.0] * 10, task="regression").task == "regression", "numbers may be written"
-    with pytest.raises(ValueError, match="y"):
+    with pytest.raises(
+        ValueError, match=r"y holds arrays of several shapes, the first of shape \(2, 2\)\. Give a class"
+    ):
         _advise(X, [np.zeros((2, 2)), np.zeros((2, 3))] * 15)
     with pytest.raises(TypeError, match=r"X is a ArrayEmbedder.*advise\(X, y, embedder\)"):
         advise(ArrayEmbedder(), X, y)

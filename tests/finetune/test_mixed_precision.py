@@ -80,7 +80,7 @@ def test_a_replayed_prefix_trains_as_the_whole_network_does(networks):
     np.testing.assert_allclose(curves[0], curves[1], rtol=2e-2, atol=1e-2)
 
 
-def test_networks_that_lose_by_it_train_in_float32(networks, monkeypatch):
+def test_networks_that_lose_by_it_train_in_float32(networks):
     """Convolutional ones, whose rows "auto" computes in float32 on processors."""
     _fit("timm_convnext", "full", "auto")
     assert _rounds(networks[-1]) == {False}
