@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from skembed.backbones.base import Backbone, BackboneSpec
+from skembed.backbones.freed_memory import keep_freed_memory
 from skembed.backbones.linear import multiply_by_onednn
 from skembed.backbones.locating import Located, identify
 from skembed.backbones.modality import refuse_other_reader
@@ -116,6 +117,7 @@ class LoadedBackbones:
                 backbone.module.to(device=device, dtype=dtype).eval().requires_grad_(False)
                 if device.type == "cpu":
                     multiply_by_onednn(backbone.module)
+                    keep_freed_memory()
                 self.n_loads += 1
                 self._held[key] = _Family(backbone)
             self._held.move_to_end(key)
