@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -315,7 +317,23 @@ def test_short_texts_fill_a_batch(tiny):
     """The planner's general limit of 32 items is for images; that many titles leave a CPU idle."""
     backbone = tiny("bert")[2]
     plan = plan_batches([16] * 256, token_budget=backbone.token_budget, batch_limit=backbone.batch_limit)
-    assert [len(batch) for batch in plan] == [128, 128]
+    assert [len(batch) for batch in plan] == [256]
+
+
+@pytest.mark.parametrize(
+    ("family", "width", "dtype", "budget"),
+    [
+        ("bert", 384, torch.float32, 4096),
+        ("bert", 768, torch.float32, 2048),  # its widest values would be of more bytes than stay with the process
+        ("bert", 768, torch.bfloat16, 4096),
+        ("bert", 1024, torch.bfloat16, 2048),
+        ("mpnet", 384, torch.float32, 2048),  # padded
+    ],
+)
+def test_a_batch_is_as_large_as_memory_is_reused(tiny, family, width, dtype, budget):
+    backbone = tiny(family)[2]
+    backbone = replace(backbone, width=width, module=copy.deepcopy(backbone.module).to(dtype))
+    assert backbone.token_budget == budget
 
 
 @pytest.mark.bundled
