@@ -213,6 +213,8 @@ class Epoch:
     ):
         self.network, self.task, self.source, self.targets = network, task, source, targets
         self.settings, self.optimizer, self.average = settings, optimizer, average
+        #: What trains. To ask the network for it at each step is a walk over all of its modules.
+        self.parameters = [value for group in optimizer.param_groups for value in group["params"]]
         self.pull = Pull(network, settings.l2_sp)
         #: Which view of the samples is trained on; 0 is as they are, and others differ where there is augmentation.
         self.view = 0
@@ -282,7 +284,7 @@ class Epoch:
         if not math.isfinite(summed):
             raise TrainingError(f"The training loss became {summed}.")
         if settings.clip_norm is not None:
-            clip_gradients(network.parameters(), settings.clip_norm)
+            clip_gradients(self.parameters, settings.clip_norm)
         self.optimizer.step()
         if self.average is not None:
             self.average.update()
