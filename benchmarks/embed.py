@@ -1,10 +1,11 @@
 """Raw samples to embeddings, against what people would write themselves.
 
-    python -m benchmarks.embed [--only texts|images|audio] [--samples 800] [--repeats 3] [--memory] [--json FILE]
+    python -m benchmarks.embed [--only texts|images|audio] [--samples 800] [--repeats 3] [--together] [--json FILE]
 
 All ways of a work run in turn, with the same threads, inputs and weights, from files or texts to rows; loading and a
-first run are not timed. Images are a quarter and clips a tenth of --samples. With --memory each way has a process of
-its own, still in turn, and the memory that loading it and its first run hold at most is measured as well.
+first run are not timed. Images are a quarter and clips a tenth of --samples. Each way has a process of its own, as it
+has with those who use it: in one process all would profit from the freed memory that one of them taught the C library
+to keep. Told is also how much memory loading and the first run hold at most. With --together one process does for all.
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ def _serve(kind: str, samples: int, work_name: str, way_name: str) -> None:
     serve(work, next(way for way in work.ways if way.name == way_name))
 
 
-def _measure_all(kinds: list[str], samples: int, repeats: int, memory: bool) -> dict[str, Any]:
+def _measure_all(kinds: list[str], samples: int, repeats: int, together: bool) -> dict[str, Any]:
     peaks = [matmul_peak()]
     print(f"{machine()}; {samples=}, {repeats=}")
     results, skipped, sources = [], [], {}
     for kind in kinds:
         command = ["benchmarks.embed", "--only", kind, "--samples", str(samples)]
-        start = partial(Remote, command=command) if memory else Local
+        start = Local if together else partial(Remote, command=command)
         for work, source in _works(kind, samples):
             print(f"measuring {work.name} ...", file=sys.stderr)
             rows, missing = measure(work, repeats, start)
@@ -61,7 +62,7 @@ def _measure_all(kinds: list[str], samples: int, repeats: int, memory: bool) -> 
         "embed",
         samples=samples,
         repeats=repeats,
-        process_each=memory,
+        process_each=not together,
         peak_gflops=peak,
         data=sources,
         results=results,
@@ -97,7 +98,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--only", choices=_KINDS, help="one kind of samples")
     parser.add_argument("--samples", type=int, default=800, help="texts; images are a quarter of it, clips a tenth")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--memory", action="store_true", help="a process for each way, and its peak memory")
+    parser.add_argument("--together", action="store_true", help="all ways in one process, for a quick look")
     parser.add_argument("--json", type=Path, help="where to write (default: benchmarks/results/embed[-ONLY].json)")
     parser.add_argument("--serve", nargs=2, metavar=("WORK", "WAY"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -105,7 +106,7 @@ def main(arguments: list[str] | None = None) -> None:
         return _serve(options.only, options.samples, *options.serve)
     kinds = [options.only] if options.only else list(_KINDS)
     data.workspace()  # before any process is started: they share it
-    results = _measure_all(kinds, options.samples, options.repeats, options.memory)
+    results = _measure_all(kinds, options.samples, options.repeats, options.together)
     _print(results)
     write(results, options.json or RESULTS / f"embed{'-' + options.only if options.only else ''}.json")
 

@@ -11,15 +11,18 @@ recipe : the whole progressive fit on topics, in both precisions, against skorch
     against the transformers Trainer, all judged on the same held-out samples; accuracy is that on others. Minutes a
     round.
 
-Ways take turns, figures are medians, and ratios hold inside one run alone.
+Ways take turns, figures are medians, and ratios hold inside one run alone. Where they are of different libraries each
+has a process of its own in each turn, as it has with those who use it; imports and a first run are not timed.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,12 +31,49 @@ import numpy as np
 
 from benchmarks import data
 from benchmarks.common import RESULTS, Goal, document, print_table, write
+from benchmarks.measure import last_json
 from benchmarks.peers import MissingPeerError
 
 __all__ = ["GOALS", "main"]
 
 Ways = dict[str, Callable[[], Any]]
 EPOCHS = 10
+
+
+def _apart(work: str, ways: Iterable[str], repeats: int) -> tuple[dict[str, dict[str, list[Any]]], dict[str, str]]:
+    """What each way found in each turn, in a process of its own; and those that are missing, with the reason."""
+    found: dict[str, dict[str, list[Any]]] = {}
+    missing: dict[str, str] = {}
+    for _ in range(repeats):
+        for way in ways:
+            if way in missing:
+                continue
+            print(f"{work}: {way} ...", file=sys.stderr)
+            one = last_json(["-m", "benchmarks.finetune", "--child", work, way])
+            if "missing" in one:
+                missing[way] = one["missing"]
+                continue
+            for key, value in one.items():
+                found.setdefault(way, {}).setdefault(key, []).append(value)
+    return found, missing
+
+
+def _child(work: str, way: str) -> None:
+    """One turn of one way: a run that warms up, and one that counts."""
+    found: dict[str, Any]
+    try:
+        found = APART[work](way)
+    except MissingPeerError as error:
+        found = {"missing": str(error)}
+    print(json.dumps(found))
+
+
+def _second(run: Callable[[], Any]) -> dict[str, float]:
+    """Seconds of a second run."""
+    run()
+    start = time.perf_counter()
+    run()
+    return {"seconds": time.perf_counter() - start}
 
 
 def _timed(ways: Ways, repeats: int) -> dict[str, dict[str, Any]]:
@@ -76,18 +116,39 @@ def _fitted(embedder, X, y, **parameters) -> Any:
 # -- a head on a frozen backbone ----------------------------------------------------------------------------
 
 
+_EVERY_EPOCH = "frozen backbone in every epoch"
+
+
 def head(repeats: int) -> dict[str, Any]:
     """Both modalities, both precisions."""
-    return {"MiniLM": _head_of_texts(repeats), "EfficientNet-Lite0": _head_of_images(repeats)}
+    return {
+        "MiniLM": _heads("head, MiniLM", "head only, MiniLM, 320 texts, 10 epochs", repeats),
+        "EfficientNet-Lite0": _heads(
+            "head, EfficientNet-Lite0", "head only, EfficientNet-Lite0, 128 images, 10 epochs", repeats
+        ),
+    }
 
 
-def _head_of_texts(repeats: int) -> dict[str, float]:
-    from transformers import AutoModel, AutoTokenizer
+def _heads(work: str, title: str, repeats: int) -> dict[str, float]:
+    found, _ = _apart(work, [_EVERY_EPOCH, "skembed, float32", "skembed, auto"], repeats)
+    return _table(title, {way: {"seconds": float(np.median(each["seconds"]))} for way, each in found.items()})
 
-    from benchmarks.trainers import frozen_each_epoch
+
+def _head_of_texts(way: str) -> dict[str, float]:
     from skembed import TextEmbedder
 
     texts, y = _topics(320)
+    if way == _EVERY_EPOCH:
+        return _second(partial(_frozen_texts, texts, y))
+    embedder = TextEmbedder(data.minilm(), device="cpu", cache=None, precision=way.removeprefix("skembed, "))
+    return _second(lambda: _fitted(embedder, texts, y, strategy="head"))
+
+
+def _frozen_texts(texts: list[str], y: np.ndarray) -> float:
+    from transformers import AutoModel, AutoTokenizer
+
+    from benchmarks.trainers import frozen_each_epoch
+
     tokenizer, model = AutoTokenizer.from_pretrained(data.minilm()), AutoModel.from_pretrained(data.minilm()).eval()
 
     def embed(batch: np.ndarray):
@@ -95,36 +156,33 @@ def _head_of_texts(repeats: int) -> dict[str, float]:
         mask = inputs["attention_mask"].unsqueeze(-1)
         return (model(**inputs).last_hidden_state * mask).sum(1) / mask.sum(1)
 
-    ways: Ways = {"frozen backbone in every epoch": lambda: frozen_each_epoch(embed, 320, 384, y, epochs=EPOCHS)}
-    for precision in ("float32", "auto"):
-        embedder = TextEmbedder(data.minilm(), device="cpu", cache=None, precision=precision)
-        ways[f"skembed, {precision}"] = lambda embedder=embedder: _fitted(embedder, texts, y, strategy="head")
-    return _table("head only, MiniLM, 320 texts, 10 epochs", _timed(ways, repeats))
+    return frozen_each_epoch(embed, len(texts), 384, y, epochs=EPOCHS)
 
 
-def _head_of_images(repeats: int) -> dict[str, float]:
-    import timm
-    import torch
+def _head_of_images(way: str) -> dict[str, float]:
     from PIL import Image
 
-    from benchmarks.trainers import frozen_each_epoch
     from skembed import ImageEmbedder
 
     images = [Image.open(path).convert("RGB") for path in data.images(128).samples]
     y = np.arange(len(images), dtype=np.int64) % 10
+    if way == _EVERY_EPOCH:
+        return _second(_frozen_images(images, y))
+    embedder = ImageEmbedder(data.efficientnet(), device="cpu", cache=None, precision=way.removeprefix("skembed, "))
+    return _second(lambda: _fitted(embedder, images, y, strategy="head"))
+
+
+def _frozen_images(images: list[Any], y: np.ndarray) -> Callable[[], float]:
+    import timm
+    import torch
+
+    from benchmarks.trainers import frozen_each_epoch
+
     model = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0)
     shown = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
     model = model.eval()
     pixels = torch.stack([shown(image) for image in images])
-    ways: Ways = {
-        "frozen backbone in every epoch": lambda: frozen_each_epoch(
-            lambda batch: model(pixels[batch]), len(images), 1280, y, epochs=EPOCHS
-        )
-    }
-    for precision in ("float32", "auto"):
-        embedder = ImageEmbedder(data.efficientnet(), device="cpu", cache=None, precision=precision)
-        ways[f"skembed, {precision}"] = lambda embedder=embedder: _fitted(embedder, images, y, strategy="head")
-    return _table(f"head only, EfficientNet-Lite0, {len(images)} images, 10 epochs", _timed(ways, repeats))
+    return lambda: frozen_each_epoch(lambda batch: model(pixels[batch]), len(images), 1280, y, epochs=EPOCHS)
 
 
 # -- the replayed prefix ------------------------------------------------------------------------------------
@@ -178,14 +236,46 @@ def deep(repeats: int) -> dict[str, Any]:
 # -- the whole recipe ---------------------------------------------------------------------------------------
 
 
-def recipe(repeats: int, n_train: int = 600, epochs: int = 30) -> dict[str, Any]:
+_OURS, _OURS_FLOAT32 = "skembed, progressive", "skembed, progressive, float32"
+_SKORCH, _TRAINER = "skorch, Freezer and Unfreezer", "transformers Trainer, full"
+#: Texts to train on, and the most epochs.
+_N_TRAIN, _MOST_EPOCHS = 600, 30
+
+
+def recipe(repeats: int) -> dict[str, Any]:
     """Progressive against other libraries; seconds, and accuracy on texts that none of them saw."""
+    found, missing = _apart("recipe", [_OURS, _OURS_FLOAT32, _SKORCH, _TRAINER], repeats)
+    rows: list[dict[str, Any]] = [
+        {"way": way, "seconds": float(np.median(each["seconds"])), "accuracy": float(np.mean(each["accuracy"]))}
+        for way, each in found.items()
+    ]
+    for row in rows:
+        row["ratio"] = row["seconds"] / rows[0]["seconds"]
+        row["to float32"] = row["seconds"] / rows[1]["seconds"]
+    print_table(f"the whole recipe, {_N_TRAIN} texts, at most {_MOST_EPOCHS} epochs", rows)
+    for way, why in missing.items():
+        print(f"{way} is skipped: {why}")
+    return {row["way"]: row for row in rows}
+
+
+def _recipe(way: str) -> dict[str, float]:
+    texts, y = _topics(2400)
+    n = _N_TRAIN
+    part = slice(n), slice(n, n + 150), slice(n + 150, None)
+    (X, X_val, X_test), (y, y_val, y_test) = [texts[p] for p in part], [y[p] for p in part]
+    train = _recipes()[way]
+    # Imports, and the files of the weights, are not what is compared.
+    train(X[:60], y[:60], (X_val, y_val), epochs=1)
+    start = time.perf_counter()
+    predict = train(X, y, (X_val, y_val), epochs=_MOST_EPOCHS)
+    seconds = time.perf_counter() - start
+    return {"seconds": seconds, "accuracy": float((predict(X_test) == y_test).mean())}
+
+
+def _recipes() -> Ways:
     from benchmarks import trainers
     from skembed import FineTuneClassifier, TextEmbedder
 
-    texts, y = _topics(2400)
-    part = slice(n_train), slice(n_train, n_train + 150), slice(n_train + 150, None)
-    (X, X_val, X_test), (y, y_val, y_test) = [texts[p] for p in part], [y[p] for p in part]
     directory = data.minilm()
 
     def ours(X, y, valid, *, epochs, precision="auto"):
@@ -193,44 +283,16 @@ def recipe(repeats: int, n_train: int = 600, epochs: int = 30) -> dict[str, Any]
         classifier = FineTuneClassifier(embedder, max_epochs=epochs, random_state=0)
         return classifier.fit(X, y, X_val=valid[0], y_val=valid[1]).predict
 
-    ways = {
-        "skembed, progressive": ours,
-        "skembed, progressive, float32": partial(ours, precision="float32"),
-        "skorch, Freezer and Unfreezer": partial(trainers.skorch_unfreezing, directory),
-        "transformers Trainer, full": partial(trainers.trainer_full, directory),
+    return {
+        _OURS: ours,
+        _OURS_FLOAT32: partial(ours, precision="float32"),
+        _SKORCH: partial(trainers.skorch_unfreezing, directory),
+        _TRAINER: partial(trainers.trainer_full, directory),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    accuracies: dict[str, list[float]] = {name: [] for name in ways}
-    skipped = {}
-    for turn in range(repeats + 1):
-        for name, run in ways.items():
-            if name in skipped:
-                continue
-            # Imports, and the files of the weights, are for whoever comes first: a short round before those that count.
-            n, most = (n_train, epochs) if turn else (60, 1)
-            start = time.perf_counter()
-            try:
-                predict = run(X[:n], y[:n], (X_val, y_val), epochs=most)
-            except MissingPeerError as error:
-                skipped[name] = str(error)
-                continue
-            if turn:
-                seconds[name].append(time.perf_counter() - start)
-                accuracies[name].append(float((predict(X_test) == y_test).mean()))
-    rows: list[dict[str, Any]] = [
-        {"way": name, "seconds": float(np.median(seconds[name])), "accuracy": float(np.mean(accuracies[name]))}
-        for name in ways
-        if name not in skipped
-    ]
-    for row in rows:
-        row["ratio"] = row["seconds"] / rows[0]["seconds"]
-        row["to float32"] = row["seconds"] / rows[1]["seconds"]
-    print_table(f"the whole recipe, {n_train} texts, at most {epochs} epochs", rows)
-    for line in skipped.values():
-        print(f"skipped: {line}")
-    return {row["way"]: row for row in rows}
 
 
+#: Works whose ways have a process each: what runs one way once.
+APART = {"head, MiniLM": _head_of_texts, "head, EfficientNet-Lite0": _head_of_images, "recipe": _recipe}
 WORKS = {"head": head, "replay": replay, "deep": deep, "recipe": recipe}
 
 
@@ -271,8 +333,8 @@ GOALS = [
         )
         for shown, ratio in (("float32", "to float32"), ("precision auto", "ratio"))
         for peer, way in (
-            ("skorch, Freezer and Unfreezer", "skorch, Freezer and Unfreezer"),
-            ("transformers Trainer", "transformers Trainer, full"),
+            ("skorch, Freezer and Unfreezer", _SKORCH),
+            ("transformers Trainer", _TRAINER),
         )
     ),
 ]  # fmt: skip
@@ -283,8 +345,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", choices=list(WORKS), default=list(WORKS))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, default=RESULTS / "finetune.json")
+    parser.add_argument("--child", nargs=2, metavar=("WORK", "WAY"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     warnings.simplefilter("ignore")
+    if options.child:
+        return _child(*options.child)
+    data.workspace()  # before any process is started: they share it
     results = {name: WORKS[name](options.repeats) for name in options.only}
     write(document("finetune", repeats=options.repeats, results=results), options.json)
 

@@ -9,11 +9,13 @@ import numpy as np
 from benchmarks.common import Run, Way, Work
 from benchmarks.peers import peer
 
-__all__ = ["AUTO", "FLOAT32", "OPENVINO", "our_way"]
+__all__ = ["AUTO", "BFLOAT16", "FLOAT32", "OPENVINO", "OPENVINO_BFLOAT16", "our_way"]
 
 AUTO = "skembed, auto"
+BFLOAT16 = "skembed, bfloat16"
 FLOAT32 = "skembed, float32"
 OPENVINO = "skembed, openvino"
+OPENVINO_BFLOAT16 = "skembed, openvino, bfloat16"
 
 
 def our_way(name: str, embedder: str, **parameters: Any) -> Way:

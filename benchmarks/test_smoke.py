@@ -20,13 +20,13 @@ def test_every_goal_names_works_and_ways(module):
     assert {goal.value({"results": rows}) for goal in module.GOALS} == {1.0}
 
 
-@pytest.mark.parametrize("memory", [[], ["--memory"]])
-def test_texts_are_embedded_and_reported(tmp_path, capsys, memory):
+@pytest.mark.parametrize("together", [[], ["--together"]])
+def test_texts_are_embedded_and_reported(tmp_path, capsys, together):
     path = tmp_path / "embed.json"
-    embed.main(["--only", "texts", "--samples", "8", "--repeats", "1", "--json", str(path), *memory])
+    embed.main(["--only", "texts", "--samples", "8", "--repeats", "1", "--json", str(path), *together])
     written = json.loads(path.read_text())
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == written
-    assert all((row["memory_mb"] is not None) == bool(memory) for row in written["results"])
+    assert all((row["memory_mb"] is None) == bool(together) for row in written["results"])
     table = report.table([written])
     assert "sentence-transformers, float32" in table
     assert "GridSearchCV" not in table
