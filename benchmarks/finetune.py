@@ -115,7 +115,6 @@ def _fitted(embedder, X, y, **parameters) -> Any:
 
 # -- a head on a frozen backbone ----------------------------------------------------------------------------
 
-
 _EVERY_EPOCH = "frozen backbone in every epoch"
 
 
@@ -139,12 +138,12 @@ def _head_of_texts(way: str) -> dict[str, float]:
 
     texts, y = _topics(320)
     if way == _EVERY_EPOCH:
-        return _second(partial(_frozen_texts, texts, y))
+        return _second(_frozen_texts(texts, y))
     embedder = TextEmbedder(data.minilm(), device="cpu", cache=None, precision=way.removeprefix("skembed, "))
     return _second(lambda: _fitted(embedder, texts, y, strategy="head"))
 
 
-def _frozen_texts(texts: list[str], y: np.ndarray) -> float:
+def _frozen_texts(texts: list[str], y: np.ndarray) -> Callable[[], float]:
     from transformers import AutoModel, AutoTokenizer
 
     from benchmarks.trainers import frozen_each_epoch
@@ -156,7 +155,7 @@ def _frozen_texts(texts: list[str], y: np.ndarray) -> float:
         mask = inputs["attention_mask"].unsqueeze(-1)
         return (model(**inputs).last_hidden_state * mask).sum(1) / mask.sum(1)
 
-    return frozen_each_epoch(embed, len(texts), 384, y, epochs=EPOCHS)
+    return lambda: frozen_each_epoch(embed, len(texts), 384, y, epochs=EPOCHS)
 
 
 def _head_of_images(way: str) -> dict[str, float]:
@@ -234,7 +233,6 @@ def deep(repeats: int) -> dict[str, Any]:
 
 
 # -- the whole recipe ---------------------------------------------------------------------------------------
-
 
 _OURS, _OURS_FLOAT32 = "skembed, progressive", "skembed, progressive, float32"
 _SKORCH, _TRAINER = "skorch, Freezer and Unfreezer", "transformers Trainer, full"
