@@ -78,7 +78,8 @@ class TextBackbone(Backbone):
         # Padded, they gain a little on texts of like length and lose more on mixed ones.
         weight = next(self.module.parameters())
         widest = _FEED_FORWARD * self.width * weight.element_size()
-        return 4096 if is_packable(self.module) and 4096 * widest <= LARGEST_KEPT else 2048
+        packed = weight.device.type == "cpu" and is_packable(self.module)
+        return 4096 if packed and 4096 * widest <= LARGEST_KEPT else 2048
 
     def preprocess(self, samples: Sequence[str], options: TextOptions) -> list[list[Item]]:
         """Tokenise texts.

@@ -321,18 +321,19 @@ def test_short_texts_fill_a_batch(tiny):
 
 
 @pytest.mark.parametrize(
-    ("family", "width", "dtype", "budget"),
+    ("family", "width", "to", "budget"),
     [
         ("bert", 384, torch.float32, 4096),
         ("bert", 768, torch.float32, 2048),  # its widest values would be of more bytes than stay with the process
         ("bert", 768, torch.bfloat16, 4096),
         ("bert", 1024, torch.bfloat16, 2048),
         ("mpnet", 384, torch.float32, 2048),  # padded
+        ("bert", 384, "meta", 2048),  # padded as well, as all are that are not on a processor
     ],
 )
-def test_a_batch_is_as_large_as_memory_is_reused(tiny, family, width, dtype, budget):
+def test_a_batch_is_as_large_as_memory_is_reused(tiny, family, width, to, budget):
     backbone = tiny(family)[2]
-    backbone = replace(backbone, width=width, module=copy.deepcopy(backbone.module).to(dtype))
+    backbone = replace(backbone, width=width, module=copy.deepcopy(backbone.module).to(to))
     assert backbone.token_budget == budget
 
 
