@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from skembed._blas import one_blas_thread
 from skembed._warn import warn
 from skembed.base import BaseEmbedder
 from skembed.exceptions import FitWarning
@@ -226,7 +227,9 @@ def _cause(embedder: BaseEmbedder) -> str:
 def _near(rows: np.ndarray) -> np.ndarray:
     """Of each pair of rows, whether they are alike."""
     squares = np.square(rows).sum(1)
-    apart = np.maximum(squares[:, None] + squares - 2 * rows @ rows.T, 0)
+    with one_blas_thread():
+        products = rows @ rows.T
+    apart = np.maximum(squares[:, None] + squares - 2 * products, 0)
     return apart <= _ALIKE**2 * squares.mean()
 
 

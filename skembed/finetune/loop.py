@@ -14,6 +14,7 @@ from torch import Tensor
 from skembed._warn import warn
 from skembed.augment.mixing import Mix, draw_mix
 from skembed.engine.device import is_out_of_memory
+from skembed.engine.seeding import seeded
 from skembed.exceptions import DeviceWarning, TrainingError
 from skembed.finetune.network import FrozenNetwork
 from skembed.finetune.optimizer import AdamW, clip_gradients
@@ -330,11 +331,8 @@ def train_epoch(
     size = epoch.settings.batch_size
     summed = 0.0
     epoch.network.train(True)
-    device = epoch.network.device
-    devices = [device] if device.type == "cuda" else []
     try:
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(int(rng.integers(2**62)))
+        with seeded(int(rng.integers(2**62)), epoch.network.device):
             for number, start in enumerate(range(0, len(order), size)):
                 factor = schedule(first_step + number, total=total_steps)
                 for group in epoch.optimizer.param_groups:

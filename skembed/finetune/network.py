@@ -21,6 +21,7 @@ from skembed.engine.device import move
 from skembed.engine.extract import undisturbed
 from skembed.engine.pooling import combine_layers, pool
 from skembed.engine.reading import Reading
+from skembed.engine.seeding import seeded
 from skembed.finetune.convolutions import avoid_faulty_gradients
 from skembed.finetune.groups import parameter_groups, trainable
 from skembed.finetune.kinds import KINDS
@@ -184,8 +185,7 @@ class Network(FrozenNetwork):
         self.added: dict[str, dict[str, Any]] = {}
         key = TunedWeights.next_name(backbone.spec.tuned)
         if kind.add is not None and blocks:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
+            with seeded(seed, self.device):
                 batch = move(self.backbone.collate(probe), self.device, torch.float32) if probe else {}
                 self.added = {key: kind.add(self.backbone, blocks, key, batch, method)}
         # After them: factors beside a strided convolution are strided convolutions as well.

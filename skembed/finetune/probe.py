@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import minimize
-from threadpoolctl import threadpool_limits
+
+from skembed._blas import SMALL, one_blas_thread
 
 __all__ = ["STRENGTHS", "Probe", "Standardizer", "fit_ridge", "fit_softmax", "search_probe"]
 
@@ -36,8 +37,9 @@ class Standardizer:
         """From the weighted samples."""
         # A weighted count is a count: a weight of two is a sample that came twice, of zero one that did not come.
         share = weights / weights.sum()
-        mean = share @ features
-        variance = share @ np.square(features - mean)
+        with one_blas_thread(when=features.size < SMALL):
+            mean = share @ features
+            variance = share @ np.square(features - mean)
         scale = np.sqrt(np.maximum(variance, _LEAST_SCALE**2 * variance.mean()))
         return cls(mean, np.where(scale > 0, scale, 1.0))
 
@@ -177,7 +179,7 @@ def search_probe(
     strengths : sequence of float
         Tried in this order, each beginning with the last solution. The search ends once the loss has risen twice.
     """
-    with threadpool_limits(1 if features.size * targets.shape[1] < _SMALL else None, user_api="blas"):
+    with one_blas_thread(when=features.size * targets.shape[1] < _SMALL):
         if judge is None:
             return fit(features, targets, weights, strengths[len(strengths) // 2], None)
         best = last = fit(features, targets, weights, strengths[0], None)

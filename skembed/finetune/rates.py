@@ -7,10 +7,10 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from sklearn.base import clone
 
 from skembed._plotting import BEST, COLOUR, bare, pyplot
+from skembed.engine.seeding import seeded
 from skembed.exceptions import TrainingError
 from skembed.finetune.fitting import untrained
 from skembed.finetune.loop import epoch_rng
@@ -155,8 +155,7 @@ def _rising_losses(recipe: Recipe, rates: np.ndarray) -> list[float]:
     losses: list[float] = []
     order = rng.permutation(recipe.train)
     recipe.network.train(True)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
+    with seeded(recipe.seed, recipe.network.device):
         for step, rate in enumerate(rates):
             start = step * settings.batch_size % len(order)
             for group in trainer.optimizer.param_groups:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from skembed._blas import SMALL, one_blas_thread
 from skembed.augment import Augmentation
 from skembed.base import BaseEmbedder
 from skembed.finetune.loop import Settings
@@ -38,7 +39,8 @@ class Linear:
     temperature: float = 1.0
 
     def __call__(self, embeddings: np.ndarray) -> np.ndarray:
-        return embeddings.astype(np.float64) @ self.weight.T + self.bias
+        with one_blas_thread(when=embeddings.size < SMALL):
+            return embeddings.astype(np.float64) @ self.weight.T + self.bias
 
     @classmethod
     def of_probe(cls, standardizer: Standardizer, probe: Probe, temperature: float) -> Linear:

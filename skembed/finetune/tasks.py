@@ -226,9 +226,10 @@ class Multiclass(Task):
         return (np.asarray(y)[:, None] == self.classes).astype(np.float64)
 
     def losses(self, outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+        from torch.nn.functional import cross_entropy
+
         # Szegedy et al. (2016): a part of each target is spread over all classes.
-        targets = targets * (1 - smoothing) + smoothing / self.n_outputs
-        return -(targets * outputs.log_softmax(1)).sum(1)
+        return cross_entropy(outputs, targets, reduction="none", label_smoothing=smoothing)
 
     def _held_out_losses(self, outputs, targets, temperature):
         return -(targets * log_softmax(outputs / temperature, axis=1)).sum(1)

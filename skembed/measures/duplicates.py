@@ -10,6 +10,8 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.special import betaincinv
 
+from skembed._blas import SMALL, one_blas_thread
+
 __all__ = ["Twins", "exact_groups", "find_twins", "join_groups"]
 
 #: Rows at least so similar may be twins; what was measured is told in `find_twins`.
@@ -128,7 +130,9 @@ def find_twins(X, *, least: float = _LEAST_SIMILARITY) -> Twins:
         part = slice(start, start + _CHUNK)
         # Only what lies above the diagonal: each pair once.
         mean = half[part, None] + half[None, start:]
-        similar = np.triu(rows[part] @ rows[start:].T >= threshold * mean, 1)
+        with one_blas_thread(when=rows.size < SMALL):
+            products = rows[part] @ rows[start:].T
+        similar = np.triu(products >= threshold * mean, 1)
         # Joined at once: where most rows are alike, their pairs would fill the memory.
         pairs = np.stack(np.nonzero(similar), axis=1) + start
         groups = join_groups(np.concatenate([pairs, Twins(groups, threshold).pairs]), n_samples)
@@ -138,7 +142,8 @@ def find_twins(X, *, least: float = _LEAST_SIMILARITY) -> Twins:
 def _chance_similarity(rows: np.ndarray, n_samples: int) -> float:
     """The cosine that next to no pair of random directions exceeds, in as many dimensions as the rows have."""
     wide = rows.astype(np.float64)
-    scatter = wide @ wide.T if len(wide) < wide.shape[1] else wide.T @ wide
+    with one_blas_thread(when=rows.size < SMALL):
+        scatter = wide @ wide.T if len(wide) < wide.shape[1] else wide.T @ wide
     squared = np.square(scatter).sum()
     dimensions = np.trace(scatter) ** 2 / squared if squared > 0 else 1.0
     chance = _CHANCE_PAIRS / max(1.0, n_samples * (n_samples - 1) / 2)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
-from threadpoolctl import threadpool_limits
+
+from skembed._blas import SMALL, one_blas_thread
 
 __all__ = ["LeftOut", "LinearProbe"]
 
@@ -16,8 +17,6 @@ __all__ = ["LeftOut", "LinearProbe"]
 _PENALTIES = (10.0, 1.0, 0.1, 0.01, 0.001)
 #: Leverages above it are numerically one: such a sample says nothing of itself once it is left out.
 _MOST_LEVERAGE = 1 - 1e-9
-#: Rows of fewer numbers are decomposed by one thread.
-_SMALL = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ class LinearProbe:
 
     def _threads(self):
         # Small products are slower on several threads than on one, and much slower beside other processes.
-        return threadpool_limits(1 if self.n_samples * self.n_features < _SMALL else None, user_api="blas")
+        return one_blas_thread(when=self.n_samples * self.n_features < SMALL)
 
     def left_out(self, targets) -> LeftOut:
         """Predictions at the penalty that leaves the smallest error.
@@ -112,9 +111,10 @@ class LinearProbe:
         """
         columns = np.asarray(targets, dtype=np.float64).reshape(self.n_samples, -1)
         with self._threads():
-            outputs, errors = zip(*(self._at(columns, penalty) for penalty in _PENALTIES), strict=True)
+            residuals = list(self._residuals(columns))
+        errors = [float(np.square(each).sum()) for each in residuals]
         best = int(np.argmin(errors))
-        return LeftOut(outputs[best], self._r2(columns, errors[best]), _PENALTIES[best])
+        return LeftOut(columns - residuals[best], self._r2(columns, errors[best]), _PENALTIES[best])
 
     def is_chance(self, targets, rng: np.random.Generator, n_permutations: int = 19) -> bool:
         """Whether shuffled targets are predicted as well as these: a permutation test [1]_.
@@ -137,7 +137,7 @@ class LinearProbe:
         shuffled = [columns[rng.permutation(self.n_samples)] for _ in range(n_permutations)]
         together = np.concatenate([columns, *shuffled], axis=1)
         with self._threads():
-            errors = [np.square(self._residuals(together, penalty)).sum(0) for penalty in _PENALTIES]
+            errors = [np.square(each).sum(0) for each in self._residuals(together)]
         least = np.stack(errors).reshape(len(_PENALTIES), -1, columns.shape[1]).sum(2).min(0)
         return bool(least[0] > 0 and (least[1:] <= least[0]).any())
 
@@ -165,17 +165,14 @@ class LinearProbe:
             order = rng.permutation(self.n_samples)
             yield order, self.left_out(columns[order])
 
-    def _at(self, columns: np.ndarray, penalty: float) -> tuple[np.ndarray, float]:
-        residuals = self._residuals(columns, penalty)
-        return columns - residuals, float(np.square(residuals).sum())
-
-    def _residuals(self, columns: np.ndarray, penalty: float) -> np.ndarray:
-        """What each sample's targets are beside what is predicted from all others."""
-        mean = columns.mean(0)
-        shrunk = self._directions / (self._values + penalty * self.n_features)
-        fitted = mean + shrunk @ (self._directions.T @ (columns - mean))
-        leverage = (shrunk * self._directions).sum(1) + 1 / self.n_samples
-        return (columns - fitted) / (1 - np.minimum(leverage, _MOST_LEVERAGE))[:, None]
+    def _residuals(self, columns: np.ndarray) -> Iterator[np.ndarray]:
+        """What each sample's targets are beside what is predicted from all others, at each penalty."""
+        centred = columns - columns.mean(0)
+        projected = self._directions.T @ centred
+        for penalty in _PENALTIES:
+            shrunk = self._directions / (self._values + penalty * self.n_features)
+            leverage = (shrunk * self._directions).sum(1) + 1 / self.n_samples
+            yield (centred - shrunk @ projected) / (1 - np.minimum(leverage, _MOST_LEVERAGE))[:, None]
 
     def _r2(self, columns: np.ndarray, error: float) -> float:
         # Of the mean of the others, which is what knowing nothing comes to.
