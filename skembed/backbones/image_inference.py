@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from skembed.backbones.advanced import advanced, collate_advanced
 from skembed.backbones.base import Backbone, Item, Tokens
 from skembed.backbones.blocks import count_beside, enter_behind
+from skembed.backbones.convolution import convolve_by_onednn
 from skembed.backbones.folding import Pair, find_pairs, fold_pairs, folded
 from skembed.backbones.linear import multiply_plainly
 
@@ -36,8 +37,8 @@ class ImageBackbone(Backbone):
     """A network that reads RGB images of one size.
 
     `module` is the network as it was trained, and is what fine-tuning copies. Under `torch.inference_mode` another
-    runs: a copy whose batch normalisations are folded into its convolutions, laid out channels last, or one that
-    OpenVINO compiled. Its layers are the same to the rounding of a float.
+    runs: a copy whose batch normalisations are folded into its convolutions, which are laid out channels last and for
+    oneDNN, or one that OpenVINO compiled. Its layers are the same to the rounding of a float.
     """
 
     @property
@@ -329,4 +330,6 @@ def _copied(module: nn.Module, pairs: Sequence[Pair], values, *, channels_last: 
                 if isinstance(sub, nn.Conv2d) and "weight" in sub._parameters:
                     weight = sub.weight.detach().to(memory_format=torch.channels_last)
                     sub.weight = nn.Parameter(weight, requires_grad=False)
+        if not whole:
+            convolve_by_onednn(copied, pairs)
         return copied.requires_grad_(False) if whole else copied

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from timm.layers import BatchNormAct2d, StdConv2d
 from torch import nn
 
+from skembed.backbones.convolution import OneDnnConv2d, OneDnnConv2dSame, _types
 from skembed.backbones.folding import Pair, find_pairs, fold_pairs, folded
 from skembed.backbones.image_prepare import ImagePreparation
 from tests.backbones.tiny_images import ALL, noise, opened, samples
@@ -149,6 +150,22 @@ def test_all_but_the_convolutions_is_shared(directory):
     copied = [name for name, p in _network(backbone).named_parameters() if id(p) not in own]
     kinds = {type(backbone.module.get_submodule(name.rpartition(".")[0])) for name in copied}
     assert kinds == {nn.Conv2d}
+
+
+@pytest.mark.skipif(not _types(), reason="oneDNN's operations are not for this processor")
+def test_the_copy_s_convolutions_are_laid_out_with_their_activations(directory):
+    """And those of the network are torch's, as are those that a compiler gets."""
+    backbone = opened(directory("timm_efficientnet"))
+    network, copies = _network(backbone), backbone.extra["copies"]
+    assert copies.pairs
+    for pair in copies.pairs:
+        follower = backbone.module.get_submodule(pair.norm).act
+        convolution = network.get_submodule(pair.convolution)
+        assert isinstance(convolution, OneDnnConv2d | OneDnnConv2dSame)
+        assert type(convolution.behind[0]) is type(follower)
+        assert type(network.get_submodule(pair.norm)) is nn.Identity
+    for plain in (backbone.module, copies.in_float32(backbone.module)):
+        assert not any(isinstance(sub, OneDnnConv2d | OneDnnConv2dSame) for sub in plain.modules())
 
 
 def test_half_precision_rounds_the_folded_weights_once(directory):
