@@ -7,14 +7,20 @@ in that time take half as long again, on two cores.
 from __future__ import annotations
 
 import functools
-from contextlib import AbstractContextManager, nullcontext
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["SMALL", "one_blas_thread"]
+__all__ = ["SMALL", "SMALL_PRODUCT", "one_blas_thread"]
 
-#: Products and decompositions of matrices of fewer numbers are small.
-SMALL = 1_000_000
+#: Matrices of fewer numbers are small, also to be decomposed; so are products of fewer multiplications.
+SMALL, SMALL_PRODUCT = 1_000_000, 20_000_000
+
+
+#: Whoever leaves puts back what was there before: of two Python threads, the second would put back the first's limit.
+_turn = threading.RLock()
 
 
 @functools.cache
@@ -22,11 +28,15 @@ def _controller() -> ThreadpoolController:
     # To look for libraries takes milliseconds, as long as a small probe.
     import scipy.linalg  # noqa: F401  its library is another than NumPy's
 
-    return ThreadpoolController()
+    return ThreadpoolController().select(user_api="blas")
 
 
-def one_blas_thread(*, when: bool = True) -> AbstractContextManager:
+@contextmanager
+def one_blas_thread(*, when: bool = True) -> Iterator[None]:
     """Let NumPy's and SciPy's products run on one thread each.
+
+    With most libraries the limit is the process'. One Python thread has it at a time; others go on meanwhile as they
+    find it.
 
     Parameters
     ----------
@@ -40,4 +50,11 @@ def one_blas_thread(*, when: bool = True) -> AbstractContextManager:
     ...     (np.ones((3, 4)) @ np.ones(4)).tolist()
     [4.0, 4.0, 4.0]
     """
-    return _controller().limit(limits=1, user_api="blas") if when else nullcontext()
+    if not when or not _turn.acquire(blocking=False):
+        yield
+        return
+    try:
+        with _controller().limit(limits=1):
+            yield
+    finally:
+        _turn.release()

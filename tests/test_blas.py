@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 import scipy.linalg  # noqa: F401  its library is another than NumPy's
@@ -48,22 +50,43 @@ def test_gone_after_an_error():
     assert _threads() == {2}
 
 
+def test_the_last_of_two_python_threads_leaves_as_many_as_there_were():
+    """Each putting back what it found would leave one for good, where the second comes before the first goes."""
+    inside, leave = threading.Event(), threading.Event()
+
+    def other():
+        with one_blas_thread():
+            inside.set()
+            leave.wait(10)
+
+    thread = threading.Thread(target=other)
+    with one_blas_thread():
+        thread.start()
+        assert inside.wait(10)
+    leave.set()
+    thread.join()
+    assert _threads() == {2}
+
+
 def test_a_fit_on_few_samples_has_one(monkeypatch):
     """Threads that wait for another product take the processor from the network."""
-    seen: dict[str, set[int]] = {}
+    probing, leaving_out = [], []
+    fit_softmax, residuals = tasks.fit_softmax, LinearProbe._residuals
 
-    def watch(owner, name):
-        original = getattr(owner, name)
+    def fit(*arguments, **settings):
+        probing.append(_threads())
+        return fit_softmax(*arguments, **settings)
 
-        def watched(*arguments, **settings):
-            seen[name] = _threads()
-            return original(*arguments, **settings)
+    def each_residuals(probe, columns):
+        for each in residuals(probe, columns):
+            leaving_out.append(_threads())
+            yield each
 
-        monkeypatch.setattr(owner, name, watched)
-
-    watch(tasks, "fit_softmax")
-    watch(LinearProbe, "_residuals")
+    monkeypatch.setattr(tasks, "fit_softmax", fit)
+    monkeypatch.setattr(LinearProbe, "_residuals", each_residuals)
     X = np.random.default_rng(0).normal(size=(40, 8))
     FineTuneClassifier(ArrayEmbedder(), strategy="head", max_epochs=1, random_state=0).fit(X, np.arange(40) % 2)
-    assert seen == {"fit_softmax": {1}, "_residuals": {1}}
+    for seen in (probing, leaving_out):
+        assert seen
+        assert all(threads == {1} for threads in seen)
     assert _threads() == {2}

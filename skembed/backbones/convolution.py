@@ -25,6 +25,9 @@ __all__ = ["OneDnnConv2d", "OneDnnConv2dSame", "convolve_by_onednn"]
 #: Bytes of a network's convolutions up to which they are held a second time, laid out for oneDNN.
 _MOST_LAID_OUT = 512 * 2**20
 
+#: Images of the batch that weights are laid out for.
+_SEVERAL = 4
+
 #: Of height and width.
 _Sides = tuple[int, int]
 _NONE = (0, 0)
@@ -58,8 +61,7 @@ class _OneDnn(nn.Conv2d):
     behind: list[nn.Module]
 
     def forward(self, input: Tensor) -> Tensor:
-        # A layout for one image is half as fast for several, and the other way round; several are what takes long.
-        if len(input) == 1 or torch.is_grad_enabled() or input.dtype not in _types() or input.device.type != "cpu":
+        if torch.is_grad_enabled() or not self._is_for_onednn(input):
             return self.behind[0](super().forward(input))
         input, padding, grown = self._padded(input)
         geometry = (padding, self.stride, self.dilation, self.groups)
@@ -67,19 +69,31 @@ class _OneDnn(nn.Conv2d):
         activation = _ACTIVATIONS[type(self.behind[0])]
         return torch.ops.mkldnn._convolution_pointwise(input, weight, self.bias, *geometry, *activation)
 
+    def _is_for_onednn(self, input: Tensor) -> bool:
+        same = input.dtype == self.weight.dtype and input.device == self.weight.device
+        return same and input.device.type == "cpu" and input.dtype in _types() and input.ndim == 4
+
     def _padded(self, input: Tensor) -> tuple[Tensor, _Sides, _Sides]:
         """What enters, the padding that is still to come, and by how many zeros the kernel grows at its start."""
         return input, self.padding, _NONE  # type: ignore[return-value]  # numbers, see `_is_plain`
 
     def _layout(self, input: Tensor, geometry: tuple, grown: _Sides) -> Tensor:
-        state = (self.weight.dtype, grown)
+        weight = self.weight.detach()
+        state = (weight.dtype, grown)
         found = _laid_out.get(self.weight)
-        if found is None or found[0] != state:
-            with torch.inference_mode(False), torch.no_grad():
-                weight = nn.functional.pad(self.weight.detach(), (grown[1], 0, grown[0], 0))
-                layout = torch.ops.mkldnn._reorder_convolution_weight(weight, *geometry, list(input.shape))
-            found = _laid_out[self.weight] = (state, layout)
-        return found[1]
+        if found is not None and found[0] == state and len(input) > 1:
+            return found[1]
+        with torch.inference_mode(False), torch.no_grad():
+            if any(grown):
+                weight = nn.functional.pad(weight, (grown[1], 0, grown[0], 0))
+            # One layout serves 2 to 32 images alike. For a single one it can be half as fast as that image's own, which
+            # is made at the call: several are what takes long.
+            if len(input) == 1:
+                return weight
+            shape = [_SEVERAL, *input.shape[1:]]
+            layout = torch.ops.mkldnn._reorder_convolution_weight(weight, *geometry, shape)
+        _laid_out[self.weight] = (state, layout)
+        return layout
 
 
 class OneDnnConv2d(_OneDnn):
@@ -133,7 +147,8 @@ def convolve_by_onednn(module: nn.Module, pairs: Sequence[Pair]) -> None:
 
 def _is_plain(convolution: Any) -> bool:
     return (
-        convolution.weight.device.type == "cpu"
+        "weight" in convolution._parameters
+        and convolution.weight.device.type == "cpu"
         and convolution.weight.dtype in _types()
         and convolution.padding_mode == "zeros"
         and not isinstance(convolution.padding, str)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 import threading
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -68,7 +69,7 @@ class ImageBackbone(Backbone):
     def collate(self, items: Sequence[Item]) -> dict[str, Tensor]:
         if "hidden" in items[0].data:
             return collate_advanced(items)
-        batch = torch.from_numpy(self.extra["prepare"].normalise([item.data["pixels"] for item in items]))
+        batch = self.extra["prepare"].normalise([item.data["pixels"] for item in items])
         return {"pixels": batch if self.extra["channels_last"] else batch.contiguous()}
 
     def forward_blocks(self, batch: Mapping[str, Tensor], layers: Iterable[int]) -> list[Tokens]:
@@ -176,19 +177,20 @@ class Watch:
     def __init__(self, module: nn.Module):
         # The dicts that hold the tensors, not the network, which is to die when its owner lets go of it.
         slots = [slots for sub in module.modules() for slots in (sub._parameters, sub._buffers)]
-        self._seen = [
-            (held, name, tensor, tensor.data_ptr(), tensor._version)
-            for held in slots
-            for name, tensor in held.items()
-            if tensor is not None
-        ]
+        self._slots = [(held, name) for held in slots for name, tensor in held.items() if tensor is not None]
+        self._tensors = self._found()
+        self._states = self._seen()
+
+    def _found(self) -> list[Any]:
+        return [held.get(name) for held, name in self._slots]
+
+    def _seen(self) -> tuple[list[int], list[int]]:
+        return [each._version for each in self._tensors], [each.data_ptr() for each in self._tensors]
 
     def holds(self) -> bool:
         """Whether everything is as it was."""
-        return all(
-            held.get(name) is tensor and tensor._version == version and tensor.data_ptr() == pointer
-            for held, name, tensor, pointer, version in self._seen
-        )
+        # By whole lists: it is asked at every batch.
+        return all(map(operator.is_, self._found(), self._tensors)) and self._seen() == self._states
 
 
 class _Held(NamedTuple):
@@ -330,6 +332,6 @@ def _copied(module: nn.Module, pairs: Sequence[Pair], values, *, channels_last: 
                 if isinstance(sub, nn.Conv2d) and "weight" in sub._parameters:
                     weight = sub.weight.detach().to(memory_format=torch.channels_last)
                     sub.weight = nn.Parameter(weight, requires_grad=False)
-        if not whole:
-            convolve_by_onednn(copied, pairs)
+            if not whole:
+                convolve_by_onednn(copied, pairs)
         return copied.requires_grad_(False) if whole else copied

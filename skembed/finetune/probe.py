@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import minimize
 
-from skembed._blas import SMALL, one_blas_thread
+from skembed._blas import SMALL, SMALL_PRODUCT, one_blas_thread
 
 __all__ = ["STRENGTHS", "Probe", "Standardizer", "fit_ridge", "fit_softmax", "search_probe"]
 
@@ -16,8 +16,6 @@ __all__ = ["STRENGTHS", "Probe", "Standardizer", "fit_ridge", "fit_softmax", "se
 STRENGTHS = (100.0, 10.0, 1.0, 0.1, 0.01)
 #: A feature that hardly varies is not blown up to the size of the others: a new sample may vary in it.
 _LEAST_SCALE = 0.1
-#: Products of fewer numbers are slower on several threads than on one.
-_SMALL = 20_000_000
 
 
 @dataclass(frozen=True)
@@ -101,24 +99,26 @@ def fit_softmax(
         Whether the outputs are labels of their own and not classes that exclude each other.
     """
     n_outputs, n_features = targets.shape[1], features.shape[1]
-    total = weights.sum()
-    shape = (n_outputs, n_features + 1)
+    # As a mean, so that the stopping rule means the same for ten samples and for ten thousand.
+    shares, pull = weights / weights.sum(), strength / weights.sum()
+
+    def parts(flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return flat[n_outputs:].reshape(n_outputs, n_features), flat[:n_outputs]
 
     def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        both = flat.reshape(shape)
-        weight, bias = both[:, :-1], both[:, -1]
-        outputs = features @ weight.T + bias
-        losses, gradient = _losses(outputs, targets, multilabel)
-        gradient *= weights[:, None]
-        value = weights @ losses + strength / 2 * np.square(weight).sum()
-        slope = np.concatenate([gradient.T @ features + strength * weight, gradient.sum(0)[:, None]], axis=1)
-        # As a mean, so that the stopping rule means the same for ten samples and for ten thousand.
-        return value / total, slope.ravel() / total
+        weight, bias = parts(flat)
+        losses, gradient = _losses(features @ weight.T + bias, targets, multilabel)
+        gradient *= shares[:, None]
+        slope = np.concatenate([gradient.sum(0), (gradient.T @ features).ravel()])
+        slope[n_outputs:] += pull * flat[n_outputs:]
+        return shares @ losses + pull / 2 * np.square(weight).sum(), slope
 
-    first = np.zeros(shape) if start is None else np.concatenate([start.weight, start.bias[:, None]], axis=1)
-    found = minimize(objective, first.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 500, "gtol": 1e-6})
-    both = found.x.reshape(shape)
-    return Probe(both[:, :-1].copy(), both[:, -1].copy(), strength)
+    first = np.zeros(n_outputs * (n_features + 1))
+    if start is not None:
+        first = np.concatenate([start.bias, start.weight.ravel()])
+    found = minimize(objective, first, jac=True, method="L-BFGS-B", options={"maxiter": 500, "gtol": 1e-6})
+    weight, bias = parts(found.x)
+    return Probe(weight.copy(), bias.copy(), strength)
 
 
 def _losses(outputs: np.ndarray, targets: np.ndarray, multilabel: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -179,7 +179,8 @@ def search_probe(
     strengths : sequence of float
         Tried in this order, each beginning with the last solution. The search ends once the loss has risen twice.
     """
-    with one_blas_thread(when=features.size * targets.shape[1] < _SMALL):
+    width = min(features.shape) if fit is fit_ridge else targets.shape[1]
+    with one_blas_thread(when=features.size * width < SMALL_PRODUCT):
         if judge is None:
             return fit(features, targets, weights, strengths[len(strengths) // 2], None)
         best = last = fit(features, targets, weights, strengths[0], None)

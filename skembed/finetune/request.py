@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from skembed._blas import SMALL, one_blas_thread
+from skembed._blas import SMALL_PRODUCT, one_blas_thread
 from skembed.augment import Augmentation
 from skembed.base import BaseEmbedder
 from skembed.finetune.loop import Settings
@@ -39,7 +39,7 @@ class Linear:
     temperature: float = 1.0
 
     def __call__(self, embeddings: np.ndarray) -> np.ndarray:
-        with one_blas_thread(when=embeddings.size < SMALL):
+        with one_blas_thread(when=embeddings.size * len(self.weight) < SMALL_PRODUCT):
             return embeddings.astype(np.float64) @ self.weight.T + self.bias
 
     @classmethod

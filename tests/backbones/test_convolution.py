@@ -9,6 +9,7 @@ import pytest
 import torch
 from timm.layers import Conv2dSame, StdConv2d
 from torch import nn
+from torch.nn.utils import prune
 
 from skembed.backbones import convolution
 from skembed.backbones.convolution import OneDnnConv2d, OneDnnConv2dSame, convolve_by_onednn
@@ -127,12 +128,32 @@ def test_an_activation_behind_no_pair_is_not_taken():
     assert type(net[1]) is nn.ReLU
 
 
-def test_a_single_image_and_gradients_are_torch_s(calls):
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("layer", [nn.Conv2d(8, 16, 3), Conv2dSame(8, 8, 3, 2, groups=8)])
+def test_a_single_image_has_the_row_that_it_has_among_others(layer, dtype):
+    """By the same operation: an activation of its own would round once more in half precision."""
+    if dtype not in convolution._types():
+        pytest.skip("not a type of this processor")
+    net = _net(_filled(copy.deepcopy(layer), dtype), nn.SiLU())
+    fast, images = _fast(net), _images(8, 10, 10, dtype)
+    single = _run(fast, images[:1])
+    _assert_same(net, images[:1], single)
+    torch.testing.assert_close(single, _run(fast, images)[:1], atol=1e-6, rtol=1e-6)
+
+
+def test_gradients_are_torch_s(calls):
     net = _net(_filled(nn.Conv2d(8, 16, 3)), nn.ReLU())
-    fast, images = _fast(net), _images(8, 10, 10)
-    _assert_same(net, images[:1], _run(fast, images[:1]))
-    fast(images.requires_grad_()).sum().backward()
+    images = _images(8, 10, 10).requires_grad_()
+    _fast(net)(images).sum().backward()
     assert images.grad is not None
+    assert not calls
+
+
+def test_what_onednn_s_operation_does_not_take_is_torch_s(calls):
+    fast = _fast(_net(_filled(nn.Conv2d(8, 16, 3)), nn.ReLU()))
+    assert _run(fast, _images(8, 10, 10)[0]).shape == (16, 8, 8)
+    with pytest.raises(RuntimeError, match="type"):
+        _run(fast, _images(8, 10, 10, torch.bfloat16))
     assert not calls
 
 
@@ -160,6 +181,7 @@ def test_a_layout_is_for_one_size_of_images_at_a_time():
 def test_what_is_not_plain_stays_torch_s():
     layers = [nn.Conv2d(8, 8, 3, padding="same"), nn.Conv2d(8, 8, 3, padding_mode="reflect", padding=1)]
     layers += [StdConv2d(8, 8, 3), nn.Conv2d(8, 8, 3, dtype=torch.float64), nn.Conv1d(8, 8, 3)]
+    layers += [prune.identity(nn.Conv2d(8, 8, 3), "weight")]
     net = nn.Sequential(*layers, nn.Conv2d(8, 8, 3), Conv2dSame(8, 8, 3))
     kinds = [type(layer) for layer in net]
     convolve_by_onednn(net, [])
