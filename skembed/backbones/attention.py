@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
 
-__all__ = ["attend_plainly"]
+__all__ = ["attend_plainly", "attention_by_products"]
 
 #: Attention scores held at a time (elements): what two cores' caches hold in bfloat16.
 _SCORES = 4_500_000
@@ -39,6 +43,38 @@ def attend_plainly(
     if added is None and not dropout and _prefers_products(query, key, value):
         return _by_products(query, key, value, query.shape[-1] ** -0.5 if scale is None else scale)
     return scaled_dot_product_attention(query, key, value, attn_mask=added, dropout_p=dropout, scale=scale)
+
+
+def attention_by_products(weight: Tensor) -> AbstractContextManager:
+    """Let networks that call torch's `scaled_dot_product_attention` themselves have products where these are faster.
+
+    Parameters
+    ----------
+    weight : Tensor
+        One of the network's, for its type and device.
+    """
+    on_cpu = weight.device.type == "cpu" and weight.dtype == torch.bfloat16
+    return _ByProducts() if on_cpu and not _has_matrix_units() else nullcontext()
+
+
+class _ByProducts(TorchFunctionMode):
+    """`attend_plainly` in the place of torch's attention of four dimensions, where no more is asked of it than a scale.
+
+    Of ViT-S/16 in bfloat16 this is 1.1 times as fast (Zen 4).
+    """
+
+    def __torch_function__(
+        self, function: Callable, types: Any, arguments: Sequence = (), keywords: Mapping[str, Any] | None = None
+    ) -> Any:
+        keywords = keywords or {}
+        if function is scaled_dot_product_attention and _is_plain(*arguments, **keywords):
+            return attend_plainly(*arguments, scale=keywords.get("scale"))
+        return function(*arguments, **keywords)
+
+
+def _is_plain(*arguments, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False) -> bool:
+    asked = attn_mask is not None or dropout_p or is_causal or enable_gqa
+    return not asked and len(arguments) == 3 and all(x.ndim == 4 for x in arguments)
 
 
 def _prefers_products(query: Tensor, key: Tensor, value: Tensor) -> bool:
