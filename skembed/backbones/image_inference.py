@@ -205,8 +205,8 @@ class InferenceCopies:
     """Copies of a network, and of those trained from it, for inference.
 
     A copy shares all tensors with its original but the weights of convolutions, and these with the copies of networks
-    that have the same. It is made anew when the original has changed. Nothing of this is copied or pickled with a
-    backbone.
+    that have the same; on processors these are held once more, laid out for oneDNN. It is made anew when the original
+    has changed. Nothing of this is copied or pickled with a backbone.
 
     Parameters
     ----------
