@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
-from torch.overrides import TorchFunctionMode
 
-__all__ = ["attend_plainly", "attention_by_products"]
+__all__ = ["attend_plainly"]
 
 #: Attention scores held at a time (elements): what two cores' caches hold in bfloat16.
 _SCORES = 4_500_000
@@ -45,38 +41,6 @@ def attend_plainly(
     return scaled_dot_product_attention(query, key, value, attn_mask=added, dropout_p=dropout, scale=scale)
 
 
-def attention_by_products(weight: Tensor) -> AbstractContextManager:
-    """Let networks that call torch's `scaled_dot_product_attention` themselves have products where these are faster.
-
-    Parameters
-    ----------
-    weight : Tensor
-        One of the network's, for its type and device.
-    """
-    on_cpu = weight.device.type == "cpu" and weight.dtype == torch.bfloat16
-    return _ByProducts() if on_cpu and not _has_matrix_units() else nullcontext()
-
-
-class _ByProducts(TorchFunctionMode):
-    """`attend_plainly` in the place of torch's attention of four dimensions, where no more is asked of it than a scale.
-
-    Of ViT-S/16 in bfloat16 this is 1.1 times as fast (Zen 4).
-    """
-
-    def __torch_function__(
-        self, function: Callable, types: Any, arguments: Sequence = (), keywords: Mapping[str, Any] | None = None
-    ) -> Any:
-        keywords = keywords or {}
-        if function is scaled_dot_product_attention and _is_plain(*arguments, **keywords):
-            return attend_plainly(*arguments, scale=keywords.get("scale"))
-        return function(*arguments, **keywords)
-
-
-def _is_plain(*arguments, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False) -> bool:
-    asked = attn_mask is not None or dropout_p or is_causal or enable_gqa
-    return not asked and len(arguments) == 3 and all(x.ndim == 4 for x in arguments)
-
-
 def _prefers_products(query: Tensor, key: Tensor, value: Tensor) -> bool:
     return (
         query.dtype == torch.bfloat16
@@ -100,6 +64,10 @@ def _by_products(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Ten
 
     Without AMX torch's fused attention multiplies bfloat16 no faster than float32; plain products do. Measured on an
     EPYC with AVX512-BF16: 14 ms against 24 with 6 heads of 64 over 1500 keys.
+
+    Scores are rounded to bfloat16, which suits the small ones of speech encoders: with a standard deviation of 1 the
+    error of a row is 0.004 of its length (torch's 0.002), with 10 it is 0.012. Vision transformers, whose scores can be
+    as large, would gain 10 % by it, or 5 % with scores in float32, and keep torch's.
     """
     batch, heads, n_queries, size = query.shape
     n_keys = key.shape[2]

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from skembed.backbones.advanced import advanced, collate_advanced
-from skembed.backbones.attention import attention_by_products
 from skembed.backbones.base import Backbone, Item, Tokens
 from skembed.backbones.blocks import count_beside, enter_behind
 from skembed.backbones.convolution import convolve_by_onednn
@@ -87,8 +86,7 @@ class ImageBackbone(Backbone):
             return self._read(self.module, pixels, layers)
         if compiled is not None:
             return compiled(self.module, pixels, layers)
-        with attention_by_products(next(self.module.parameters())):
-            return self._read(self.extra["copies"].network(self.module), pixels, layers)
+        return self._read(self.extra["copies"].network(self.module), pixels, layers)
 
     def _read_behind(self, batch: Mapping[str, Tensor], layers: list[int]) -> tuple[dict[int, Tensor], Tensor | None]:
         """As `_read`, from a block on. The stem, and what lies between the blocks, runs on one empty image."""
