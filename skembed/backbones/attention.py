@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from skembed.engine.device import cpu_features
+
 __all__ = ["attend_plainly"]
 
 #: Attention scores held at a time (elements): what two cores' caches hold in bfloat16.
@@ -53,10 +55,7 @@ def _prefers_products(query: Tensor, key: Tensor, value: Tensor) -> bool:
 @functools.cache
 def _has_matrix_units() -> bool:
     """Whether torch's fused attention has bfloat16 kernels of its own here, as it has with AMX."""
-    try:
-        return bool(torch.cpu.get_capabilities()["amx_tile"])  # type: ignore[attr-defined]
-    except (AttributeError, KeyError, RuntimeError):
-        return True
+    return bool(cpu_features().get("amx_tile", True))
 
 
 def _by_products(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:

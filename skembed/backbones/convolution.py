@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from skembed.backbones.folding import Pair
+from skembed.engine.device import cpu_features
 
 __all__ = ["OneDnnConv2d", "OneDnnConv2dSame", "convolve_by_onednn"]
 
@@ -158,7 +159,7 @@ def _is_plain(convolution: Any) -> bool:
 @functools.cache
 def _types() -> tuple[torch.dtype, ...]:
     """The types that oneDNN convolves here, and right."""
-    found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    found = cpu_features()
     types = [torch.float32] if found.get("avx2") else []
     if found.get("avx512_bf16") or found.get("amx_bf16"):
         types.append(torch.bfloat16)

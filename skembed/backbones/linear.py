@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from skembed.engine.device import cpu_features
+
 __all__ = ["OneDnnLinear", "multiply_by_onednn", "multiply_plainly", "round_factors"]
 
 #: Bytes of a network's linear weights up to which they are held a second time, laid out for oneDNN.
@@ -183,7 +185,7 @@ def multiply_plainly(module: nn.Module) -> None:
 @functools.cache
 def _faster_types() -> tuple[torch.dtype, ...]:
     """The types in which oneDNN is faster on this processor, and right."""
-    found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    found = cpu_features()
     if not found.get("avx512_f"):
         return ()
     types = [torch.float32] if "intel" not in str(found.get("cpu_name", "")).lower() else []

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 
-__all__ = ["is_out_of_memory", "move", "resolve_device", "resolve_precision"]
+__all__ = ["cpu_features", "is_out_of_memory", "move", "resolve_device", "resolve_precision"]
 
 _PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -64,9 +65,14 @@ def resolve_precision(precision: str, device: torch.device, *, keeps_in_half: bo
     return torch.float32
 
 
+def cpu_features() -> Mapping[str, Any]:
+    """What torch knows of this processor's instructions, by its names for them; nothing where it cannot tell."""
+    return torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+
+
 @functools.cache
 def _multiplies_bfloat16() -> bool:
-    found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    found = cpu_features()
     return bool(found.get("amx_bf16") or found.get("avx512_bf16"))
 
 
