@@ -43,7 +43,9 @@ class _Dropout(torch.autograd.Function):
     def forward(ctx, values: Tensor, n_dropped: int) -> Tensor:
         n = values.numel()
         numbers = torch.empty(-(-n // 4), dtype=torch.int64).random_(-(2**63), None)
-        kept = numbers.view(torch.int16)[:n].view(values.shape) >= n_dropped - _STEPS // 2
+        # Ones and zeros of the values' own type: products with what would have to be converted take four times as long.
+        kept = torch.empty_like(values, memory_format=torch.contiguous_format)
+        torch.ge(numbers.view(torch.int16)[:n].view(values.shape), n_dropped - _STEPS // 2, out=kept)
         ctx.save_for_backward(kept)
         ctx.scale = _STEPS / (_STEPS - n_dropped)
         return (values * kept).mul_(ctx.scale)

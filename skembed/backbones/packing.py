@@ -196,10 +196,9 @@ def _attend(
         )
         return prefixed(module, query, attended, scaling), None
     packing._heeded = True
-    rows = [states[0].transpose(0, 1)[: len(packing.index)] for states in (query, key, value)]
+    # Not by an index, whose gradient is a copy into zeros.
+    rows = [states.squeeze(0).transpose(0, 1) for states in (query, key, value)]
     attended = packing.texts.attend(*rows, p_dropout=dropout, scale=scaling)
-    if packing.n_filler:
-        attended = torch.cat([attended, attended.new_zeros(packing.n_filler, *attended.shape[1:])])
     return prefixed(module, query, attended.unsqueeze(0), scaling), None
 
 

@@ -57,14 +57,28 @@ def test_texts_in_several_buckets(monkeypatch, lengths):
 
 @EACH
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
-def test_gradients(lengths, dtype, tolerance):
+@pytest.mark.parametrize("n_more", [0, 5])
+def test_gradients(lengths, dtype, tolerance, n_more):
     """A text that only fills up a bucket must add nothing to the gradient of the one that it repeats."""
-    rows, plain = _rows(lengths, dtype, grad=True), _rows(lengths, dtype, grad=True)
+    plain = _rows(lengths, dtype, grad=True)
+    more = torch.full((n_more, HEADS, WIDTH), torch.nan, dtype=dtype)
+    rows = [torch.cat([states.detach(), more]).requires_grad_() for states in plain]
     weights = torch.linspace(-1, 1, rows[0].numel(), dtype=dtype).view_as(rows[0])
     (Ragged(lengths).attend(*rows) * weights).sum().backward()
-    (_alone(plain, lengths) * weights).sum().backward()
+    (_alone(plain, lengths) * weights[: sum(lengths)]).sum().backward()
     for found, expected in zip(rows, plain, strict=True):
-        torch.testing.assert_close(found.grad, expected.grad, atol=tolerance, rtol=tolerance)
+        torch.testing.assert_close(found.grad[: sum(lengths)], expected.grad, atol=tolerance, rtol=tolerance)
+        assert not found.grad[sum(lengths) :].any()
+
+
+def test_rows_behind_the_texts_are_nobody_s():
+    lengths = [9, 8, 8, 7, 2, 1]
+    rows = _rows(lengths)
+    longer = [torch.cat([states, torch.full((3, HEADS, WIDTH), torch.nan, dtype=states.dtype)]) for states in rows]
+    for grad in (False, True):
+        found = Ragged(lengths).attend(*(states.requires_grad_(grad) for states in longer)).detach()
+        torch.testing.assert_close(found[:-3], _alone(rows, lengths))
+        assert not found[-3:].any()
 
 
 @pytest.mark.parametrize("lengths", [[9, 8, 8, 7], [200, 200]], ids=str)
