@@ -24,7 +24,7 @@ from skembed.finetune.tasks import Scores
 __all__ = ["Checkpoint"]
 
 #: Raised when what a checkpoint holds changes: none of an older version is read.
-_VERSION = 1
+_VERSION = 2
 
 
 class Checkpoint:

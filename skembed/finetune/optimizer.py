@@ -11,11 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adamw import adamw
 
 __all__ = ["AdamW", "clip_gradients", "prefer_sparse_gradients"]
 
 #: Elements of a table from which on its gradients are worth being sparse: as many as a layer has of a small network.
 _LARGE = 2**20
+_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def prefer_sparse_gradients(module: nn.Module) -> None:
@@ -46,30 +48,67 @@ class AdamW(torch.optim.AdamW):
     def step(self, closure: Any = None) -> Any:
         for group in self.param_groups:
             for parameter in group["params"]:
-                if parameter.grad is not None and parameter.grad.is_sparse:
+                if parameter.grad is None:
+                    continue
+                if parameter.grad.is_sparse:
                     self._step_rows(parameter, group)
+                elif "met" in self.state[parameter]:
+                    self._take_all_rows(parameter)
         return super().step(closure)
 
     def _step_rows(self, parameter: Tensor, group: dict[str, Any]) -> None:
-        gradient, parameter.grad = parameter.grad.coalesce(), None  # type: ignore[union-attr]
         state = self.state[parameter]
+        gradient = parameter.grad.coalesce()  # type: ignore[union-attr]
+        if state and "met" not in state:
+            parameter.grad = gradient.to_dense()  # all rows have had one
+            return
+        parameter.grad = None
         if not state:
-            # Moments of all rows, whose memory is not taken before they are written to; by torch's own names.
+            # By torch's own names; the moments are of the rows that were met, in the table's order.
             state["step"] = torch.tensor(0.0)
-            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
             state["met"] = torch.zeros(len(parameter))
-        state["step"] += 1
-        state["met"][gradient.indices()[0]] = 1
-        rows = state["met"].nonzero().flatten()
-        gradients = torch.zeros(len(rows), *parameter.shape[1:], dtype=parameter.dtype)
+            state["exp_avg"] = state["exp_avg_sq"] = parameter.new_zeros(0, *parameter.shape[1:])
+        rows = _meet(state, gradient.indices()[0])
+        gradients = torch.zeros_like(state["exp_avg"])
         gradients[torch.searchsorted(rows, gradient.indices()[0])] = gradient.values()
-        values, average, square = parameter[rows], state["exp_avg"][rows], state["exp_avg_sq"][rows]
-        (beta1, beta2), rate, n_steps = group["betas"], group["lr"], float(state["step"])
-        average.lerp_(gradients, 1 - beta1)
-        square.mul_(beta2).addcmul_(gradients, gradients, value=1 - beta2)
-        spread = (square / (1 - beta2**n_steps)).sqrt_().add_(group["eps"])
-        values.mul_(1 - rate * group["weight_decay"]).addcdiv_(average, spread, value=-rate / (1 - beta1**n_steps))
-        parameter[rows], state["exp_avg"][rows], state["exp_avg_sq"][rows] = values, average, square
+        values, (beta1, beta2) = parameter[rows], group["betas"]
+        adamw(
+            [values],
+            [gradients],
+            [state["exp_avg"]],
+            [state["exp_avg_sq"]],
+            [],
+            [state["step"]],
+            fused=group["fused"],
+            amsgrad=False,
+            beta1=beta1,
+            beta2=beta2,
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )
+        parameter[rows] = values
+
+    def _take_all_rows(self, parameter: Tensor) -> None:
+        """A gradient of all rows: from here on each of them has moments."""
+        state = self.state[parameter]
+        rows = state.pop("met").nonzero().flatten()
+        for name in _MOMENTS:
+            state[name] = torch.zeros_like(parameter).index_copy_(0, rows, state[name])
+
+
+def _meet(state: dict[str, Any], indices: Tensor) -> Tensor:
+    """The rows that were met, these among them; each has moments then."""
+    before = state["met"].nonzero().flatten()
+    state["met"][indices] = 1
+    rows = state["met"].nonzero().flatten()
+    if len(rows) > len(before):
+        places = torch.searchsorted(rows, before)
+        for name in _MOMENTS:
+            held = state[name]
+            state[name] = held.new_zeros(len(rows), *held.shape[1:]).index_copy_(0, places, held)
+    return rows
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], most: float) -> None:

@@ -80,15 +80,30 @@ def test_a_state_that_is_loaded_goes_on_alike():
     _assert_equal(halves, dense)
 
 
-def test_gradients_that_become_dense_go_on_from_the_same_moments():
-    """As they do where a penalty on the whole table is added."""
+@pytest.mark.parametrize("fused", [False, True])
+def test_gradients_that_become_dense_go_on_from_the_same_moments(fused):
+    """As they do where a penalty on the whole table is added; and back again, where it is taken away."""
     sparse, dense = _net(True), _net(False)
-    ours, torchs = AdamW(sparse.parameters(), weight_decay=0), torch.optim.AdamW(dense.parameters(), weight_decay=0)
-    for net, each in ((sparse, ours), (dense, torchs)):
-        _train(net, each)
-        net[0].sparse = False
-        _train(net, each)
-    _assert_equal(sparse, dense)
+    ours = AdamW(sparse.parameters(), weight_decay=0, fused=fused)
+    torchs = torch.optim.AdamW(dense.parameters(), weight_decay=0, fused=fused)
+    for becomes_sparse in (False, True):
+        for net, each in ((sparse, ours), (dense, torchs)):
+            _train(net, each)
+            net[0].sparse = becomes_sparse and net is sparse
+            _train(net, each)
+        _assert_equal(sparse, dense)
+
+
+def test_only_rows_that_were_met_have_moments():
+    """Of a table of many words a few hundred texts use a few."""
+    sparse = _net(True)
+    optimizer = AdamW(sparse.parameters())
+    state = optimizer.state[sparse[0].weight]
+    met = set()
+    for batch in BATCHES:
+        _train(sparse, optimizer, batches=[batch])
+        met.update(batch)
+        assert state["exp_avg"].shape == state["exp_avg_sq"].shape == (len(met), WIDTH)
 
 
 def test_a_penalty_on_all_rows_beside_sparse_gradients():
