@@ -5,8 +5,7 @@ with two cores, at the shapes of MiniLM, MKL reaches 230 GFLOP/s, oneDNN 430, an
 beforehand. bfloat16 is oneDNN's already, and gains from the layout: 1,050 against 830. The generation before (Zen 4),
 whose units are half as wide, does 197, 218 and 225, and 436 in bfloat16.
 
-Training may multiply in bfloat16 what it keeps in float32, see `round_factors`: a progressive fit of MiniLM then takes
-0.83 times as long on Zen 4.
+Training may multiply in bfloat16 what it keeps in float32, see `skembed.backbones.mixed_precision`.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from skembed.engine.device import cpu_features
 
-__all__ = ["OneDnnLinear", "multiply_by_onednn", "multiply_plainly", "round_factors"]
+__all__ = ["OneDnnLinear", "faster_types", "multiply_by_onednn", "multiply_plainly"]
 
 #: Bytes of a network's linear weights up to which they are held a second time, laid out for oneDNN.
 _MOST_LAID_OUT = 512 * 2**20
@@ -38,21 +37,25 @@ class OneDnnLinear(nn.Linear):
 
     #: Whether weights that do not train are laid out beforehand.
     lays_out: bool
-    #: Whether factors of float32 are rounded to bfloat16, see `round_factors`.
-    rounds = False
+    #: Whether factors are rounded to bfloat16, and whether the result is left so, for which see
+    #: `skembed.backbones.mixed_precision`.
+    rounds = stays_rounded = False
 
     def forward(self, input: Tensor) -> Tensor:
         weight, bias = self.weight, self.bias
-        dtype = torch.bfloat16 if self.rounds and input.dtype == torch.float32 else input.dtype
-        if not _is_for_onednn(input, weight, dtype):
-            return super().forward(input)
+        # A layer that rounds takes what another has left rounded.
+        rounds = self.rounds and weight.dtype == torch.float32 and input.dtype in (torch.float32, torch.bfloat16)
+        dtype = torch.bfloat16 if rounds else input.dtype
+        if not (rounds or input.dtype == weight.dtype) or not _is_for_onednn(input, weight, dtype):
+            return super().forward(input.to(weight.dtype) if rounds else input)
+        result = dtype if self.stays_rounded else weight.dtype
         if torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in (input, weight, bias)):
             # Training with weights in half precision is torch's own.
-            if input.dtype != torch.float32:
+            if weight.dtype != torch.float32:
                 return super().forward(input)
-            return _Product.apply(input, weight, bias, dtype)
+            return _Product.apply(input, weight, bias, dtype, result)
         weight = self._laid_out(dtype) if self.lays_out and not weight.requires_grad else weight.to(dtype)
-        return _product(input.to(dtype), weight, _cast(bias, dtype)).to(input.dtype)
+        return _product(input.to(dtype), weight, _cast(bias, dtype)).to(result)
 
     def _laid_out(self, dtype: torch.dtype) -> Tensor:
         """The weight as oneDNN likes it best, made anew where the weight was written to."""
@@ -69,30 +72,33 @@ class OneDnnLinear(nn.Linear):
 
 
 class _Product(torch.autograd.Function):
-    """A linear map of float32, and its gradients, with factors of a type that may be another."""
+    """A linear map and its gradients, of tensors and to a result that may be of another type than the factors."""
 
     @staticmethod
-    def forward(ctx, input: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+    def forward(
+        ctx, input: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, result: torch.dtype
+    ) -> Tensor:
         rows, factor = input.to(dtype), weight.to(dtype)
-        ctx.shape, ctx.dtype = input.shape, dtype
+        ctx.shape, ctx.dtypes = input.shape, (input.dtype, weight.dtype, dtype)
         for_input, for_weight, *_ = ctx.needs_input_grad
         ctx.save_for_backward(rows if for_weight else None, factor if for_input else None)
-        return _product(rows, factor, _cast(bias, dtype)).to(input.dtype)
+        return _product(rows, factor, _cast(bias, dtype)).to(result)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor):
         input, weight = ctx.saved_tensors
+        of_input, of_weight, dtype = ctx.dtypes
         rows = gradient.reshape(-1, gradient.shape[-1])
-        factor = rows.to(ctx.dtype)
+        factor = rows.to(dtype)
         for_input = for_weight = for_bias = None
         if ctx.needs_input_grad[0]:
-            for_input = _product(factor, weight.t(), None).view(ctx.shape).to(gradient.dtype)
+            for_input = _product(factor, weight.t(), None).view(ctx.shape).to(of_input)
         if ctx.needs_input_grad[1]:
-            for_weight = _product_of_columns(factor, input.reshape(-1, input.shape[-1])).to(gradient.dtype)
+            for_weight = _product_of_columns(factor, input.reshape(-1, input.shape[-1])).to(of_weight)
         if ctx.needs_input_grad[2]:
-            for_bias = rows.sum(0)
-        return for_input, for_weight, for_bias, None
+            for_bias = rows.sum(0, dtype=of_weight)
+        return for_input, for_weight, for_bias, None, None
 
 
 def _product(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -112,8 +118,7 @@ def _product_of_columns(rows: Tensor, others: Tensor) -> Tensor:
 
 
 def _is_for_onednn(input: Tensor, weight: Tensor, dtype: torch.dtype) -> bool:
-    on_cpu = input.device.type == weight.device.type == "cpu"
-    return on_cpu and input.dtype == weight.dtype and dtype in _faster_types() and input.numel() > 0
+    return input.device.type == weight.device.type == "cpu" and dtype in faster_types() and input.numel() > 0
 
 
 def multiply_by_onednn(module: nn.Module) -> None:
@@ -129,42 +134,13 @@ def multiply_by_onednn(module: nn.Module) -> None:
         have another class, which is still a `torch.nn.Linear`.
     """
     plain = [sub for sub in module.modules() if type(sub) is nn.Linear]
-    if not plain or not _faster_types():
+    if not plain or not faster_types():
         return
     lays_out = sum(sub.weight.nbytes for sub in plain) <= _MOST_LAID_OUT
     for sub in plain:
         # Another class and not another module: whoever holds the layer, or hooked itself to it, goes on to have it.
         sub.__class__ = OneDnnLinear
         sub.lays_out = lays_out  # type: ignore[assignment]
-
-
-def round_factors(module: nn.Module) -> bool:
-    """Let oneDNN's layers of float32 multiply in bfloat16, where this processor does: mixed precision [1]_.
-
-    Tensors remain float32, and products are summed in it. What enters a product, its bias, what it returns and the
-    gradients of its factors are rounded to eight bits on the way, as torch's autocast does.
-
-    Parameters
-    ----------
-    module : torch.nn.Module
-        Changed in place.
-
-    Returns
-    -------
-    bool
-        Whether there is any such layer.
-
-    References
-    ----------
-    .. [1] Micikevicius et al. (2018), Mixed Precision Training; Kalamkar et al. (2019), A Study of BFLOAT16 for Deep
-       Learning Training.
-    """
-    layers = [sub for sub in module.modules() if type(sub) is OneDnnLinear and sub.weight.device.type == "cpu"]
-    if torch.bfloat16 not in _faster_types():
-        return False
-    for layer in layers:
-        layer.rounds = True
-    return bool(layers)
 
 
 def multiply_plainly(module: nn.Module) -> None:
@@ -178,12 +154,12 @@ def multiply_plainly(module: nn.Module) -> None:
     for sub in module.modules():
         if type(sub) is OneDnnLinear:
             sub.__class__ = nn.Linear  # type: ignore[assignment]
-            del sub.lays_out
-            sub.__dict__.pop("rounds", None)
+            for name in ("lays_out", "rounds", "stays_rounded"):
+                sub.__dict__.pop(name, None)
 
 
 @functools.cache
-def _faster_types() -> tuple[torch.dtype, ...]:
+def faster_types() -> tuple[torch.dtype, ...]:
     """The types in which oneDNN is faster on this processor, and right."""
     found = cpu_features()
     if not found.get("avx512_f"):

@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from skembed.augment.mixing import Mix
 from skembed.backbones.base import Backbone, Block, Item
 from skembed.backbones.dropout import draw_fast
-from skembed.backbones.linear import round_factors
+from skembed.backbones.mixed_precision import round_factors
 from skembed.backbones.tuned import TunedWeights, place_of
 from skembed.engine.device import move
 from skembed.engine.extract import undisturbed
@@ -150,12 +150,12 @@ class Network(FrozenNetwork):
     n_trainable : int, optional
         The most of the highest blocks that will ever train; None for all.
     probe : sequence of Item
-        Any input of the network; what is added to it takes its shapes from it.
+        Any input of the network; what is added to it takes its shapes from it, and it is run once.
     seed : int
         Of what is added.
     mixed_precision : bool
         Whether the backbone's linear layers multiply in bfloat16, where the processor does; see
-        `skembed.backbones.linear.round_factors`.
+        `skembed.backbones.mixed_precision.round_factors`.
     """
 
     def __init__(
@@ -184,16 +184,17 @@ class Network(FrozenNetwork):
         #: What was added, by name, for `TunedWeights.of`.
         self.added: dict[str, dict[str, Any]] = {}
         key = TunedWeights.next_name(backbone.spec.tuned)
+        batch = move(self.backbone.collate(probe), self.device, torch.float32) if probe else {}
         if kind.add is not None and blocks:
             with seeded(seed, self.device):
-                batch = move(self.backbone.collate(probe), self.device, torch.float32) if probe else {}
                 self.added = {key: kind.add(self.backbone, blocks, key, batch, method)}
         # After them: factors beside a strided convolution are strided convolutions as well.
         avoid_faulty_gradients(module)
         prefer_sparse_gradients(module)
         draw_fast(module)
         #: Whether anything is rounded; where the processor does not, or no layer is linear, nothing is.
-        self.mixed_precision = mixed_precision and round_factors(module)
+        run = (lambda: self.backbone.forward_blocks(batch, reading.layers)[-1].values) if probe else None
+        self.mixed_precision = mixed_precision and round_factors(module, run)
         self._own = {
             _plain(name): value
             for name, value in module.state_dict().items()

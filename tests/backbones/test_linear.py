@@ -11,10 +11,11 @@ from torch import nn
 
 from skembed.backbones import linear
 from skembed.backbones.image_inference import InferenceCopies
-from skembed.backbones.linear import OneDnnLinear, multiply_by_onednn, multiply_plainly, round_factors
+from skembed.backbones.linear import OneDnnLinear, multiply_by_onednn, multiply_plainly
+from skembed.backbones.mixed_precision import round_factors
 
 pytestmark = pytest.mark.skipif(
-    torch.float32 not in linear._faster_types(), reason="this processor multiplies by torch's own library"
+    torch.float32 not in linear.faster_types(), reason="this processor multiplies by torch's own library"
 )
 
 
@@ -45,7 +46,7 @@ def called(monkeypatch):
 @pytest.mark.parametrize("shape", [(24,), (1, 24), (7, 24), (2, 3, 24), (2, 3, 4, 24)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_rows_are_those_of_torch(called, bias, shape, dtype):
-    if dtype not in linear._faster_types():
+    if dtype not in linear.faster_types():
         pytest.skip("no products of this type here")
     plain, fast = _pair(bias, dtype)
     rows = torch.randn(shape).to(dtype)
@@ -235,11 +236,11 @@ def test_a_torch_without_the_operations_goes_on_with_its_own(monkeypatch, broken
 def test_the_processor_decides(monkeypatch, capabilities, expected):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     monkeypatch.setattr(linear, "_is_right", lambda dtype: True)
-    assert linear._faster_types.__wrapped__() == expected
+    assert linear.faster_types.__wrapped__() == expected
 
 
 needs_bfloat16 = pytest.mark.skipif(
-    torch.bfloat16 not in linear._faster_types(), reason="this processor does not multiply in bfloat16"
+    torch.bfloat16 not in linear.faster_types(), reason="this processor does not multiply in bfloat16"
 )
 
 

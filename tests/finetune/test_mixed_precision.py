@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from skembed import FineTuneClassifier
-from skembed.backbones import linear
+from skembed.backbones import linear, mixed_precision
 from skembed.backbones.linear import OneDnnLinear
 from skembed.finetune import fitting
 from tests.finetune import tuning
 
 pytestmark = pytest.mark.skipif(
-    torch.bfloat16 not in linear._faster_types(), reason="this processor does not multiply in bfloat16"
+    torch.bfloat16 not in linear.faster_types(), reason="this processor does not multiply in bfloat16"
 )
 
 
@@ -40,6 +40,10 @@ def _rounds(network) -> set[bool]:
     return {layer.rounds for layer in network.backbone.module.modules() if type(layer) is OneDnnLinear}
 
 
+def _stay_rounded(network) -> int:
+    return sum(layer.stays_rounded for layer in network.backbone.module.modules() if type(layer) is OneDnnLinear)
+
+
 @pytest.mark.parametrize("family", ["bert", "timm_vit", "wav2vec2"])
 @pytest.mark.parametrize("strategy", ["full", "partial", "partial+lora"])
 def test_the_embedder_s_precision_is_that_of_training(networks, family, strategy):
@@ -47,6 +51,8 @@ def test_the_embedder_s_precision_is_that_of_training(networks, family, strategy
     for precision in ("float32", "auto"):
         fitted = _fit(family, strategy, precision)
         assert _rounds(networks[-1]) == {precision == "auto"}
+        # One in each feed-forward network.
+        assert (_stay_rounded(networks[-1]) > 1) == (precision == "auto")
         curves.append([record["train_loss"] for record in fitted.history_])
         rows.append(fitted.transform(tuning.samples(family)[0]))
         # What is learned is float32 all along.
@@ -91,7 +97,7 @@ def test_where_nothing_is_rounded_nothing_is_said_to_be(networks, monkeypatch):
     """A network without linear layers, and a processor that does not multiply in bfloat16."""
     _fit("timm_resnet", "full", "bfloat16", max_epochs=1)
     assert not networks[-1].mixed_precision
-    monkeypatch.setattr(linear, "_faster_types", lambda: (torch.float32,))
+    monkeypatch.setattr(mixed_precision, "faster_types", lambda: (torch.float32,))
     _fit("bert", "full", "bfloat16", max_epochs=1)
     assert not networks[-1].mixed_precision
     assert _rounds(networks[-1]) == {False}
