@@ -76,18 +76,24 @@ class SpectrogramBackbone(Backbone):
             extractor = self.extra["extractor"]
             inputs = {"input_values": batch["hidden"].new_zeros(1, extractor.max_length, extractor.num_mel_bins)}
             entered = enter_behind(stack, int(batch["block"]), batch["hidden"], beside=self.extra["beside"])
-        with entered, record_blocks(stack, layers) as found:
+        output = None
+        with entered, record_blocks(stack, layers, stop=top not in layers) as found:
             output = self.module(**inputs)
-        found[top] = output.last_hidden_state
-        mask = torch.ones(found[top].shape[:2], dtype=torch.bool, device=found[top].device)
+        if output is not None:
+            found[top] = output.last_hidden_state
+        first = found[layers[0]]
+        mask = torch.ones(first.shape[:2], dtype=torch.bool, device=first.device)
         return [Tokens(found[i], mask, 2, output.pooler_output if i == top else None) for i in layers]
 
-    def advance(self, items: Sequence[Item], batch: Mapping[str, Tensor], block: int) -> list[Item]:
+    def advance(self, items: Sequence[Item], batch: Mapping[str, Tensor], blocks: Sequence[int]) -> list[list[Item]]:
         if "beside" not in self.extra:
             layer = self.module.get_submodule(self.extra["layers"][0])
-            self.extra["beside"] = count_beside(layer, lambda: self.forward_blocks(batch, [block]))
-        (tokens,) = self.forward_blocks(batch, [block])
-        return [advanced(item, block, tokens.values[i]) for i, item in enumerate(items)]
+            self.extra["beside"] = count_beside(layer, lambda: self.forward_blocks(batch, blocks))
+        read = self.forward_blocks(batch, blocks)
+        return [
+            [advanced(item, block, tokens.values[i]) for i, item in enumerate(items)]
+            for block, tokens in zip(blocks, read, strict=True)
+        ]
 
 
 def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> Backbone:

@@ -82,10 +82,13 @@ class WaveformBackbone(Backbone):
         padded = {i: pad_rows(found[i], frames) for i in set(layers)}
         return [Tokens(*padded[i]) for i in layers]
 
-    def advance(self, items: Sequence[Item], batch: Mapping[str, Tensor], block: int) -> list[Item]:
-        (tokens,) = self.forward_blocks(batch, [block])
-        frames = tokens.mask.sum(1).tolist()
-        return [advanced(item, block, tokens.values[i, : frames[i]]) for i, item in enumerate(items)]
+    def advance(self, items: Sequence[Item], batch: Mapping[str, Tensor], blocks: Sequence[int]) -> list[list[Item]]:
+        read = self.forward_blocks(batch, blocks)
+        frames = read[0].mask.sum(1).tolist()
+        return [
+            [advanced(item, block, tokens.values[i, : frames[i]]) for i, item in enumerate(items)]
+            for block, tokens in zip(blocks, read, strict=True)
+        ]
 
     def _start(self, batch: Mapping[str, Tensor]) -> tuple[int, Tensor, list[int]]:
         """The block that the network is entered behind, what it returned, packed, and the frames of each clip."""

@@ -92,17 +92,19 @@ class WhisperBackbone(Backbone):
         padded = {i: pad_rows(torch.cat([part[i] for part in parts]), real) for i in set(layers)}
         return [Tokens(*padded[i]) for i in layers]
 
-    def advance(self, items: Sequence[Item], batch: Mapping[str, Tensor], block: int) -> list[Item]:
+    def advance(self, items: Sequence[Item], batch: Mapping[str, Tensor], blocks: Sequence[int]) -> list[list[Item]]:
         """All rows that are attended to are kept, silence too: the next block attends to it."""
         encoder: Any = self.module
-        done: list[Item] = []
+        done: dict[int, list[Item]] = {block: [] for block in blocks}
         for _, attended, (start, hidden) in self._starts(batch):
             packing = Packing(attended, hidden.device)
-            for i in range(start + 1, block + 1):
-                hidden = _layer(encoder.layers[i - 1], hidden, packing, packing)
-            for row in hidden.split(attended):
-                done.append(advanced(items[len(done)], block, row, keep=("attended",)))
-        return done
+            for i in range(start, max(blocks) + 1):
+                if i > start:
+                    hidden = _layer(encoder.layers[i - 1], hidden, packing, packing)
+                if i in done:
+                    for row in hidden.split(attended):
+                        done[i].append(advanced(items[len(done[i])], i, row, keep=("attended",)))
+        return [done[block] for block in blocks]
 
     def _starts(self, batch: Mapping[str, Tensor]) -> Iterator[tuple[slice, list[int], tuple[int, Tensor]]]:
         """Clips that go through the network together, the rows of each that are attended to, and where they enter:

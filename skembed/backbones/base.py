@@ -212,8 +212,10 @@ class Backbone(ABC):
     def forward_blocks(self, batch: Mapping[str, Tensor], layers: Iterable[int]) -> list[Tokens]:
         """Run the network; return the outputs of the asked blocks (0 to n - 1), in the order asked."""
 
-    def advance(self, items: Sequence[Item], batch: Mapping[str, Tensor], block: int) -> list[Item]:
+    def advance(self, items: Sequence[Item], batch: Mapping[str, Tensor], blocks: Sequence[int]) -> list[list[Item]]:
         """Run the network up to a block; return items from which `forward_blocks` computes only what is above it.
+
+        Of several blocks the items of each, from one run.
 
         Parameters
         ----------
@@ -221,8 +223,13 @@ class Backbone(ABC):
             Inputs of the network.
         batch : mapping of str to Tensor
             The same inputs, collated, on the device of the network.
-        block : int
-            The last block that is run.
+        blocks : sequence of int
+            The highest of them is the last block that is run.
+
+        Returns
+        -------
+        list of lists of Item
+            As many as there are blocks, in their order; each has the items in theirs.
 
         Raises
         ------

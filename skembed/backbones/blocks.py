@@ -116,8 +116,12 @@ def first_tensor(output) -> Tensor:
     return output[0] if isinstance(output, (tuple, list)) else output
 
 
+class _Enough(Exception):
+    """All that was wanted of a network has been seen."""
+
+
 @contextmanager
-def record_blocks(layers: Sequence[nn.Module], wanted: Iterable[int]):
+def record_blocks(layers: Sequence[nn.Module], wanted: Iterable[int], *, stop: bool = False):
     """Record block outputs while the network runs.
 
     Layer 0 is what enters the first layer module (the stem's output); layer i > 0 is what the i-th layer
@@ -129,6 +133,9 @@ def record_blocks(layers: Sequence[nn.Module], wanted: Iterable[int]):
         Layer modules, first to last (without the stem).
     wanted : iterable of int
         Layers to record.
+    stop : bool, default=False
+        Whether the pass, and the context with it, ends behind the highest of them, and no earlier than the first layer
+        module. What it would have returned is never computed.
 
     Yields
     ------
@@ -155,13 +162,22 @@ def record_blocks(layers: Sequence[nn.Module], wanted: Iterable[int]):
 
         return hook
 
+    def leave(_module, _args, _output):
+        if threading.get_ident() == thread:
+            raise _Enough
+
+    wanted = set(wanted)
     try:
-        for index in set(wanted):
+        for index in wanted:
             if index == 0:
                 handles.append(layers[0].register_forward_pre_hook(keep_input(0), with_kwargs=True))
             elif index < len(layers):
                 handles.append(layers[index - 1].register_forward_hook(keep_output(index)))
+        if stop:
+            handles.append(layers[max(*wanted, 1) - 1].register_forward_hook(leave))
         yield found
+    except _Enough:
+        pass
     finally:
         for handle in handles:
             handle.remove()

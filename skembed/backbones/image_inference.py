@@ -98,13 +98,13 @@ class ImageBackbone(Backbone):
         with enter_behind(stack, int(batch["block"]), hidden, beside=self.extra["beside"]):
             return self._read(self.module, empty, layers)
 
-    def advance(self, items: Sequence[Item], batch: Mapping[str, Tensor], block: int) -> list[Item]:
+    def advance(self, items: Sequence[Item], batch: Mapping[str, Tensor], blocks: Sequence[int]) -> list[list[Item]]:
         if "beside" not in self.extra:
             layer = self.module.get_submodule(self.extra["layers"][0])
-            run = partial(self._read, self.module, batch["pixels"][:1], [block])
+            run = partial(self._read, self.module, batch["pixels"][:1], blocks)
             self.extra["beside"] = count_beside(layer, run)
-        found, _ = self._found(batch["pixels"], [block])
-        return [advanced(item, block, found[block][i]) for i, item in enumerate(items)]
+        found, _ = self._found(batch["pixels"], list(blocks))
+        return [[advanced(item, block, found[block][i]) for i, item in enumerate(items)] for block in blocks]
 
     def prepare_inference(self) -> None:
         """Find out what can be faster about this network; once, after it was opened in float32.

@@ -140,12 +140,14 @@ def _configuration(directory: Path) -> tuple[str, dict[str, Any], dict[str, Any]
 
 
 def _run(module: Any, names: Sequence[str], pixels: Tensor, layers: Iterable[int]) -> tuple[Any, dict[int, Tensor]]:
-    """The network's features as it returns them, and the outputs of layers."""
-    top = len(names)
+    """The network's features as it returns them, where its top is asked for, and the outputs of layers."""
+    layers, top = list(layers), len(names)
     stack = [module.get_submodule(name) for name in names]
-    with record_blocks(stack, [i for i in layers if i != top]) as found:
+    features = None
+    with record_blocks(stack, [i for i in layers if i != top], stop=top not in layers) as found:
         features = module.forward_features(pixels)
-    found[top] = first_tensor(features)
+    if features is not None:
+        found[top] = first_tensor(features)
     return features, found
 
 

@@ -58,9 +58,12 @@ class TransformersImageBackbone(ImageBackbone):
 
     def _read(self, module: Any, pixels: Tensor, layers: Iterable[int]) -> tuple[dict[int, Tensor], Tensor | None]:
         stack = [module.get_submodule(name) for name in self.extra["layers"]]
-        with record_blocks(stack, layers) as found:
+        layers, top, output = list(layers), len(self.blocks) - 1, None
+        with record_blocks(stack, layers, stop=top not in layers) as found:
             output = module(pixel_values=pixels, **self.extra["forward"])
-        found[len(self.blocks) - 1] = output.last_hidden_state
+        if output is None:
+            return found, None
+        found[top] = output.last_hidden_state
         return found, output.pooler_output.flatten(1) if self.extra["pooled"] else None
 
     def _tokens(self, layer: int, values: Tensor, pooled: Tensor | None) -> Tokens:

@@ -180,14 +180,17 @@ class TextBackbone(Backbone):
         batch = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
         return batch | collate_advanced(items, width=mask.shape[1])
 
-    def advance(self, items: Sequence[Item], batch: Mapping[str, Tensor], block: int) -> list[Item]:
+    def advance(self, items: Sequence[Item], batch: Mapping[str, Tensor], blocks: Sequence[int]) -> list[list[Item]]:
         if "beside" not in self.extra:
             layer = self.module.get_submodule(self.extra["layers"][0])
-            self.extra["beside"] = count_beside(layer, lambda: self.forward_blocks(batch, [block]))
-        (tokens,) = self.forward_blocks(batch, [block])
+            self.extra["beside"] = count_beside(layer, lambda: self.forward_blocks(batch, blocks))
+        read = self.forward_blocks(batch, blocks)
         # What lies behind a text is left out, but for networks that are trained to see it.
         width = self.extra["padded_length"]
-        return [advanced(item, block, tokens.values[i, : width or item.length]) for i, item in enumerate(items)]
+        return [
+            [advanced(item, block, tokens.values[i, : width or item.length]) for i, item in enumerate(items)]
+            for block, tokens in zip(blocks, read, strict=True)
+        ]
 
     def forward_blocks(self, batch: Mapping[str, Tensor], layers: Iterable[int]) -> list[Tokens]:
         """Run the network and read blocks; the last has `pooled` where the network has a summary.
@@ -203,11 +206,13 @@ class TextBackbone(Backbone):
             inputs: dict[str, Any] = {name: batch[name] for name in self.extra["inputs"]}
         else:
             inputs = pack_inputs(self.module, batch["input_ids"], packing)
-        with self._entered(stack, batch, packing), record_blocks(stack, layers) as found:
+        output = None
+        with self._entered(stack, batch, packing), record_blocks(stack, layers, stop=top not in layers) as found:
             output = self.module(**inputs, **self.extra["forward"])
-        found[top] = output.last_hidden_state
+        if output is not None:
+            found[top] = output.last_hidden_state
         values = {i: found[i] if packing is None else packing.unpack(found[i]) for i in set(layers)}
-        pooled = output.pooler_output if self.extra["summarised"] else None
+        pooled = output.pooler_output if output is not None and self.extra["summarised"] else None
         if self._prompted:
             mask = mask & (batch["input_ids"] < self.extra["prompted"])
         return [Tokens(values[i], mask, pooled=pooled if i == top else None) for i in layers]

@@ -26,6 +26,9 @@ __all__ = ["TableSource", "TrainingData", "Views", "embed_first", "embed_view", 
 _INSTEAD = {"mixup": "with mixup_on='features'", "cutmix": "without cutmix"}
 #: Samples on which a replayed pass is compared with a plain one.
 _TRIED = 4
+#: Blocks whose results are kept while samples are embedded, from the highest on: as many as stages need that double,
+#: each the one before, in networks of up to 16 blocks. A fit may well end before it comes to lower ones.
+_KEPT = 4
 
 
 class TableSource:
@@ -195,7 +198,9 @@ def embed_view(embedder: BaseEmbedder, samples: Sequence[Any], views: Views, vie
     return embedder._finished(rows)
 
 
-def embed_first(embedder: BaseEmbedder, samples: Sequence[Any], n_unfrozen: int) -> tuple[np.ndarray, FirstPass | None]:
+def embed_first(
+    embedder: BaseEmbedder, samples: Sequence[Any], stages: Sequence[int]
+) -> tuple[np.ndarray, FirstPass | None]:
     """Rows of samples, as `transform` gives them, and what the blocks below those that train returned on the way.
 
     Parameters
@@ -204,8 +209,8 @@ def embed_first(embedder: BaseEmbedder, samples: Sequence[Any], n_unfrozen: int)
         Fitted.
     samples : sequence
         Raw samples.
-    n_unfrozen : int
-        Blocks that train; 0 keeps nothing on the way.
+    stages : sequence of int
+        How many blocks train in each of the stages that follow.
 
     Returns
     -------
@@ -214,15 +219,16 @@ def embed_first(embedder: BaseEmbedder, samples: Sequence[Any], n_unfrozen: int)
         None where nothing was kept: no block is frozen, all rows were known, the network cannot be entered there, or
         is not on a processor.
     """
-    block = last_frozen(embedder._reading, n_unfrozen) if n_unfrozen else None
+    blocks = {last_frozen(embedder._reading, n_unfrozen) for n_unfrozen in stages if n_unfrozen}
+    deepest = sorted((block for block in blocks if block is not None), reverse=True)[:_KEPT]
     # To enter a network is to pass over its lower blocks, for every thread that is in it. On a processor that is one.
-    if block is None or resolve_device(embedder.device).type != "cpu":
+    if not deepest or resolve_device(embedder.device).type != "cpu":
         return embedder.transform(samples), None
     passes: list[FirstPass | None] = []
 
     def compute(missing: Sequence[Any], *, positions: Sequence[int], report: Any) -> Any:
         if not passes:
-            passes.append(_first_pass(embedder, block, missing[:_TRIED], positions[:_TRIED]))
+            passes.append(_first_pass(embedder, deepest, missing[:_TRIED], positions[:_TRIED]))
         return embedder._compute(missing, positions=positions, report=report, advance=passes[0])
 
     rows = embedder._transformed(samples, compute)
@@ -230,10 +236,10 @@ def embed_first(embedder: BaseEmbedder, samples: Sequence[Any], n_unfrozen: int)
 
 
 def _first_pass(
-    embedder: BaseEmbedder, block: int, samples: Sequence[Any], positions: Sequence[int]
+    embedder: BaseEmbedder, blocks: Sequence[int], samples: Sequence[Any], positions: Sequence[int]
 ) -> FirstPass | None:
     """One that may keep what it sees; None where rows would not be those of a plain pass."""
-    first = FirstPass(embedder._load(), block, _batch_size(embedder))
+    first = FirstPass(embedder._load(), blocks, _batch_size(embedder))
     tried = next(prepared_chunks(embedder, first.backbone, samples, positions=positions))
     return first if first.is_exact(tried, embedder._reading) else None
 
@@ -279,7 +285,8 @@ class TrainingData:
         #: Why the frozen blocks were not replayed, where they were not.
         self.notes: list[str] = []
         self._whole: ItemStore | None = None
-        self._held: tuple[int, list[ItemStore]] | None = None
+        #: By block, what frozen blocks return for each view.
+        self._held: dict[int, list[ItemStore]] = {}
         self._tables: list[np.ndarray] | None = None
         if views is not None and views.stored is None:
             self.replay = False
@@ -331,27 +338,29 @@ class TrainingData:
         return self._tables
 
     def _replayed(self, network: Network, block: int) -> list[ItemStore] | None:
-        if self._held is not None and self._held[0] == block:
-            return self._held[1]
-        if self._held is None:
+        if block in self._held:
+            return self._held[block]
+        if not self._held:
             why = agree(network, next(prepared_chunks(self.embedder, network.backbone, self.samples[:_TRIED])), block)
             if why is not None:
                 self._note(f"The frozen blocks were computed in every epoch: {why}.")
                 self.replay = False
                 return None
-        # One block is held at a time: what the next stage needs lies below.
-        self._held = None
+        # What the next stage needs lies below. The same way may be gone once more, but not at any price.
+        sizes = [sum(store.nbytes for store in stores) for stores in self._held.values()]
+        if sizes and sum(sizes) + max(sizes) > MEMORY:
+            self._held.clear()
         try:
             stores = [self._filled(network, block, view) for view in range(self._n_views)]
         except OSError as error:
             self._note(f"The frozen blocks were computed in every epoch: what they return could not be kept ({error}).")
             self.replay = False
             return None
-        self._held = (block, stores)
+        self._held[block] = stores
         return stores
 
     def _filled(self, network: Network, block: int, view: int) -> ItemStore:
-        known = self.first.known if self.first is not None and self.first.block == block and view == 0 else {}
+        known = self.first.known.pop(block, {}) if self.first is not None and view == 0 else {}
         missing = [i for i in range(len(self.samples)) if i not in known]
         chunks = prepared_chunks(
             self.embedder,

@@ -39,7 +39,7 @@ def run_fit(request: Request) -> Outcome:
         All of it checked.
     """
     _check(request)
-    frozen, first = embed_first(request.embedder, request.samples, _first_unfrozen(request))
+    frozen, first = embed_first(request.embedder, request.samples, _replaying(request))
     request = _with_words_on(request, frozen)
     encoded = request.task.encode(request.y)
     standardizer, probe = _probe(request, frozen, encoded, request.train)
@@ -86,11 +86,11 @@ def _most_unfrozen(request: Request) -> int:
     return max(stage.n_unfrozen for stage in _stages(request))
 
 
-def _first_unfrozen(request: Request) -> int:
-    """How many blocks train in the first stage that trains any and replays the others; 0 where none does."""
+def _replaying(request: Request) -> list[int]:
+    """How many blocks train in each of the stages that replay the others."""
     if not request.replay or not request.max_epochs or _changes_inputs(request):
-        return 0
-    return next((stage.n_unfrozen for stage in _stages(request) if stage.n_unfrozen), 0)
+        return []
+    return [stage.n_unfrozen for stage in _stages(request)]
 
 
 def _changes_inputs(request: Request) -> bool:

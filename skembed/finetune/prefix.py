@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import mmap
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -53,6 +53,11 @@ class ItemStore:
 
     def __len__(self) -> int:
         return len(self._samples)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory and in the file."""
+        return self._held + self._written
 
     @property
     def bytes_on_disk(self) -> int:
@@ -142,31 +147,33 @@ class FirstPass:
     ----------
     backbone : Backbone
         Embeds them.
-    block : int
-        The last block that is frozen.
+    blocks : iterable of int
+        The last block that is frozen, in each of the stages that may follow.
     batch_size : int, optional
         See `skembed.engine.extract.extract`.
     budget : int, default=MEMORY
-        Bytes that are kept; beyond them samples are advanced and forgotten.
+        Bytes that are kept, an equal share for each block; beyond them samples are advanced and forgotten.
     """
 
-    def __init__(self, backbone: Backbone, block: int, batch_size: int | None = None, budget: int = MEMORY):
-        self.backbone, self.block, self.batch_size, self.budget = backbone, block, batch_size, budget
-        #: Samples behind the block, by their positions.
-        self.known: dict[int, Sample] = {}
+    def __init__(self, backbone: Backbone, blocks: Iterable[int], batch_size: int | None = None, budget: int = MEMORY):
+        self.backbone, self.blocks, self.batch_size = backbone, sorted(blocks), batch_size
+        #: By block, the samples behind it, by their positions.
+        self.known: dict[int, dict[int, Sample]] = {block: {} for block in self.blocks}
+        self._left = dict.fromkeys(self.blocks, budget // len(self.blocks))
 
     def __call__(self, samples: Sequence[Sample], positions: Sequence[int]) -> list[Sample]:
-        """Samples behind the block."""
-        advanced = _run_up_to(self.backbone, samples, self.block, self.batch_size)
-        for position, sample in zip(positions, advanced, strict=True):
-            size = _bytes(sample)
-            if size <= self.budget:
-                self.budget -= size
-                self.known[position] = sample
-        return advanced
+        """Samples behind the highest of the blocks."""
+        advanced = _run_up_to(self.backbone, samples, self.blocks, self.batch_size)
+        for block, behind in zip(self.blocks, advanced, strict=True):
+            for position, sample in zip(positions, behind, strict=True):
+                size = _bytes(sample)
+                if size <= self._left[block]:
+                    self._left[block] -= size
+                    self.known[block][position] = sample
+        return advanced[-1]
 
     def is_exact(self, samples: Sequence[Sample], reading: Reading) -> bool:
-        """Whether rows are the same when the network is left behind the block and entered again."""
+        """Whether rows are the same when the network is left behind a block and entered again."""
 
         def rows(items: Sequence[Sample]) -> np.ndarray:
             found: dict[int, np.ndarray] = {}
@@ -178,14 +185,17 @@ class FirstPass:
             return np.stack([found[i] for i in range(len(items))])
 
         plain = rows(samples)
-        try:
-            again = rows(_run_up_to(self.backbone, samples, self.block, self.batch_size))
-        except _CANNOT_ENTER:
-            return False
         # Rounding of half precision depends on the batch; the hidden states themselves are kept as they were.
         rounded = next(self.backbone.module.parameters()).dtype != torch.float32
         tolerance = (_ROUNDED if rounded else _TOLERANCE) * np.abs(plain).max()
-        return again.shape == plain.shape and bool(np.abs(again - plain).max() <= tolerance)
+        try:
+            for behind in _run_up_to(self.backbone, samples, self.blocks, self.batch_size):
+                again = rows(behind)
+                if again.shape != plain.shape or not np.abs(again - plain).max() <= tolerance:
+                    return False
+        except _CANNOT_ENTER:
+            return False
+        return True
 
 
 def fill_store(
@@ -226,7 +236,7 @@ def fill_store(
     take_known()
     for chunk in prepared:
         if backbone is not None and block is not None:
-            chunk = _run_up_to(backbone, chunk, block, batch_size)
+            (chunk,) = _run_up_to(backbone, chunk, [block], batch_size)
         for sample in chunk:
             store.append(sample)
             take_known()
@@ -235,18 +245,26 @@ def fill_store(
     return store
 
 
-def _run_up_to(backbone: Backbone, chunk: Sequence[Sample], block: int, batch_size: int | None) -> list[Sample]:
+def _run_up_to(
+    backbone: Backbone, chunk: Sequence[Sample], blocks: Sequence[int], batch_size: int | None
+) -> list[list[Sample]]:
+    """For each of the blocks the samples behind it, from one pass."""
     flat = [item for sample in chunk for item in sample]
     weight = next(backbone.module.parameters())
 
-    def run(items: list[Item]) -> list[Item]:
+    def run(items: list[Item]) -> list[list[Item]]:
         with computing(weight.device):
-            return backbone.advance(items, move(backbone.collate(items), weight.device, weight.dtype), block)
+            return backbone.advance(items, move(backbone.collate(items), weight.device, weight.dtype), blocks)
 
-    done: dict[int, Item] = {}
-    for batch, items in each_batch(backbone, flat, run, batch_size):
-        done.update(zip(batch, items, strict=True))
-    items = iter(done[i] for i in range(len(flat)))
+    done: list[dict[int, Item]] = [{} for _ in blocks]
+    for batch, found in each_batch(backbone, flat, run, batch_size):
+        for behind, items in zip(done, found, strict=True):
+            behind.update(zip(batch, items, strict=True))
+    return [_by_sample(chunk, [behind[i] for i in range(len(flat))]) for behind in done]
+
+
+def _by_sample(chunk: Sequence[Sample], flat: Sequence[Item]) -> list[Sample]:
+    items = iter(flat)
     return [[next(items) for _ in sample] for sample in chunk]
 
 
@@ -266,7 +284,7 @@ def agree(network: Network, samples: Sequence[Sample], block: int) -> str | None
         flat = [item for sample in samples for item in sample]
         try:
             batch = move(backbone.collate(flat), network.device, torch.float32)
-            advanced = iter(backbone.advance(flat, batch, block))
+            advanced = iter(*backbone.advance(flat, batch, [block]))
             replayed = network.features([[next(advanced) for _ in sample] for sample in samples])
         except NotImplementedError as error:
             return str(error)

@@ -65,13 +65,17 @@ class ArrayBackbone(Backbone):
             # Nothing below the block is computed but the stem, on one row of zeros.
             values = torch.zeros(1, network.stem.weight.shape[1])
             entered = enter_behind(stack, int(batch["block"]), batch["hidden"])
-        with entered, record_blocks(stack, layers) as found:
-            found[len(self.blocks) - 1] = self.module(values)
+        top = len(self.blocks) - 1
+        with entered, record_blocks(stack, layers, stop=top not in layers) as found:
+            found[top] = self.module(values)
         return [Tokens(found[i].unsqueeze(1), torch.ones(len(found[i]), 1, dtype=torch.bool)) for i in layers]
 
-    def advance(self, items: Sequence[Item], batch: Mapping[str, Tensor], block: int) -> list[Item]:
-        (tokens,) = self.forward_blocks(batch, [block])
-        return [advanced(item, block, tokens.values[i, 0]) for i, item in enumerate(items)]
+    def advance(self, items: Sequence[Item], batch: Mapping[str, Tensor], blocks: Sequence[int]) -> list[list[Item]]:
+        read = self.forward_blocks(batch, blocks)
+        return [
+            [advanced(item, block, tokens.values[i, 0]) for i, item in enumerate(items)]
+            for block, tokens in zip(blocks, read, strict=True)
+        ]
 
 
 def array_backbone(n_features: int = 4, width: int = 8, depth: int = 2) -> ArrayBackbone:

@@ -54,9 +54,9 @@ def test_the_rest_of_the_network_gives_the_same(family, inference):
         with torch.inference_mode() if inference else torch.no_grad():
             if name in WITHOUT:
                 with pytest.raises(NotImplementedError):
-                    backbone.advance(items, batch, block)
+                    backbone.advance(items, batch, [block])
                 continue
-            advanced = backbone.advance(items, batch, block)
+            (advanced,) = backbone.advance(items, batch, [block])
         _poison(fresh, block)
         # In another order and with a part of the batch: each item carries its own.
         chosen = [i for i in (2, 0, 4) if i < len(items)]
@@ -75,6 +75,56 @@ def test_the_rest_of_the_network_gives_the_same(family, inference):
             torch.testing.assert_close(found.pooled, expected.pooled[chosen], rtol=1e-3, atol=1e-4)
 
 
+def test_several_blocks_from_one_run_that_ends_at_the_highest(family):
+    name, directory, modality = family
+    if name in WITHOUT:
+        return
+    backbone = open_spec(BackboneSpec(modality, str(directory)))
+    items, top = _items(backbone, modality), len(backbone.blocks) - 1
+    batch = backbone.collate(items)
+    ran = _count_runs(backbone)
+    for blocks in ([0], [top - 1], [0, top - 1]):
+        with torch.no_grad():
+            alone = [backbone.advance(items, batch, [block])[0] for block in blocks]
+            ran.clear()
+            together = backbone.advance(items, batch, blocks)
+        assert ran <= set(range(1, max(*blocks, 1) + 1))
+        for found, expected in zip(together, alone, strict=True):
+            for item, own in zip(found, expected, strict=True):
+                assert item.data["block"] == own.data["block"]
+                torch.testing.assert_close(item.data["hidden"], own.data["hidden"], rtol=1e-5, atol=1e-5)
+
+
+def test_what_lies_above_the_highest_layer_is_not_computed(family):
+    _, directory, modality = family
+    backbone = open_spec(BackboneSpec(modality, str(directory)))
+    items, top = _items(backbone, modality), len(backbone.blocks) - 1
+    batch = backbone.collate(items)
+    with torch.no_grad():
+        expected = backbone.forward_blocks(batch, [*range(top), top])
+        ran = _count_runs(backbone)
+        for layers in ([top - 1], [0, 1], [0]):
+            ran.clear()
+            found = backbone.forward_blocks(batch, layers)
+            assert ran <= set(range(1, max(*layers, 1) + 1))
+            for layer, tokens in zip(layers, found, strict=True):
+                torch.testing.assert_close(tokens.values, expected[layer].values, rtol=1e-5, atol=1e-5)
+                assert torch.equal(tokens.mask, expected[layer].mask)
+        (again,) = backbone.forward_blocks(batch, [top])
+    torch.testing.assert_close(again.values, expected[top].values, rtol=1e-5, atol=1e-5)
+
+
+def _count_runs(backbone):
+    """The numbers of the blocks whose weights are used from here on."""
+    ran = set()
+    for number, block in enumerate(backbone.blocks):
+        for name, module in backbone.module.named_modules():
+            own = [f"{name}.{key}" for key, _ in module.named_parameters(recurse=False)]
+            if number and any(block.owns(key) for key in own) and not any(t in name for t in TABLES):
+                module.register_forward_hook(lambda *_, number=number: ran.add(number))
+    return ran
+
+
 def test_gradients_reach_the_blocks_above_and_no_others(family):
     name, directory, modality = family
     if name in WITHOUT:
@@ -83,7 +133,7 @@ def test_gradients_reach_the_blocks_above_and_no_others(family):
     top = len(backbone.blocks) - 1
     items = _items(backbone, modality)
     with torch.no_grad():
-        advanced = backbone.advance(items, backbone.collate(items), top - 1)
+        (advanced,) = backbone.advance(items, backbone.collate(items), [top - 1])
     for name, parameter in backbone.module.named_parameters():
         parameter.requires_grad_(not any(table in name for table in TABLES))
     (tokens,) = backbone.forward_blocks(backbone.collate(advanced), [top])
@@ -99,7 +149,7 @@ def test_the_network_is_left_as_it_was():
     batch = backbone.collate(items)
     with torch.no_grad():
         (before,) = backbone.forward_blocks(batch, [2])
-        advanced = backbone.advance(items, batch, 1)
+        (advanced,) = backbone.advance(items, batch, [1])
         backbone.forward_blocks(backbone.collate(advanced), [2])
         (after,) = backbone.forward_blocks(batch, [2])
     assert torch.equal(before.values, after.values)

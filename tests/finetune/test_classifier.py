@@ -138,7 +138,7 @@ def test_head_only_training_loads_no_weights(rows):
 
 
 def test_a_network_that_cannot_be_entered_is_run_whole_and_that_is_said(rows, monkeypatch):
-    def refuse(self, items, batch, block):
+    def refuse(self, items, batch, blocks):
         raise NotImplementedError("Blocks of this network hand on more than their hidden state.")
 
     monkeypatch.setattr(ArrayBackbone, "advance", refuse)
@@ -150,10 +150,10 @@ def test_a_network_that_cannot_be_entered_is_run_whole_and_that_is_said(rows, mo
 def test_a_network_that_differs_when_it_is_entered_is_run_whole(rows, monkeypatch):
     original = ArrayBackbone.advance
 
-    def wrong(self, items, batch, block):
-        return (
-            original(self, items[::-1], batch, block)[::-1] if len(items) > 1 else original(self, items, batch, block)
-        )
+    def wrong(self, items, batch, blocks):
+        if len(items) == 1:
+            return original(self, items, batch, blocks)
+        return [found[::-1] for found in original(self, items[::-1], batch, blocks)]
 
     monkeypatch.setattr(ArrayBackbone, "advance", wrong)
     classifier = _fit(rows, strategy="partial", max_epochs=2)

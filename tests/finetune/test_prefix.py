@@ -314,10 +314,10 @@ def test_memory_that_runs_out_while_the_prefix_is_computed_costs_no_order(bert, 
     expected = fill_store(ItemStore(), iter([samples]), backbone=backbone, block=1)
     original = type(backbone).advance
 
-    def starved(self, items, batch, block):
+    def starved(self, items, batch, blocks):
         if len(items) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return original(self, items, batch, block)
+        return original(self, items, batch, blocks)
 
     monkeypatch.setattr(type(backbone), "advance", starved)
     with pytest.warns(DeviceWarning, match="Out of memory"):
@@ -368,9 +368,8 @@ def test_gradients_of_a_replayed_pass_are_those_of_a_plain_one(bert):
 
 
 def _swapped(original):
-    def advance(self, items, batch, block):
-        found = original(self, items, batch, block)
-        return [found[1], found[0], *found[2:]]
+    def advance(self, items, batch, blocks):
+        return [[found[1], found[0], *found[2:]] for found in original(self, items, batch, blocks)]
 
     return advance
 
@@ -378,17 +377,22 @@ def _swapped(original):
 def _too_deep(original):
     """Hidden states of the block above, said to be of this one."""
 
-    def advance(self, items, batch, block):
-        found = original(self, items, batch, block + 1)
-        return [Item({**item.data, "block": block}, item.length) for item in found]
+    def advance(self, items, batch, blocks):
+        found = original(self, items, batch, [block + 1 for block in blocks])
+        return [
+            [Item({**item.data, "block": block}, item.length) for item in above]
+            for block, above in zip(blocks, found, strict=True)
+        ]
 
     return advance
 
 
 def _without_numbers(original):
-    def advance(self, items, batch, block):
-        found = original(self, items, batch, block)
-        return [Item({**i.data, "hidden": i.data["hidden"] * float("nan")}, i.length) for i in found]
+    def advance(self, items, batch, blocks):
+        return [
+            [Item({**i.data, "hidden": i.data["hidden"] * float("nan")}, i.length) for i in found]
+            for found in original(self, items, batch, blocks)
+        ]
 
     return advance
 
@@ -408,7 +412,7 @@ def test_a_prefix_that_gives_other_rows_is_found_out(mutant, monkeypatch):
     (KeyError("hidden"), r"entering it behind block 1 failed (KeyError: 'hidden')"),
 ])  # fmt: skip
 def test_a_network_that_cannot_be_entered_says_why(error, answer, monkeypatch):
-    def advance(self, items, batch, block):
+    def advance(self, items, batch, blocks):
         raise error
 
     network = _double()
@@ -478,8 +482,9 @@ def test_a_prefix_is_computed_once_a_block(double_data, monkeypatch):
         return original(store, prepared, block=block, **settings)
 
     monkeypatch.setattr("skembed.finetune.data.fill_store", filled)
-    stores = [data.source(network, n_unfrozen)[0].stores[0] for n_unfrozen in (1, 1, 2, 2, 3, 3)]
+    stores = [data.source(network, n_unfrozen)[0].stores[0] for n_unfrozen in (1, 1, 2, 2, 3, 3, 1)]
     assert blocks == [1, 0, None]
+    assert stores[6] is stores[0]
     assert stores[0] is stores[1]
     assert stores[2] is stores[3]
     assert stores[4] is stores[5]
@@ -508,18 +513,22 @@ def test_one_pass_gives_the_rows_and_what_the_frozen_blocks_return(bert, cache):
     embedder = clone(bert).set_params(cache=None if cache is None else EmbeddingCache()).fit(TEXTS)
     samples = [*TEXTS[:3], TEXTS[1], *TEXTS[3:]]
     network = _network(embedder)
-    rows, first = embed_first(embedder, samples, 1)
+    stages = range(network.depth + 1)
+    rows, first = embed_first(embedder, samples, stages)
     np.testing.assert_allclose(rows, bert.transform(samples), rtol=0, atol=1e-5)
-    assert set(first.known) == {0, 1, 2, 4, 5, 6, 7, 8}
     data = TrainingData(embedder, samples, rows, replay=True, first=first)
-    source, replayed = data.source(network, 1)
-    assert replayed
-    assert not first.known, "what is in the store is not held twice"
-    for index, windows in enumerate(_prepared(embedder, network, samples)):
-        for kept, item in zip(source.stores[0][index], windows, strict=True):
-            with torch.no_grad():
-                (alone,) = network.backbone.forward_blocks(network.backbone.collate([item]), [network.depth - 2])
-            torch.testing.assert_close(kept.data["hidden"], alone.values[0], rtol=1e-4, atol=1e-5)
+    assert sorted(first.known) == [network.depth - 1 - n for n in reversed(stages[1:-1])]
+    for n_unfrozen in stages[1:-1]:
+        block = network.depth - 1 - n_unfrozen
+        assert set(first.known[block]) == {0, 1, 2, 4, 5, 6, 7, 8}
+        source, replayed = data.source(network, n_unfrozen)
+        assert replayed
+        assert block not in first.known, "what is in the store is not held twice"
+        for index, windows in enumerate(_prepared(embedder, network, samples)):
+            for kept, item in zip(source.stores[0][index], windows, strict=True):
+                with torch.no_grad():
+                    (alone,) = network.backbone.forward_blocks(network.backbone.collate([item]), [block])
+                torch.testing.assert_close(kept.data["hidden"], alone.values[0], rtol=1e-4, atol=1e-5)
 
 
 def test_frozen_blocks_see_each_sample_once_in_a_whole_fit():
@@ -544,7 +553,7 @@ def test_a_network_that_would_give_other_rows_is_embedded_as_ever(monkeypatch):
     for mutant in (_swapped, _too_deep, _without_numbers):
         with monkeypatch.context() as patch:
             patch.setattr(ArrayBackbone, "advance", mutant(ArrayBackbone.advance))
-            rows, first = embed_first(embedder, list(X), 1)
+            rows, first = embed_first(embedder, list(X), [0, 1, 2])
         assert first is None
         np.testing.assert_allclose(rows, expected, atol=1e-6)
 
@@ -554,7 +563,7 @@ def test_nothing_is_kept_where_no_block_is_frozen_or_all_rows_are_known(n_unfroz
     X = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
     embedder = ArrayEmbedder(precision="float32", cache=EmbeddingCache()).fit(X)
     expected = embedder.transform(X) if known else clone(embedder).set_params(cache=None).fit(X).transform(X)
-    rows, first = embed_first(embedder, list(X), n_unfrozen)
+    rows, first = embed_first(embedder, list(X), [n_unfrozen])
     assert first is None
     np.testing.assert_allclose(rows, expected, atol=1e-6)
 
@@ -564,7 +573,7 @@ def test_a_shared_network_is_entered_where_no_other_thread_can_be_in_it(monkeypa
     X = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
     embedder = ArrayEmbedder(precision="float32", cache=None).fit(X)
     monkeypatch.setattr("skembed.finetune.data.resolve_device", lambda device: torch.device("cuda"))
-    assert embed_first(embedder, list(X), 1)[1] is None
+    assert embed_first(embedder, list(X), [1])[1] is None
 
 
 def test_a_network_is_not_copied_while_another_thread_is_in_it_behind_a_block():
@@ -588,11 +597,13 @@ def test_a_network_is_not_copied_while_another_thread_is_in_it_behind_a_block():
 def test_no_more_than_a_budget_is_kept_on_the_way(bert):
     backbone = load(bert.spec_, torch.device("cpu"), "float32")
     samples = _prepared(bert, _network(bert), TEXTS)
-    first = FirstPass(backbone, 1, budget=5000)
+    first = FirstPass(backbone, [1, 0], budget=10_000)
     advanced = first(samples, range(10, 18))
     assert len(advanced) == 8
-    sizes = {p: sum(item.data["hidden"].nbytes for item in sample) for p, sample in first.known.items()}
-    assert 0 < len(sizes) < 8
-    assert sum(sizes.values()) <= 5000
-    for position, sample in first.known.items():
+    assert list(first.known) == [0, 1]
+    for known in first.known.values():
+        sizes = {p: sum(item.data["hidden"].nbytes for item in sample) for p, sample in known.items()}
+        assert 0 < len(sizes) < 8
+        assert sum(sizes.values()) <= 5000
+    for position, sample in first.known[1].items():
         assert sample is advanced[position - 10]
