@@ -18,7 +18,7 @@ from skembed.engine.device import resolve_device
 from skembed.engine.extract import embed_items, prepare, workers
 from skembed.finetune.loop import Source
 from skembed.finetune.network import FrozenNetwork, Network
-from skembed.finetune.prefix import MEMORY, FirstPass, ItemStore, Sample, agree, fill_store, last_frozen, replay_block
+from skembed.finetune.prefix import MEMORY, ItemStore, Prefixes, Sample, agree, fill_store, frozen_blocks, replay_block
 
 __all__ = ["TableSource", "TrainingData", "Views", "embed_first", "embed_view", "prepared_chunks"]
 
@@ -26,9 +26,6 @@ __all__ = ["TableSource", "TrainingData", "Views", "embed_first", "embed_view", 
 _INSTEAD = {"mixup": "with mixup_on='features'", "cutmix": "without cutmix"}
 #: Samples on which a replayed pass is compared with a plain one.
 _TRIED = 4
-#: Blocks whose results are kept while samples are embedded, from the highest on: as many as stages need that double,
-#: each the one before, in networks of up to 16 blocks. A fit may well end before it comes to lower ones.
-_KEPT = 4
 
 
 class TableSource:
@@ -200,7 +197,7 @@ def embed_view(embedder: BaseEmbedder, samples: Sequence[Any], views: Views, vie
 
 def embed_first(
     embedder: BaseEmbedder, samples: Sequence[Any], stages: Sequence[int]
-) -> tuple[np.ndarray, FirstPass | None]:
+) -> tuple[np.ndarray, Prefixes | None]:
     """Rows of samples, as `transform` gives them, and what the blocks below those that train returned on the way.
 
     Parameters
@@ -215,21 +212,21 @@ def embed_first(
     Returns
     -------
     rows : ndarray of shape (n_samples, n_features), float32
-    first : FirstPass or None
+    first : Prefixes or None
         None where nothing was kept: no block is frozen, all rows were known, the network cannot be entered there, or
         is not on a processor.
     """
-    blocks = {last_frozen(embedder._reading, n_unfrozen) for n_unfrozen in stages if n_unfrozen}
-    deepest = sorted((block for block in blocks if block is not None), reverse=True)[:_KEPT]
+    blocks = frozen_blocks(embedder._reading, stages)
     # To enter a network is to pass over its lower blocks, for every thread that is in it. On a processor that is one.
-    if not deepest or resolve_device(embedder.device).type != "cpu":
+    if not blocks or resolve_device(embedder.device).type != "cpu":
         return embedder.transform(samples), None
-    passes: list[FirstPass | None] = []
+    passes: list[Prefixes | None] = []
 
     def compute(missing: Sequence[Any], *, positions: Sequence[int], report: Any) -> Any:
         if not passes:
-            passes.append(_first_pass(embedder, deepest, missing[:_TRIED], positions[:_TRIED]))
-        return embedder._compute(missing, positions=positions, report=report, advance=passes[0])
+            passes.append(_first_pass(embedder, blocks, missing[:_TRIED], positions[:_TRIED]))
+        advance = None if passes[0] is None else passes[0].first
+        return embedder._compute(missing, positions=positions, report=report, advance=advance)
 
     rows = embedder._transformed(samples, compute)
     return rows, passes[0] if passes else None
@@ -237,9 +234,9 @@ def embed_first(
 
 def _first_pass(
     embedder: BaseEmbedder, blocks: Sequence[int], samples: Sequence[Any], positions: Sequence[int]
-) -> FirstPass | None:
-    """One that may keep what it sees; None where rows would not be those of a plain pass."""
-    first = FirstPass(embedder._load(), blocks, _batch_size(embedder))
+) -> Prefixes | None:
+    """What may keep what it sees; None where rows would not be those of a plain pass."""
+    first = Prefixes(embedder._load(), blocks, _batch_size(embedder))
     tried = next(prepared_chunks(embedder, first.backbone, samples, positions=positions))
     return first if first.is_exact(tried, embedder._reading) else None
 
@@ -263,8 +260,10 @@ class TrainingData:
         Whether frozen blocks may be computed once and kept.
     views : Views, optional
         How samples are changed for training.
-    first : FirstPass, optional
+    first : Prefixes, optional
         What frozen blocks returned while the embeddings were computed.
+    stages : sequence of int, default=()
+        How many blocks train in each of the stages that follow; a source may be asked for any other number, too.
     mixers : sequence of str, default=()
         What mixes samples before they enter the network, if anything does: "mixup", "cutmix".
     """
@@ -277,11 +276,14 @@ class TrainingData:
         *,
         replay: bool,
         views: Views | None = None,
-        first: FirstPass | None = None,
+        first: Prefixes | None = None,
+        stages: Sequence[int] = (),
         mixers: Sequence[str] = (),
     ):
         self.embedder, self.samples, self.frozen, self.replay, self.views = embedder, samples, frozen, replay, views
-        self.first = first
+        self._blocks = frozen_blocks(embedder._reading, stages)
+        #: By view.
+        self._prefixes = {} if first is None else {0: first}
         #: Why the frozen blocks were not replayed, where they were not.
         self.notes: list[str] = []
         self._whole: ItemStore | None = None
@@ -360,7 +362,11 @@ class TrainingData:
         return stores
 
     def _filled(self, network: Network, block: int, view: int) -> ItemStore:
-        known = self.first.known.pop(block, {}) if self.first is not None and view == 0 else {}
+        budget = MEMORY // self._n_views
+        if view not in self._prefixes:
+            self._prefixes[view] = Prefixes(self.embedder._load(), self._blocks, _batch_size(self.embedder), budget)
+        prefixes = self._prefixes[view]
+        known = prefixes.known.pop(block, {})
         missing = [i for i in range(len(self.samples)) if i not in known]
         chunks = prepared_chunks(
             self.embedder,
@@ -370,9 +376,13 @@ class TrainingData:
             view=view,
             positions=missing,
         )
-        store = ItemStore(MEMORY // self._n_views)
-        backbone, batch_size = self.embedder._load(), _batch_size(self.embedder)
-        return fill_store(store, chunks, backbone=backbone, block=block, batch_size=batch_size, known=known)
+        left = iter(missing)
+        return fill_store(
+            ItemStore(budget),
+            chunks,
+            advance=lambda chunk: prefixes.behind(block, chunk, [next(left) for _ in chunk]),
+            known=known,
+        )
 
     def _prepared(self, network: Network) -> ItemStore:
         if self._whole is None:

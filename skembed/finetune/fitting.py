@@ -19,7 +19,7 @@ from skembed.finetune.kinds import check_method
 from skembed.finetune.loop import Targets, evaluate
 from skembed.finetune.methods import parse_strategy
 from skembed.finetune.network import FrozenNetwork, Head, Network
-from skembed.finetune.prefix import FirstPass
+from skembed.finetune.prefix import Prefixes
 from skembed.finetune.probe import Probe, Standardizer, search_probe
 from skembed.finetune.report import describe_advice, describe_nothing_unfrozen
 from skembed.finetune.request import Linear, Outcome, Request
@@ -134,7 +134,7 @@ def _recipe(
     encoded: np.ndarray,
     standardizer: Standardizer,
     probe: Probe,
-    first: FirstPass | None = None,
+    first: Prefixes | None = None,
 ) -> Recipe:
     embedder, settings = request.embedder, request.settings
     head = Head(standardizer, probe, settings.dropout)
@@ -169,6 +169,7 @@ def _recipe(
             replay=request.replay,
             views=_views(request),
             first=first,
+            stages=_replaying(request),
             mixers=settings.mixers,
         ),
         targets,

@@ -22,10 +22,23 @@ from skembed.engine.extract import computing, each_batch, embed_items
 from skembed.engine.reading import Reading
 from skembed.finetune.network import Network
 
-__all__ = ["MEMORY", "FirstPass", "ItemStore", "agree", "fill_store", "last_frozen", "replay_block"]
+__all__ = [
+    "MEMORY",
+    "ItemStore",
+    "Prefixes",
+    "agree",
+    "fill_store",
+    "frozen_blocks",
+    "last_frozen",
+    "replay_block",
+    "run_up_to",
+]
 
 #: Bytes of prepared samples, or of activations, that are held in memory; the rest goes to a temporary file.
 MEMORY = 2 * 1024**3
+#: Blocks whose results are kept on the way to a higher one, from the highest on: as many as stages need that double,
+#: each the one before, in networks of up to 16 blocks. A fit may well end before it comes to lower ones.
+_KEPT = 4
 #: Largest difference, relative to the largest value, between a replayed pass and a plain one; in half precision.
 _TOLERANCE, _ROUNDED = 1e-3, 1e-2
 #: What networks raise that cannot be entered behind a block; NotImplementedError is a RuntimeError.
@@ -140,37 +153,55 @@ def last_frozen(reading: Reading, n_unfrozen: int) -> int | None:
     return block if block >= 0 else None
 
 
-class FirstPass:
-    """Keeps what frozen blocks return for samples while these are embedded, so that they are run once for both.
+def frozen_blocks(reading: Reading, stages: Iterable[int]) -> list[int]:
+    """The last frozen blocks of the first stages that replay any, in which so many blocks train; ascending."""
+    blocks = {last_frozen(reading, n_unfrozen) for n_unfrozen in stages if n_unfrozen}
+    return sorted(block for block in blocks if block is not None)[-_KEPT:]
+
+
+class Prefixes:
+    """Runs samples up to blocks, once for all of them: on the way to one, what lower ones return is kept.
 
     Parameters
     ----------
     backbone : Backbone
-        Embeds them.
-    blocks : iterable of int
-        The last block that is frozen, in each of the stages that may follow.
+        Runs them; any precision.
+    blocks : sequence of int
+        The last block that is frozen, in each of the stages that may follow; ascending.
     batch_size : int, optional
         See `skembed.engine.extract.extract`.
     budget : int, default=MEMORY
         Bytes that are kept, an equal share for each block; beyond them samples are advanced and forgotten.
     """
 
-    def __init__(self, backbone: Backbone, blocks: Iterable[int], batch_size: int | None = None, budget: int = MEMORY):
-        self.backbone, self.blocks, self.batch_size = backbone, sorted(blocks), batch_size
+    def __init__(self, backbone: Backbone, blocks: Sequence[int], batch_size: int | None = None, budget: int = MEMORY):
+        self.backbone, self.blocks, self.batch_size = backbone, blocks, batch_size
         #: By block, the samples behind it, by their positions.
-        self.known: dict[int, dict[int, Sample]] = {block: {} for block in self.blocks}
-        self._left = dict.fromkeys(self.blocks, budget // len(self.blocks))
+        self.known: dict[int, dict[int, Sample]] = {block: {} for block in blocks}
+        self._left = {block: budget // len(blocks) for block in blocks}
 
-    def __call__(self, samples: Sequence[Sample], positions: Sequence[int]) -> list[Sample]:
-        """Samples behind the highest of the blocks."""
-        advanced = _run_up_to(self.backbone, samples, self.blocks, self.batch_size)
-        for block, behind in zip(self.blocks, advanced, strict=True):
-            for position, sample in zip(positions, behind, strict=True):
-                size = _bytes(sample)
-                if size <= self._left[block]:
-                    self._left[block] -= size
-                    self.known[block][position] = sample
-        return advanced[-1]
+    def behind(self, block: int, samples: Sequence[Sample], positions: Sequence[int]) -> list[Sample]:
+        """Samples behind a block."""
+        lower = [each for each in self.blocks if each < block]
+        *kept, wanted = run_up_to(self.backbone, samples, [*lower, block], self.batch_size)
+        for each, advanced in zip(lower, kept, strict=True):
+            self._keep(each, advanced, positions)
+        return wanted
+
+    def first(self, samples: Sequence[Sample], positions: Sequence[int]) -> list[Sample]:
+        """Samples behind the highest of the blocks, which keeps them, too."""
+        advanced = self.behind(self.blocks[-1], samples, positions)
+        self._keep(self.blocks[-1], advanced, positions)
+        return advanced
+
+    def _keep(self, block: int, samples: Sequence[Sample], positions: Sequence[int]) -> None:
+        if block not in self.known:
+            return  # it has been taken away, and is elsewhere
+        for position, sample in zip(positions, samples, strict=True):
+            size = _bytes(sample)
+            if position not in self.known[block] and size <= self._left[block]:
+                self._left[block] -= size
+                self.known[block][position] = sample
 
     def is_exact(self, samples: Sequence[Sample], reading: Reading) -> bool:
         """Whether rows are the same when the network is left behind a block and entered again."""
@@ -189,7 +220,7 @@ class FirstPass:
         rounded = next(self.backbone.module.parameters()).dtype != torch.float32
         tolerance = (_ROUNDED if rounded else _TOLERANCE) * np.abs(plain).max()
         try:
-            for behind in _run_up_to(self.backbone, samples, self.blocks, self.batch_size):
+            for behind in run_up_to(self.backbone, samples, self.blocks, self.batch_size):
                 again = rows(behind)
                 if again.shape != plain.shape or not np.abs(again - plain).max() <= tolerance:
                     return False
@@ -202,9 +233,7 @@ def fill_store(
     store: ItemStore,
     prepared: Iterator[Sequence[Sample]],
     *,
-    backbone: Backbone | None = None,
-    block: int | None = None,
-    batch_size: int | None = None,
+    advance: Callable[[Sequence[Sample]], Sequence[Sample]] | None = None,
     report: Callable[[int], None] | None = None,
     known: dict[int, Sample] | None = None,
 ) -> ItemStore:
@@ -216,12 +245,8 @@ def fill_store(
         Filled in order.
     prepared : iterator of lists of samples
         Chunks, so that no more than one of them is held besides the store.
-    backbone : Backbone, optional
-        Runs the frozen blocks; any precision.
-    block : int, optional
-        The last block that is run; None keeps the samples as they are.
-    batch_size : int, optional
-        See `skembed.engine.extract.extract`.
+    advance : callable, optional
+        Runs samples up to a block; None keeps them as they are.
     report : callable, optional
         Told how many samples were kept, after each chunk.
     known : dict of int to sample, optional
@@ -235,9 +260,7 @@ def fill_store(
 
     take_known()
     for chunk in prepared:
-        if backbone is not None and block is not None:
-            (chunk,) = _run_up_to(backbone, chunk, [block], batch_size)
-        for sample in chunk:
+        for sample in chunk if advance is None else advance(chunk):
             store.append(sample)
             take_known()
         if report is not None:
@@ -245,10 +268,10 @@ def fill_store(
     return store
 
 
-def _run_up_to(
+def run_up_to(
     backbone: Backbone, chunk: Sequence[Sample], blocks: Sequence[int], batch_size: int | None
 ) -> list[list[Sample]]:
-    """For each of the blocks the samples behind it, from one pass."""
+    """For each of the blocks the samples behind it, from one pass of the frozen ones."""
     flat = [item for sample in chunk for item in sample]
     weight = next(backbone.module.parameters())
 

@@ -504,7 +504,7 @@ def test_a_full_disk_costs_the_replay_and_not_the_fit(rows, monkeypatch):
     original = data.fill_store
 
     def full(store, prepared, **keywords):
-        if keywords.get("block") is not None:
+        if keywords.get("advance") is not None:
             raise OSError(28, "No space left on device")
         return original(store, prepared, **keywords)
 

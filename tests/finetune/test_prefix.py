@@ -21,7 +21,7 @@ from skembed.exceptions import DeviceWarning
 from skembed.finetune import prefix
 from skembed.finetune.data import NetworkSource, TableSource, TrainingData, embed_first, prepared_chunks
 from skembed.finetune.network import Head, Network
-from skembed.finetune.prefix import FirstPass, ItemStore, agree, fill_store, replay_block
+from skembed.finetune.prefix import ItemStore, Prefixes, agree, fill_store, replay_block, run_up_to
 from skembed.finetune.probe import Probe, Standardizer
 from skembed.testing import ArrayBackbone, ArrayEmbedder, array_backbone
 from tests.backbones import tiny
@@ -32,6 +32,10 @@ TEXTS = [f"{i} {text}" for i, text in enumerate(TEXTS)]
 
 #: It answers as a full disk does.
 needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+
+
+def _up_to(backbone, block, batch_size=None):
+    return lambda chunk: run_up_to(backbone, chunk, [block], batch_size)[0]
 
 
 def _head(n_features, n_outputs=2):
@@ -241,7 +245,7 @@ def test_only_one_chunk_is_held_besides_the_store():
             lengths.append(len(store))
             yield backbone.preprocess(np.eye(4), None)
 
-    fill_store(store, chunks(), backbone=backbone, block=0)
+    fill_store(store, chunks(), advance=_up_to(backbone, 0))
     assert lengths == [0, 4, 8]
 
 
@@ -255,7 +259,7 @@ def test_every_sample_is_replayed_as_itself(bert, batch_size, budget):
     assert max(len(windows) for windows in samples) > 2
     for block in range(network.depth - 1):
         chunks = iter([samples[:5], samples[5:]])
-        store = fill_store(ItemStore(budget), chunks, backbone=backbone, block=block, batch_size=batch_size)
+        store = fill_store(ItemStore(budget), chunks, advance=_up_to(backbone, block, batch_size))
         assert len(store) == len(samples)
         for index, windows in enumerate(samples):
             assert [item.length for item in store[index]] == [item.length for item in windows]
@@ -288,8 +292,7 @@ def test_replayed_rows_are_those_of_the_embedder(family, budget, tmp_path):
             fill_store(
                 ItemStore(budget),
                 prepared_chunks(embedder, network.backbone, samples),
-                backbone=embedder._load(),
-                block=replay_block(network, 1),
+                advance=_up_to(embedder._load(), replay_block(network, 1)),
             )
         ],
     )
@@ -311,7 +314,7 @@ def test_memory_that_runs_out_while_the_prefix_is_computed_costs_no_order(bert, 
     network = _network(bert)
     backbone = load(bert.spec_, torch.device("cpu"), "float32")
     samples = _prepared(bert, network, TEXTS)
-    expected = fill_store(ItemStore(), iter([samples]), backbone=backbone, block=1)
+    expected = fill_store(ItemStore(), iter([samples]), advance=_up_to(backbone, 1))
     original = type(backbone).advance
 
     def starved(self, items, batch, blocks):
@@ -321,7 +324,7 @@ def test_memory_that_runs_out_while_the_prefix_is_computed_costs_no_order(bert, 
 
     monkeypatch.setattr(type(backbone), "advance", starved)
     with pytest.warns(DeviceWarning, match="Out of memory"):
-        store = fill_store(ItemStore(), iter([samples]), backbone=backbone, block=1)
+        store = fill_store(ItemStore(), iter([samples]), advance=_up_to(backbone, 1))
     backbone.extra.pop("fits")
     for index in range(len(samples)):
         for found, kept in zip(store[index], expected[index], strict=True):
@@ -332,7 +335,7 @@ def test_half_precision_is_kept_in_half_and_trained_in_single():
     backbone = array_backbone()
     backbone.module.to(torch.bfloat16)
     samples = backbone.preprocess(np.eye(4), None)
-    store = fill_store(ItemStore(0), iter([samples]), backbone=backbone, block=1)
+    store = fill_store(ItemStore(0), iter([samples]), advance=_up_to(backbone, 1))
     assert store[0][0].data["hidden"].dtype == torch.bfloat16
     network = _double()
     network.unfreeze(1)
@@ -348,7 +351,7 @@ def test_gradients_of_a_replayed_pass_are_those_of_a_plain_one(bert):
     network = _network(bert)
     samples = _prepared(bert, network, TEXTS)
     backbone = load(bert.spec_, torch.device("cpu"), "float32")
-    store = fill_store(ItemStore(), iter([samples]), backbone=backbone, block=replay_block(network, 1))
+    store = fill_store(ItemStore(), iter([samples]), advance=_up_to(backbone, replay_block(network, 1)))
     plain = fill_store(ItemStore(), iter([samples]))
     network.unfreeze(1)
     for indices in (np.arange(len(TEXTS)), np.array([3])):
@@ -472,18 +475,20 @@ def test_sources_give_the_embedder_s_rows(double_data, n_unfrozen, replay, kind,
         assert ("hidden" in source.stores[0][0][0].data) == replayed
 
 
-def test_a_prefix_is_computed_once_a_block(double_data, monkeypatch):
+@pytest.mark.parametrize(("stages", "runs"), [((), [[1], [0]]), ((0, 1), [[1], [0]]), ((0, 1, 2, 3), [[0, 1]])])
+def test_a_prefix_is_computed_once_a_block(double_data, monkeypatch, stages, runs):
+    """In one pass for the stages that are known to follow, and never again where a stage is gone through once more."""
     build, network, _ = double_data
-    data, blocks = build(), []
-    original = prefix.fill_store
+    data, blocks = build(stages=stages), []
+    original = prefix.run_up_to
 
-    def filled(store, prepared, *, block=None, **settings):
-        blocks.append(block)
-        return original(store, prepared, block=block, **settings)
+    def running(backbone, chunk, wanted, batch_size):
+        blocks.append(wanted)
+        return original(backbone, chunk, wanted, batch_size)
 
-    monkeypatch.setattr("skembed.finetune.data.fill_store", filled)
+    monkeypatch.setattr(prefix, "run_up_to", running)
     stores = [data.source(network, n_unfrozen)[0].stores[0] for n_unfrozen in (1, 1, 2, 2, 3, 3, 1)]
-    assert blocks == [1, 0, None]
+    assert blocks == runs
     assert stores[6] is stores[0]
     assert stores[0] is stores[1]
     assert stores[2] is stores[3]
@@ -520,7 +525,8 @@ def test_one_pass_gives_the_rows_and_what_the_frozen_blocks_return(bert, cache):
     assert sorted(first.known) == [network.depth - 1 - n for n in reversed(stages[1:-1])]
     for n_unfrozen in stages[1:-1]:
         block = network.depth - 1 - n_unfrozen
-        assert set(first.known[block]) == {0, 1, 2, 4, 5, 6, 7, 8}
+        # On its way to the highest block the text that was left out has passed the others.
+        assert set(first.known[block]) == ({0, 1, 2, 4, 5, 6, 7, 8} if n_unfrozen == 1 else set(range(9)))
         source, replayed = data.source(network, n_unfrozen)
         assert replayed
         assert block not in first.known, "what is in the store is not held twice"
@@ -597,8 +603,8 @@ def test_a_network_is_not_copied_while_another_thread_is_in_it_behind_a_block():
 def test_no_more_than_a_budget_is_kept_on_the_way(bert):
     backbone = load(bert.spec_, torch.device("cpu"), "float32")
     samples = _prepared(bert, _network(bert), TEXTS)
-    first = FirstPass(backbone, [1, 0], budget=10_000)
-    advanced = first(samples, range(10, 18))
+    first = Prefixes(backbone, [0, 1], budget=10_000)
+    advanced = first.first(samples, range(10, 18))
     assert len(advanced) == 8
     assert list(first.known) == [0, 1]
     for known in first.known.values():
