@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-__all__ = ["draw_fast", "dropout"]
+__all__ = ["draw_fast", "draw_kept", "dropout"]
 
 _STEPS = 2**16
 
@@ -31,23 +31,38 @@ def dropout(values: Tensor, p: float, training: bool = True) -> Tensor:
     .. [1] Srivastava, Hinton, Krizhevsky, Sutskever & Salakhutdinov (2014), Dropout: A Simple Way to Prevent Neural
        Networks from Overfitting.
     """
-    n_dropped = round(p * _STEPS)
     # A share too small or too large for sixteen bits is torch's affair, and so is all that is not on a processor.
-    if values.device.type != "cpu" or not training or not 0 < n_dropped < _STEPS:
+    if values.device.type != "cpu" or not training or not 0 < round(p * _STEPS) < _STEPS:
         return nn.functional.dropout(values, p, training)
-    return _Dropout.apply(values, n_dropped)
+    return _Dropout.apply(values, p)
+
+
+def draw_kept(values: Tensor, p: float) -> tuple[Tensor, float]:
+    """Ones where dropout keeps a value and zeros elsewhere, and what the kept ones are multiplied by.
+
+    Parameters
+    ----------
+    values : Tensor
+        On a processor. The ones are of its shape and type: products with what would have to be converted take four
+        times as long.
+    p : float
+        Share of zeros.
+    """
+    n_dropped = round(p * _STEPS)
+    if n_dropped in (0, _STEPS):
+        return torch.full_like(values, float(n_dropped == 0)), 1.0
+    n = values.numel()
+    numbers = torch.empty(-(-n // 4), dtype=torch.int64).random_(-(2**63), None)
+    kept = torch.empty(values.shape, dtype=values.dtype)
+    torch.ge(numbers.view(torch.int16)[:n].view(values.shape), n_dropped - _STEPS // 2, out=kept)
+    return kept, _STEPS / (_STEPS - n_dropped)
 
 
 class _Dropout(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, values: Tensor, n_dropped: int) -> Tensor:
-        n = values.numel()
-        numbers = torch.empty(-(-n // 4), dtype=torch.int64).random_(-(2**63), None)
-        # Ones and zeros of the values' own type: products with what would have to be converted take four times as long.
-        kept = torch.empty_like(values, memory_format=torch.contiguous_format)
-        torch.ge(numbers.view(torch.int16)[:n].view(values.shape), n_dropped - _STEPS // 2, out=kept)
+    def forward(ctx, values: Tensor, p: float) -> Tensor:
+        kept, ctx.scale = draw_kept(values, p)
         ctx.save_for_backward(kept)
-        ctx.scale = _STEPS / (_STEPS - n_dropped)
         return (values * kept).mul_(ctx.scale)
 
     @staticmethod

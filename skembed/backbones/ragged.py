@@ -11,14 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import scaled_dot_product_attention
 
-from skembed.backbones.dropout import dropout
+from skembed.backbones.dropout import draw_kept
 
 __all__ = ["Ragged"]
 
@@ -51,25 +53,36 @@ class _Bucket:
     wanted: Tensor
     seen: Tensor | None
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, p_dropout: float, scale: float) -> Tensor:
-        """Attention over the padded batch, of shape (count x heads x length, head width)."""
-        q, k, v = (rows.unflatten(0, self.shape) for rows in (q, k, v))
-        if q.dtype == torch.float32 and self.shape[2] >= _FUSED_FROM:
-            attended = scaled_dot_product_attention(q, k, v, attn_mask=self.seen, dropout_p=p_dropout, scale=scale)
-        else:
-            attended = self._by_products(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), p_dropout, scale)
-        return attended.reshape(-1, q.shape[-1])
-
-    def _by_products(self, q: Tensor, k: Tensor, v: Tensor, p_dropout: float, scale: float) -> Tensor:
+    @cached_property
+    def unseen(self) -> Tensor | None:
+        """What is added to scores of shape (count x heads, length, length) so that no key of padding is seen."""
         if self.seen is None:
-            scores = torch.bmm(q * scale, k.transpose(1, 2))
+            return None
+        count, n_heads, length = self.shape
+        added = torch.zeros(count, 1, 1, length).masked_fill_(~self.seen, -torch.inf)
+        return added.expand(-1, n_heads, -1, -1).reshape(-1, 1, length)
+
+    def pick(self, rows: Tensor) -> Tensor:
+        """Rows of all texts as this batch, of shape (count x heads, length, head width)."""
+        return rows.index_select(0, self.source).view(-1, self.shape[2], rows.shape[1])
+
+    def weigh(self, q: Tensor, k: Tensor, scale: float) -> Tensor:
+        """Attention weights."""
+        k = k.transpose(1, 2)
+        if self.unseen is None:
+            scores = torch.bmm(q * scale, k)
         else:
-            count, n_heads, length = self.shape
-            unseen = torch.zeros(count, 1, 1, length, dtype=q.dtype).masked_fill_(~self.seen, -torch.inf)
-            unseen = unseen.expand(-1, n_heads, -1, -1).reshape(-1, 1, length)
-            scores = torch.baddbmm(unseen, q, k.transpose(1, 2), alpha=scale)
-        weights = scores.softmax(-1) if scores.requires_grad else torch.softmax(scores, -1, out=scores)
-        return torch.bmm(dropout(weights, p_dropout) if p_dropout else weights, v)
+            scores = torch.baddbmm(self.unseen.to(q.dtype), q, k, alpha=scale)
+        return torch.softmax(scores, -1, out=scores)
+
+    def prefers_fused(self, rows: Tensor) -> bool:
+        """Whether torch's own attention is faster."""
+        return rows.dtype == torch.float32 and self.shape[2] >= _FUSED_FROM
+
+    def attend_fused(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        """What torch's own attention returns."""
+        q, k, v = (states.unflatten(0, self.shape[:2]) for states in (q, k, v))
+        return scaled_dot_product_attention(q, k, v, attn_mask=self.seen, scale=scale).flatten(0, 1)
 
 
 class Ragged:
@@ -110,18 +123,73 @@ class Ragged:
         if kind not in self._buckets:
             self._buckets[kind] = list(_make_buckets(self.lengths, *kind))
         buckets = self._buckets[kind]
-        rows = [states.reshape(-1, width) for states in (query, key, value)]
-        if torch.is_grad_enabled() and any(states.requires_grad for states in rows):
-            spread = [_Spread.apply(states, buckets) for states in rows]
-            parts = [bucket.attend(*own, p_dropout, scale) for bucket, *own in zip(buckets, *spread, strict=True)]
-            return _Gathered.apply(buckets, len(rows[0]), *parts).view(-1, n_heads, width)
+        rows = (states.reshape(-1, width) for states in (query, key, value))
+        return _Attention.apply(*rows, buckets, p_dropout, scale).view(-1, n_heads, width)
+
+
+class _Attention(torch.autograd.Function):
+    """One bucket after the other, so that each finds the memory of the one before.
+
+    Texts are short, so that most of the time goes to the number of operations: by torch's own gradients there were
+    twice as many.
+    """
+
+    @staticmethod
+    def forward(
+        ctx, query: Tensor, key: Tensor, value: Tensor, buckets: Sequence[_Bucket], p_dropout: float, scale: float
+    ) -> Tensor:
+        #: What is kept of the weights is scaled up at the end.
+        ctx.scale, ctx.scale_up = scale, 1.0
+        ctx.buckets, ctx.held = buckets, []
+        trains = any(ctx.needs_input_grad)
 
         def attended(bucket: _Bucket) -> Tensor:
-            q, k, v = (states.index_select(0, bucket.source) for states in rows)
-            return bucket.attend(q, k, v, p_dropout, scale)
+            q, k, v = (bucket.pick(rows) for rows in (query, key, value))
+            if not p_dropout and bucket.prefers_fused(query):
+                with torch.set_grad_enabled(trains):
+                    q, k, v = (states.requires_grad_(trains) for states in (q, k, v))
+                    found = bucket.attend_fused(q, k, v, scale)
+                if trains:
+                    ctx.held.append(((q, k, v), found))
+                return found.detach()
+            weights, kept = bucket.weigh(q, k, scale), None
+            if p_dropout:
+                kept, ctx.scale_up = draw_kept(weights, p_dropout)
+            if trains:
+                ctx.held.append((q, k, v, weights, kept))
+            return torch.bmm(weights if kept is None else weights * kept, v)
 
-        # One bucket after the other, so that each finds the memory of the one before.
-        return _gather(map(attended, buckets), buckets, torch.empty_like(rows[0])).view(-1, n_heads, width)
+        out = _gather(map(attended, buckets), buckets, torch.empty_like(value))
+        return out.mul_(ctx.scale_up) if p_dropout else out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor):
+        held, ctx.held = ctx.held, None
+        gradient = gradient * ctx.scale_up if ctx.scale_up != 1 else gradient
+        sizes = [len(bucket.wanted) for bucket in ctx.buckets]
+        parts = []
+        for bucket, own, piece in zip(ctx.buckets, held, gradient[: sum(sizes)].split(sizes), strict=True):
+            # What padding returned is not looked at.
+            padded = gradient.new_zeros(len(bucket.source), gradient.shape[1]).index_copy_(0, bucket.wanted, piece)
+            parts.append(_gradients(own, padded.view(-1, bucket.shape[2], gradient.shape[1]), ctx.scale))
+        each = (_gather(own, ctx.buckets, torch.empty_like(gradient)) for own in zip(*parts, strict=True))
+        return *each, None, None, None
+
+
+def _gradients(held: tuple, gradient: Tensor, scale: float) -> tuple[Tensor, ...]:
+    """Of queries, keys and values of a bucket, by that of what they returned."""
+    if len(held) == 2:
+        own, found = held
+        return torch.autograd.grad(found, own, gradient)
+    q, k, v, weights, kept = held
+    for_weights = torch.bmm(gradient, v.transpose(1, 2))
+    if kept is not None:
+        for_weights.mul_(kept)
+    for_scores = torch._softmax_backward_data(for_weights, weights, -1, weights.dtype).mul_(scale)
+    dropped = weights if kept is None else weights.mul_(kept)
+    for_values = torch.bmm(dropped.transpose(1, 2), gradient)
+    return torch.bmm(for_scores, k), torch.bmm(for_scores.transpose(1, 2), q), for_values
 
 
 def _gather(parts: Iterable[Tensor], buckets: Sequence[_Bucket], out: Tensor) -> Tensor:
@@ -129,43 +197,10 @@ def _gather(parts: Iterable[Tensor], buckets: Sequence[_Bucket], out: Tensor) ->
     start = 0
     for part, bucket in zip(parts, buckets, strict=True):
         stop = start + len(bucket.wanted)
-        torch.index_select(part, 0, bucket.wanted, out=out[start:stop])
+        torch.index_select(part.reshape(-1, out.shape[1]), 0, bucket.wanted, out=out[start:stop])
         start = stop
     out[start:].zero_()
     return out
-
-
-class _Spread(torch.autograd.Function):
-    """Rows of all texts to those of each bucket, whose padding has no gradient: what it holds is never looked at."""
-
-    @staticmethod
-    def forward(ctx, rows: Tensor, buckets: Sequence[_Bucket]) -> tuple[Tensor, ...]:
-        ctx.buckets, ctx.n_rows = buckets, len(rows)
-        return tuple(rows.index_select(0, bucket.source) for bucket in buckets)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, *gradients: Tensor):
-        out = gradients[0].new_empty(ctx.n_rows, gradients[0].shape[1])
-        return _gather(gradients, ctx.buckets, out), None
-
-
-class _Gathered(torch.autograd.Function):
-    """The way back: the rows of all texts from those of each bucket."""
-
-    @staticmethod
-    def forward(ctx, buckets: Sequence[_Bucket], n_rows: int, *parts: Tensor) -> Tensor:
-        ctx.buckets = buckets
-        return _gather(parts, buckets, parts[0].new_empty(n_rows, parts[0].shape[1]))
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient: Tensor):
-        sizes = [len(bucket.wanted) for bucket in ctx.buckets]
-        pieces = gradient[: sum(sizes)].split(sizes)
-        padded = (gradient.new_zeros(len(bucket.source), gradient.shape[1]) for bucket in ctx.buckets)
-        pairs = zip(padded, ctx.buckets, pieces, strict=True)
-        return None, None, *(zeros.index_copy_(0, bucket.wanted, piece) for zeros, bucket, piece in pairs)
 
 
 def _make_buckets(lengths: Sequence[int], n_heads: int, head_bytes: int) -> Iterator[_Bucket]:
@@ -182,19 +217,22 @@ def _make_buckets(lengths: Sequence[int], n_heads: int, head_bytes: int) -> Iter
 
 def _make_bucket(lengths: Sequence[int], rounded: int, start: int, n_heads: int) -> _Bucket:
     """Texts of these lengths, the first from token `start` on, padded to one length and to a usual number of texts."""
-    n_texts = len(lengths)
-    count = _round_count(n_texts)
-    each = torch.tensor([*lengths, *[lengths[-1]] * (count - n_texts)]).view(-1, 1, 1)
+    own = np.array(lengths)
+    count = _round_count(len(own))
     # The last text stands in for those that are missing.
-    starts = start + (each[:n_texts].cumsum(0) - each[:n_texts])[[*range(n_texts), *[-1] * (count - n_texts)]]
-    heads, positions = torch.arange(n_heads).view(1, -1, 1), torch.arange(rounded).view(1, 1, -1)
-    source = (starts + positions.minimum(each - 1)) * n_heads + heads
-    places = torch.arange(count * n_heads * rounded).view(count, n_heads, rounded)
-    seen = positions < each
+    texts = np.minimum(np.arange(count), len(own) - 1)
+    starts, lasts = (start + own.cumsum() - own)[texts, None], own[texts, None] - 1
+    heads, positions = np.arange(n_heads), np.arange(rounded)
+    source = (starts + np.minimum(positions, lasts))[:, None] * n_heads + heads[:, None]
+    seen = positions <= lasts
     # By text, then position, then head, as the rows lie.
-    wanted = places[:n_texts].transpose(1, 2)[seen[:n_texts, 0]]
+    text, position = np.nonzero(seen[: len(own)])
+    wanted = (text * n_heads * rounded + position)[:, None] + heads * rounded
     return _Bucket(
-        (count, n_heads, rounded), source.flatten(), wanted.flatten(), None if seen.all() else seen.unsqueeze(1)
+        (count, n_heads, rounded),
+        torch.from_numpy(source.ravel()),
+        torch.from_numpy(wanted.ravel()),
+        None if seen.all() else torch.from_numpy(seen[:, None, None]),
     )
 
 
