@@ -162,9 +162,11 @@ def record_blocks(layers: Sequence[nn.Module], wanted: Iterable[int], *, stop: b
 
         return hook
 
+    enough = _Enough()
+
     def leave(_module, _args, _output):
         if threading.get_ident() == thread:
-            raise _Enough
+            raise enough
 
     wanted = set(wanted)
     try:
@@ -174,10 +176,11 @@ def record_blocks(layers: Sequence[nn.Module], wanted: Iterable[int], *, stop: b
             elif index < len(layers):
                 handles.append(layers[index - 1].register_forward_hook(keep_output(index)))
         if stop:
-            handles.append(layers[max(*wanted, 1) - 1].register_forward_hook(leave))
+            handles.append(layers[max([1, *wanted]) - 1].register_forward_hook(leave))
         yield found
-    except _Enough:
-        pass
+    except _Enough as error:
+        if error is not enough:
+            raise
     finally:
         for handle in handles:
             handle.remove()

@@ -131,5 +131,5 @@ def _restore_optimizer(recipe: Recipe, optimizer: torch.optim.Optimizer, held: d
     for name, parameter in recipe.network.named_parameters():
         own = {key.rpartition("/")[2]: value for key, value in held.items() if key.rpartition("/")[0] == name}
         if own:
-            # The count of steps stays on the CPU, as torch keeps it there.
+            # The optimiser brings the count of steps to where it wants it.
             optimizer.state[parameter] = {key: v.cpu() if key == "step" else v for key, v in own.items()}

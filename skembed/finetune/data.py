@@ -196,7 +196,7 @@ def embed_view(embedder: BaseEmbedder, samples: Sequence[Any], views: Views, vie
 
 
 def embed_first(
-    embedder: BaseEmbedder, samples: Sequence[Any], stages: Sequence[int]
+    embedder: BaseEmbedder, samples: Sequence[Any], stages: Sequence[int], budget: int = MEMORY
 ) -> tuple[np.ndarray, Prefixes | None]:
     """Rows of samples, as `transform` gives them, and what the blocks below those that train returned on the way.
 
@@ -208,6 +208,8 @@ def embed_first(
         Raw samples.
     stages : sequence of int
         How many blocks train in each of the stages that follow.
+    budget : int, default=MEMORY
+        Bytes that are kept on the way.
 
     Returns
     -------
@@ -224,21 +226,14 @@ def embed_first(
 
     def compute(missing: Sequence[Any], *, positions: Sequence[int], report: Any) -> Any:
         if not passes:
-            passes.append(_first_pass(embedder, blocks, missing[:_TRIED], positions[:_TRIED]))
+            first = Prefixes(embedder._load(), blocks, _batch_size(embedder), budget)
+            tried = next(prepared_chunks(embedder, first.backbone, missing[:_TRIED], positions=positions[:_TRIED]))
+            passes.append(first if first.is_exact(tried, embedder._reading) else None)
         advance = None if passes[0] is None else passes[0].first
         return embedder._compute(missing, positions=positions, report=report, advance=advance)
 
     rows = embedder._transformed(samples, compute)
     return rows, passes[0] if passes else None
-
-
-def _first_pass(
-    embedder: BaseEmbedder, blocks: Sequence[int], samples: Sequence[Any], positions: Sequence[int]
-) -> Prefixes | None:
-    """What may keep what it sees; None where rows would not be those of a plain pass."""
-    first = Prefixes(embedder._load(), blocks, _batch_size(embedder))
-    tried = next(prepared_chunks(embedder, first.backbone, samples, positions=positions))
-    return first if first.is_exact(tried, embedder._reading) else None
 
 
 def _batch_size(embedder: BaseEmbedder) -> int | None:
@@ -282,7 +277,7 @@ class TrainingData:
     ):
         self.embedder, self.samples, self.frozen, self.replay, self.views = embedder, samples, frozen, replay, views
         self._blocks = frozen_blocks(embedder._reading, stages)
-        #: By view.
+        #: By view, what was kept on the way to higher blocks.
         self._prefixes = {} if first is None else {0: first}
         #: Why the frozen blocks were not replayed, where they were not.
         self.notes: list[str] = []
@@ -342,31 +337,34 @@ class TrainingData:
     def _replayed(self, network: Network, block: int) -> list[ItemStore] | None:
         if block in self._held:
             return self._held[block]
-        if not self._held:
-            why = agree(network, next(prepared_chunks(self.embedder, network.backbone, self.samples[:_TRIED])), block)
-            if why is not None:
-                self._note(f"The frozen blocks were computed in every epoch: {why}.")
-                self.replay = False
-                return None
-        # What the next stage needs lies below. The same way may be gone once more, but not at any price.
-        sizes = [sum(store.nbytes for store in stores) for stores in self._held.values()]
-        if sizes and sum(sizes) + max(sizes) > MEMORY:
-            self._held.clear()
-        try:
-            stores = [self._filled(network, block, view) for view in range(self._n_views)]
-        except OSError as error:
-            self._note(f"The frozen blocks were computed in every epoch: what they return could not be kept ({error}).")
-            self.replay = False
+        why = agree(network, next(prepared_chunks(self.embedder, network.backbone, self.samples[:_TRIED])), block)
+        if why is not None:
+            self._give_up(why)
             return None
-        self._held[block] = stores
-        return stores
+        try:
+            self._held[block] = [self._filled(network, block, view) for view in range(self._n_views)]
+        except OSError as error:
+            self._give_up(f"what they return could not be kept ({error})")
+            return None
+        return self._held[block]
+
+    def _give_up(self, why: str) -> None:
+        self._note(f"The frozen blocks were computed in every epoch: {why}.")
+        self.replay = False
+        self._prefixes.clear()
+        self._held.clear()
 
     def _filled(self, network: Network, block: int, view: int) -> ItemStore:
         budget = MEMORY // self._n_views
         if view not in self._prefixes:
             self._prefixes[view] = Prefixes(self.embedder._load(), self._blocks, _batch_size(self.embedder), budget)
         prefixes = self._prefixes[view]
-        known = prefixes.known.pop(block, {})
+        known = prefixes.take(block)
+        # What the next stage needs lies below. The same way may be gone once more, as long as there is room for it.
+        held = [stores[view].bytes_in_memory for stores in self._held.values()]
+        if held and sum(held) + prefixes.nbytes + max(held) > budget:
+            self._held.clear()
+            held = []
         missing = [i for i in range(len(self.samples)) if i not in known]
         chunks = prepared_chunks(
             self.embedder,
@@ -377,12 +375,13 @@ class TrainingData:
             positions=missing,
         )
         left = iter(missing)
-        return fill_store(
-            ItemStore(budget),
-            chunks,
-            advance=lambda chunk: prefixes.behind(block, chunk, [next(left) for _ in chunk]),
-            known=known,
-        )
+        store = ItemStore(max(0, budget - prefixes.nbytes - sum(held)))
+
+        def advance(chunk: Sequence[Sample]) -> list[Sample]:
+            positions = [next(left) for _ in chunk]
+            return prefixes.behind(block, chunk, positions, beside=sum(held) + store.bytes_in_memory)
+
+        return fill_store(store, chunks, advance=advance, known=known)
 
     def _prepared(self, network: Network) -> ItemStore:
         if self._whole is None:

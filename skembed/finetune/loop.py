@@ -17,7 +17,7 @@ from skembed.engine.device import is_out_of_memory
 from skembed.engine.seeding import seeded
 from skembed.exceptions import DeviceWarning, TrainingError
 from skembed.finetune.network import FrozenNetwork
-from skembed.finetune.optimizer import AdamW, clip_gradients
+from skembed.finetune.optimizer import AdamW, clipping_factor
 from skembed.finetune.schedules import SCHEDULES
 from skembed.finetune.tasks import Task
 
@@ -115,7 +115,7 @@ def epoch_rng(seed: int, *place: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence([seed, *place]))
 
 
-def build_optimizer(network: FrozenNetwork, n_unfrozen: int, settings: Settings) -> torch.optim.Optimizer:
+def build_optimizer(network: FrozenNetwork, n_unfrozen: int, settings: Settings) -> AdamW:
     """AdamW over the head and the highest blocks, each at its own rate."""
     groups = network.optimizer_groups(
         n_unfrozen,
@@ -194,7 +194,7 @@ class Epoch:
     ----------
     network, task, source, targets, settings
         What is trained, on what, and how.
-    optimizer : torch.optim.Optimizer
+    optimizer : AdamW
         Of the parameters that train.
     average : Averaged, optional
         Updated at each step.
@@ -207,7 +207,7 @@ class Epoch:
         source: Source,
         targets: Targets,
         settings: Settings,
-        optimizer: torch.optim.Optimizer,
+        optimizer: AdamW,
         average: Averaged | None = None,
     ):
         self.network, self.task, self.source, self.targets = network, task, source, targets
@@ -286,9 +286,8 @@ class Epoch:
             penalty.backward()
         if not math.isfinite(summed):
             raise TrainingError(f"The training loss became {summed}.")
-        if settings.clip_norm is not None:
-            clip_gradients(self.parameters, settings.clip_norm)
-        self.optimizer.step()
+        factor = None if settings.clip_norm is None else clipping_factor(self.parameters, settings.clip_norm)
+        self.optimizer.step(factor=factor)
         if self.average is not None:
             self.average.update()
         return summed

@@ -150,7 +150,7 @@ class Network(FrozenNetwork):
     n_trainable : int, optional
         The most of the highest blocks that will ever train; None for all.
     probe : sequence of Item
-        Any input of the network; what is added to it takes its shapes from it, and it is run once.
+        Any input of the network; what is added to it takes its shapes from it, and what is rounded is seen on it.
     seed : int
         Of what is added.
     mixed_precision : bool
@@ -193,7 +193,10 @@ class Network(FrozenNetwork):
         prefer_sparse_gradients(module)
         draw_fast(module)
         #: Whether anything is rounded; where the processor does not, or no layer is linear, nothing is.
-        run = (lambda: self.backbone.forward_blocks(batch, reading.layers)[-1].values) if probe else None
+        # What was added begins in training mode; a pass must drop nothing.
+        module.eval()
+        top = [max(reading.layers)]
+        run = (lambda: self.backbone.forward_blocks(batch, top)[0].values) if probe else None
         self.mixed_precision = mixed_precision and round_factors(module, run)
         self._own = {
             _plain(name): value

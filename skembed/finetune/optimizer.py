@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
-__all__ = ["AdamW", "clip_gradients", "prefer_sparse_gradients"]
+__all__ = ["AdamW", "clipping_factor", "prefer_sparse_gradients"]
 
 #: Elements of a table from which on its gradients are worth being sparse: as many as a layer has of a small network.
 _LARGE = 2**20
@@ -60,7 +60,8 @@ class AdamW(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:
+    def step(self, closure: Any = None, *, factor: Tensor | None = None) -> Any:
+        """One step, for which gradients are multiplied by a factor where one is given, see `clipping_factor`."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -71,7 +72,7 @@ class AdamW(torch.optim.Optimizer):
                 continue
             states = [self.state[parameter] for parameter in trained]
             values, gradients, rows = zip(*map(_part, trained, states), strict=True)
-            _update(list(values), list(gradients), states, group)
+            _update(list(values), list(gradients), states, group, factor)
             for parameter, changed, where in zip(trained, values, rows, strict=True):
                 if where is not None:
                     parameter[where] = changed
@@ -120,7 +121,13 @@ def _meet_all(parameter: Tensor, state: dict[str, Any]) -> None:
         state[name] = torch.zeros_like(parameter).index_copy_(0, rows, state[name])
 
 
-def _update(values: list[Tensor], gradients: list[Tensor], states: list[dict[str, Any]], group: dict[str, Any]) -> None:
+def _update(
+    values: list[Tensor],
+    gradients: list[Tensor],
+    states: list[dict[str, Any]],
+    group: dict[str, Any],
+    factor: Tensor | None,
+) -> None:
     device = values[0].device.type
     if device == "cuda":
         # Its kernel wants the counts beside the values.
@@ -132,20 +139,28 @@ def _update(values: list[Tensor], gradients: list[Tensor], states: list[dict[str
     if device == "cpu":
         # What torch does on the way to the same kernel takes several times as long as the kernel, of a head.
         torch._foreach_add_(steps, 1)
-        torch._fused_adamw_(values, gradients, averages, squares, [], steps, **settings)
+        divisor = None if factor is None else 1 / factor
+        torch._fused_adamw_(values, gradients, averages, squares, [], steps, **settings, grad_scale=divisor)
     else:
+        if factor is not None:
+            torch._foreach_mul_(gradients, factor)
         adamw(values, gradients, averages, squares, [], steps, fused=device == "cuda", **settings)
 
 
-def clip_gradients(parameters: Iterable[nn.Parameter], most: float) -> None:
-    """Scale gradients down, where their norm together is above a bound; sparse ones among them.
+def clipping_factor(parameters: Iterable[nn.Parameter], most: float) -> Tensor | None:
+    """What gradients are multiplied by so that their norm together is no more than a bound.
 
     Parameters
     ----------
     parameters : iterable of nn.Parameter
-        Their gradients are changed in place.
+        Those of which a gradient is sparse have one value a row afterwards.
     most : float
         The bound.
+
+    Returns
+    -------
+    Tensor of shape () or None
+        None where there is nothing to do.
 
     References
     ----------
@@ -162,9 +177,9 @@ def clip_gradients(parameters: Iterable[nn.Parameter], most: float) -> None:
         else:
             gradients.append(parameter.grad)
     if not gradients:
-        return
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-    factor = most / (norm + 1e-6)
+        return None
+    factor = most / (torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))) + 1e-6)
     # To ask an accelerator whether the norm is too large takes longer than to scale by one.
-    if norm.device.type != "cpu" or factor < 1:
-        torch._foreach_mul_(gradients, factor.clamp(max=1.0))
+    if factor.device.type != "cpu":
+        return factor.clamp(max=1.0)
+    return factor if factor < 1 else None

@@ -68,9 +68,9 @@ class ItemStore:
         return len(self._samples)
 
     @property
-    def nbytes(self) -> int:
-        """Bytes in memory and in the file."""
-        return self._held + self._written
+    def bytes_in_memory(self) -> int:
+        """Bytes that are held."""
+        return self._held
 
     @property
     def bytes_on_disk(self) -> int:
@@ -171,37 +171,57 @@ class Prefixes:
     batch_size : int, optional
         See `skembed.engine.extract.extract`.
     budget : int, default=MEMORY
-        Bytes that are kept, an equal share for each block; beyond them samples are advanced and forgotten.
+        Bytes that are kept. Where they do not suffice the lowest block gives up its own, and so on; what the highest
+        cannot keep is advanced and forgotten.
     """
 
     def __init__(self, backbone: Backbone, blocks: Sequence[int], batch_size: int | None = None, budget: int = MEMORY):
-        self.backbone, self.blocks, self.batch_size = backbone, blocks, batch_size
+        self.backbone, self.blocks, self.batch_size, self.budget = backbone, blocks, batch_size, budget
         #: By block, the samples behind it, by their positions.
         self.known: dict[int, dict[int, Sample]] = {block: {} for block in blocks}
-        self._left = {block: budget // len(blocks) for block in blocks}
+        self._held = dict.fromkeys(blocks, 0)
 
-    def behind(self, block: int, samples: Sequence[Sample], positions: Sequence[int]) -> list[Sample]:
-        """Samples behind a block."""
-        lower = [each for each in self.blocks if each < block]
-        *kept, wanted = run_up_to(self.backbone, samples, [*lower, block], self.batch_size)
-        for each, advanced in zip(lower, kept, strict=True):
-            self._keep(each, advanced, positions)
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are held."""
+        return sum(self._held.values())
+
+    def take(self, block: int) -> dict[int, Sample]:
+        """What is known behind a block, by position; it is not held here any more."""
+        self._held.pop(block, None)
+        return self.known.pop(block, {})
+
+    def behind(
+        self, block: int, samples: Sequence[Sample], positions: Sequence[int], *, beside: int = 0
+    ) -> list[Sample]:
+        """Samples behind a block, to be kept elsewhere; `beside` are the bytes that are held there."""
+        lower = [each for each in self.known if each < block]
+        *found, wanted = run_up_to(self.backbone, samples, [*lower, block], self.batch_size)
+        beside += sum(map(_bytes, wanted))
+        self._has_room(block, beside)
+        for each, advanced in reversed(list(zip(lower, found, strict=True))):
+            self._keep(each, advanced, positions, beside)
         return wanted
 
     def first(self, samples: Sequence[Sample], positions: Sequence[int]) -> list[Sample]:
         """Samples behind the highest of the blocks, which keeps them, too."""
         advanced = self.behind(self.blocks[-1], samples, positions)
-        self._keep(self.blocks[-1], advanced, positions)
+        self._keep(self.blocks[-1], advanced, positions, 0)
         return advanced
 
-    def _keep(self, block: int, samples: Sequence[Sample], positions: Sequence[int]) -> None:
-        if block not in self.known:
-            return  # it has been taken away, and is elsewhere
+    def _keep(self, block: int, samples: Sequence[Sample], positions: Sequence[int], beside: int) -> None:
         for position, sample in zip(positions, samples, strict=True):
             size = _bytes(sample)
-            if position not in self.known[block] and size <= self._left[block]:
-                self._left[block] -= size
+            # It may have given up its own for a higher one.
+            if block in self.known and position not in self.known[block] and self._has_room(block, beside + size):
+                self._held[block] += size
                 self.known[block][position] = sample
+
+    def _has_room(self, block: int, size: int) -> bool:
+        """Whether there is room for more behind a block, for which lower ones give up theirs."""
+        while self.nbytes + size > self.budget and any(each < block for each in self.known):
+            self.take(min(self.known))
+        return self.nbytes + size <= self.budget
 
     def is_exact(self, samples: Sequence[Sample], reading: Reading) -> bool:
         """Whether rows are the same when the network is left behind a block and entered again."""
@@ -307,7 +327,8 @@ def agree(network: Network, samples: Sequence[Sample], block: int) -> str | None
         flat = [item for sample in samples for item in sample]
         try:
             batch = move(backbone.collate(flat), network.device, torch.float32)
-            advanced = iter(*backbone.advance(flat, batch, [block]))
+            (found,) = backbone.advance(flat, batch, [block])
+            advanced = iter(found)
             replayed = network.features([[next(advanced) for _ in sample] for sample in samples])
         except NotImplementedError as error:
             return str(error)

@@ -7,6 +7,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from skembed.backbones import ragged
+from skembed.backbones.dropout import draw_kept
 from skembed.backbones.ragged import Ragged
 
 HEADS, WIDTH = 3, 4
@@ -79,6 +80,61 @@ def test_rows_behind_the_texts_are_nobody_s():
         found = Ragged(lengths).attend(*(states.requires_grad_(grad) for states in longer)).detach()
         torch.testing.assert_close(found[:-3], _alone(rows, lengths))
         assert not found[-3:].any()
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_one_of_them_may_need_no_gradient(which):
+    lengths = [9, 8, 8, 7, 2, 1]
+    rows, plain = _rows(lengths), _rows(lengths)
+    for states in (rows, plain):
+        states[which].requires_grad_(True)
+    Ragged(lengths).attend(*rows).square().sum().backward()
+    _alone(plain, lengths).square().sum().backward()
+    torch.testing.assert_close(rows[which].grad, plain[which].grad)
+    assert [states.grad is None for states in rows] == [i != which for i in range(3)]
+
+
+def test_gradients_in_half_precision():
+    lengths = [9, 8, 8, 7, 2, 1]
+    rows, plain = _rows(lengths, torch.bfloat16, grad=True), _rows(lengths, torch.bfloat16)
+    plain = [states.double().requires_grad_(True) for states in plain]
+    Ragged(lengths).attend(*rows).sum().backward()
+    _alone(plain, lengths).sum().backward()
+    for found, expected in zip(rows, plain, strict=True):
+        assert found.grad.dtype == torch.bfloat16
+        torch.testing.assert_close(found.grad.double(), expected.grad, atol=5e-2, rtol=5e-2)
+
+
+def test_gradients_are_computed_once():
+    query, key, value = _rows([5, 3], grad=True)
+    loss = Ragged([5, 3]).attend(query, key, value).sum()
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="computed already"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("lengths", [[8, 8, 8], [7, 7], [200, 200]], ids=str)
+def test_dropout_and_its_gradients_are_those_of_the_weights_that_were_dropped(monkeypatch, lengths):
+    """Against autograd, text by text, with the same weights left out."""
+    drawn = []
+    monkeypatch.setattr(ragged, "draw_kept", lambda *args: drawn.append(draw_kept(*args)) or drawn[-1])
+    rows, plain = _rows(lengths, grad=True), _rows(lengths, grad=True)
+    target = torch.linspace(-1, 1, rows[0].numel(), dtype=torch.float64).view_as(rows[0])
+    torch.manual_seed(0)
+    found = Ragged(lengths).attend(*rows, p_dropout=0.3)
+    (found * target).sum().backward()
+    kept = torch.cat([kept.unflatten(0, (-1, HEADS)) for kept, _ in drawn])
+    parts = []
+    for text, (q, k, v) in enumerate(zip(*(states.split(lengths) for states in plain), strict=True)):
+        q, k, v = (states.transpose(0, 1) for states in (q, k, v))
+        weights = (q @ k.mT * WIDTH**-0.5).softmax(-1)
+        parts.append((weights * kept[text, :, : len(q[0]), : len(q[0])] * drawn[0][1] @ v).transpose(0, 1))
+    expected = torch.cat(parts)
+    (expected * target).sum().backward()
+    assert 0.2 < 1 - kept.mean() < 0.4
+    torch.testing.assert_close(found, expected)
+    for mine, theirs in zip(rows, plain, strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad)
 
 
 @pytest.mark.parametrize("lengths", [[9, 8, 8, 7], [200, 200]], ids=str)

@@ -10,12 +10,14 @@ import time
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 from skembed import FineTuneClassifier
 from skembed.exceptions import FitWarning
-from skembed.finetune import stages
+from skembed.finetune import optimizer, stages
 from skembed.finetune.checkpoint import Checkpoint
 from skembed.testing import ArrayEmbedder
+from tests.finetune import tuning
 
 
 class Killed(BaseException):
@@ -67,6 +69,31 @@ def test_a_killed_fit_ends_at_the_same_result(rows, tmp_path, monkeypatch, n_epo
     np.testing.assert_array_equal(resumed.predict_proba(rows[0]), whole.predict_proba(rows[0]))
     assert [r["train_loss"] for r in resumed.history_] == [r["train_loss"] for r in whole.history_]
     assert resumed.report_.splitlines()[0] == whole.report_.splitlines()[0]
+
+
+def test_words_that_were_met_are_known_after_a_kill(tmp_path, monkeypatch):
+    """Of a table that trains by rows, moments of the rows that were met alone are in the file."""
+    monkeypatch.setattr(optimizer, "_LARGE", 1)
+    X, y = tuning.samples("bert")
+    settings = {**tuning.SHORT, "max_epochs": 4, "strategy": "full", "dropout": 0.1}
+
+    def fit(directory=None):
+        embedder = tuning.embedder("bert", precision="float32")
+        return FineTuneClassifier(embedder, checkpoint_dir=directory, **settings).fit(X, y)
+
+    whole = fit()
+    with monkeypatch.context() as context:
+        _kill_after(context, 2)
+        with pytest.raises(Killed):
+            fit(tmp_path)
+    with safe_open(next(tmp_path.iterdir()), framework="pt") as file:
+        met = {name.removesuffix("/met"): file.get_tensor(name) for name in file.keys() if name.endswith("/met")}  # noqa: SIM118
+        assert met
+        for name, each in met.items():
+            assert 0 < each.sum() < len(each)
+            assert len(file.get_tensor(f"{name}/exp_avg")) == each.sum()
+    resumed = fit(tmp_path)
+    assert [r["train_loss"] for r in resumed.history_] == [r["train_loss"] for r in whole.history_]
 
 
 def test_the_file_goes_away_once_the_fit_is_over(rows, tmp_path):
@@ -127,6 +154,7 @@ SCRIPT = """
 import sys, numpy as np
 from skembed import FineTuneClassifier
 from skembed.testing import ArrayEmbedder
+from tests.finetune import tuning
 rng = np.random.default_rng(0)
 X = rng.normal(size=(400, 4)).astype(np.float32)
 y = (X[:, 0] * (np.abs(X[:, 1]) - 0.7) > 0).astype(int)

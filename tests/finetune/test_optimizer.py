@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from skembed.finetune import optimizer
-from skembed.finetune.optimizer import AdamW, clip_gradients, prefer_sparse_gradients
+from skembed.finetune.optimizer import AdamW, clipping_factor, prefer_sparse_gradients
 from tests.finetune import tuning
 
 ROWS, WIDTH = 40, 3
@@ -23,14 +23,12 @@ def _net(sparse):
     return nn.Sequential(nn.Embedding(ROWS, WIDTH, sparse=sparse), nn.Linear(WIDTH, 2))
 
 
-def _train(net, optimizer, clip=None, batches=BATCHES):
+def _train(net, optimizer, batches=BATCHES):
     for number, batch in enumerate(batches):
         for group in optimizer.param_groups:
             group["lr"] = 0.05 / (1 + number)  # as a schedule does
         optimizer.zero_grad()
         net(torch.tensor(batch)).square().sum().backward()
-        if clip is not None:
-            clip(net)
         optimizer.step()
     return net
 
@@ -112,24 +110,39 @@ def test_a_penalty_on_all_rows_beside_sparse_gradients():
         net = _net(sparse)
         net(torch.tensor([1, 1, 4])).sum().backward()
         net[0].weight.square().sum().backward()
-        clip_gradients(net.parameters(), 0.1)
-        found.append(net[0].weight.grad)
-    torch.testing.assert_close(found[0].to_dense() if found[0].is_sparse else found[0], found[1])
+        factor = clipping_factor(net.parameters(), 0.1)
+        AdamW(net.parameters(), weight_decay=0).step(factor=factor)
+        found.append([*net.parameters(), factor])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize("most", [0.05, 1.0, 1e3])
 def test_clipping_is_torchs(most):
     """A row that a batch has three times has one gradient, whose norm is not that of its three parts."""
     sparse, dense = _net(True), _net(False)
-    plain = torch.optim.SGD(dense.parameters(), lr=0.1)
-    _train(dense, plain, lambda net: torch.nn.utils.clip_grad_norm_(net.parameters(), most))
-    _train(sparse, torch.optim.SGD(sparse.parameters(), lr=0.1), lambda net: clip_gradients(net.parameters(), most))
+    ours, torchs = AdamW(sparse.parameters(), weight_decay=0), torch.optim.AdamW(dense.parameters(), weight_decay=0)
+    clipped = []
+    for number, batch in enumerate(BATCHES):
+        for net, each in ((sparse, ours), (dense, torchs)):
+            each.param_groups[0]["lr"] = 0.05 / (1 + number)
+            each.zero_grad()
+            net(torch.tensor(batch)).square().sum().backward()
+        norm = torch.nn.utils.clip_grad_norm_(dense.parameters(), most)
+        factor = clipping_factor(sparse.parameters(), most)
+        clipped.append(factor is not None)
+        assert clipped[-1] == bool(norm > most)
+        if factor is not None:
+            torch.testing.assert_close(factor, most / norm)
+        ours.step(factor=factor)
+        torchs.step()
+    assert any(clipped) == (most < 1e3)
     _assert_equal(sparse, dense)
 
 
 def test_clipping_passes_over_what_has_no_gradient():
     net = _net(True)
-    clip_gradients(net.parameters(), 1.0)
+    assert clipping_factor(net.parameters(), 1.0) is None
     assert all(p.grad is None for p in net.parameters())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import warnings
 from pathlib import Path
@@ -19,7 +20,7 @@ from skembed.engine.extract import computing
 from skembed.engine.reading import Reading
 from skembed.exceptions import DeviceWarning
 from skembed.finetune import prefix
-from skembed.finetune.data import NetworkSource, TableSource, TrainingData, embed_first, prepared_chunks
+from skembed.finetune.data import NetworkSource, TableSource, TrainingData, Views, embed_first, prepared_chunks
 from skembed.finetune.network import Head, Network
 from skembed.finetune.prefix import ItemStore, Prefixes, agree, fill_store, replay_block, run_up_to
 from skembed.finetune.probe import Probe, Standardizer
@@ -600,16 +601,81 @@ def test_a_network_is_not_copied_while_another_thread_is_in_it_behind_a_block():
     np.testing.assert_allclose(rows, embedder.transform(X), atol=1e-6)
 
 
-def test_no_more_than_a_budget_is_kept_on_the_way(bert):
+def test_no_more_than_a_budget_is_kept_on_the_way_and_the_highest_block_comes_first(bert):
     backbone = load(bert.spec_, torch.device("cpu"), "float32")
     samples = _prepared(bert, _network(bert), TEXTS)
-    first = Prefixes(backbone, [0, 1], budget=10_000)
-    advanced = first.first(samples, range(10, 18))
-    assert len(advanced) == 8
-    assert list(first.known) == [0, 1]
-    for known in first.known.values():
-        sizes = {p: sum(item.data["hidden"].nbytes for item in sample) for p, sample in known.items()}
-        assert 0 < len(sizes) < 8
-        assert sum(sizes.values()) <= 5000
-    for position, sample in first.known[1].items():
-        assert sample is advanced[position - 10]
+    sizes = [prefix._bytes(sample) for sample in _up_to(backbone, 1)(samples)]
+    for budget, kept in (
+        (3 * sum(sizes), {0: 8, 1: 8, 2: 8}),
+        (3 * sum(sizes) - 1, {0: 7, 1: 8, 2: 8}),
+        (2 * sum(sizes) - 1, {1: 7, 2: 8}),
+        (sum(sizes) - 1, {2: 7}),
+        (0, {2: 0}),
+    ):
+        prefixes = Prefixes(backbone, [0, 1, 2], budget=budget)
+        advanced = [*prefixes.first(samples[:5], range(10, 15)), *prefixes.first(samples[5:], range(15, 18))]
+        assert len(advanced) == 8
+        assert {block: len(known) for block, known in prefixes.known.items()} == kept
+        assert prefixes.nbytes == sum(prefix._bytes(own) for known in prefixes.known.values() for own in known.values())
+        assert prefixes.nbytes <= budget
+        for position, sample in prefixes.known[2].items():
+            assert sample is advanced[position - 10]
+        held = prefixes.nbytes
+        taken = prefixes.take(2)
+        assert prefixes.nbytes == held - sum(sizes[position - 10] for position in taken)
+        assert prefixes.take(2) == {}
+
+
+def test_all_that_is_held_stays_within_a_budget(double_data, monkeypatch):
+    """Blocks that a later round comes back to are held as long as there is room; beyond it there is the disk."""
+    build, network, _ = double_data
+    runs, original = [], prefix.run_up_to
+    monkeypatch.setattr(prefix, "run_up_to", lambda *args: runs.append(args[2]) or original(*args))
+    size = 9 * 8 * 4
+    for budget, expected in ((2 * size, [[0, 1]]), (2 * size - 1, [[0, 1], [0], [1]]), (size // 2, [[0, 1], [0], [1]])):
+        monkeypatch.setattr("skembed.finetune.data.MEMORY", budget)
+        runs.clear()
+        data = build(stages=(0, 1, 2))
+        for n_unfrozen in (1, 2, 1):
+            source, _ = data.source(network, n_unfrozen)
+            held = sum(store.bytes_in_memory for stores in data._held.values() for store in stores)
+            assert held + sum(each.nbytes for each in data._prefixes.values()) <= budget
+            assert all(source.stores[0][i][0].data["block"] == 2 - n_unfrozen for i in range(9))
+        assert runs == expected
+
+
+def test_what_was_held_goes_where_replay_is_given_up(double_data, monkeypatch):
+    build, network, _ = double_data
+    data = build(stages=(0, 1, 2))
+    data.source(network, 1)
+    assert data._held
+    assert data._prefixes
+    monkeypatch.setattr(ArrayBackbone, "advance", _swapped(ArrayBackbone.advance))
+    assert not data.source(network, 2)[1]
+    assert not data._held
+    assert not data._prefixes
+
+
+def test_each_view_has_what_the_frozen_blocks_return_for_it(double_data):
+    """On the way to the first stage's block what the later stages need is kept, view by view."""
+    build, network, _ = double_data
+
+    class Shifted:
+        changes_items = False
+
+        def on_sample(self, sample, rng, sampling_rate=None):
+            return np.asarray(sample) + rng.normal()
+
+    data = build(stages=(0, 1, 2), views=Views(Shifted(), 0, 3))
+    for n_unfrozen in (1, 2):
+        block = 2 - n_unfrozen
+        source, _ = data.source(network, n_unfrozen)
+        assert len(source.stores) == 3
+        for view, store in enumerate(source.stores):
+            changed = data._changed(network, np.arange(9), view)
+            for index, (item,) in enumerate(changed):
+                with torch.no_grad():
+                    (alone,) = network.backbone.forward_blocks(network.backbone.collate([item]), [block])
+                torch.testing.assert_close(store[index][0].data["hidden"], alone.values[0, 0])
+        hidden = [torch.stack([store[i][0].data["hidden"] for i in range(9)]) for store in source.stores]
+        assert min((a - b).abs().max() for a, b in itertools.pairwise(hidden)) > 1e-2
