@@ -271,7 +271,9 @@ def test_the_pull_takes_weights_back_at_the_rate_of_its_closed_form():
         for layer in world.network.backbone.module.layers:
             layer.weight += 0.7
     blocks = [layer.weight for layer in world.network.backbone.module.layers]
-    world.epoch.optimizer = torch.optim.SGD([{"params": blocks, "lr": 0.2, "base_rate": 0.2}])
+    descent = torch.optim.SGD([{"params": blocks, "lr": 0.2, "base_rate": 0.2}])
+    descent.step = lambda factor, step=descent.step: step()
+    world.epoch.optimizer = descent
     world.train(2)
     for layer, start in zip(world.network.backbone.module.layers, array_backbone().module.layers, strict=True):
         distance = (layer.weight - start.weight).detach()
