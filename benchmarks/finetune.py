@@ -316,10 +316,10 @@ GOALS = [
             ("EfficientNet-Lite0", "precision auto", "auto", 20),
         )
     ),
-    Goal("top 1 of 6 layers, MiniLM", _OWN, _at("replay", "top 1, auto", "ratio"), 2.2),
-    Goal("top 2 of 6 layers, MiniLM", _OWN, _at("replay", "top 2, auto", "ratio"), 1.6),
-    Goal("top 2 of 12 blocks, ViT-S/16", _OWN, _at("deep", "ViT-S/16", "ratio"), 2),
-    Goal("top 2 of 12 layers, BERT base", _OWN, _at("deep", "BERT base", "ratio"), 2),
+    Goal("top 1 of 6 layers, MiniLM", _OWN, _at("replay", "top 1, auto", "ratio"), 2.2, digits=2),
+    Goal("top 2 of 6 layers, MiniLM", _OWN, _at("replay", "top 2, auto", "ratio"), 1.6, digits=2),
+    Goal("top 2 of 12 blocks, ViT-S/16", _OWN, _at("deep", "ViT-S/16", "ratio"), 2, digits=3),
+    Goal("top 2 of 12 layers, BERT base", _OWN, _at("deep", "BERT base", "ratio"), 2, digits=3),
     Goal(
         "replayed and plain loss curves, float32: relative difference", "",
         _at("replay", "top 2, float32", "curves apart"), 1e-4, "", at_most=True, digits=6,

@@ -117,7 +117,7 @@ def first_tensor(output) -> Tensor:
 
 
 class _Enough(Exception):
-    """All that was wanted of a network has been seen."""
+    """All that was wanted of a network has been seen; what that is says who wanted it."""
 
 
 @contextmanager
@@ -162,11 +162,9 @@ def record_blocks(layers: Sequence[nn.Module], wanted: Iterable[int], *, stop: b
 
         return hook
 
-    enough = _Enough()
-
     def leave(_module, _args, _output):
         if threading.get_ident() == thread:
-            raise enough
+            raise _Enough(found)
 
     wanted = set(wanted)
     try:
@@ -179,7 +177,7 @@ def record_blocks(layers: Sequence[nn.Module], wanted: Iterable[int], *, stop: b
             handles.append(layers[max([1, *wanted]) - 1].register_forward_hook(leave))
         yield found
     except _Enough as error:
-        if error is not enough:
+        if error.args[0] is not found:
             raise
     finally:
         for handle in handles:

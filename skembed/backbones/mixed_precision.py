@@ -26,8 +26,8 @@ def round_factors(module: nn.Module, run: Callable[[], Tensor] | None = None) ->
         Changed in place.
     run : callable, optional
         Runs the network on any input, without dropout, and returns what it computes. An activation that is seen to
-        stand between two layers is then given what the first has rounded, and rounds what the second would: of a pass
-        the same numbers at half the traffic.
+        stand between two layers is then given what the first has rounded, and rounds what the second would. The
+        network returns the same, with half the traffic between the two.
 
     Returns
     -------

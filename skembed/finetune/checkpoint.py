@@ -131,5 +131,5 @@ def _restore_optimizer(recipe: Recipe, optimizer: torch.optim.Optimizer, held: d
     for name, parameter in recipe.network.named_parameters():
         own = {key.rpartition("/")[2]: value for key, value in held.items() if key.rpartition("/")[0] == name}
         if own:
-            # The optimiser brings the count of steps to where it wants it.
+            # The count of steps begins on the CPU; where it must not stay there the optimiser takes it along.
             optimizer.state[parameter] = {key: v.cpu() if key == "step" else v for key, v in own.items()}

@@ -18,7 +18,17 @@ from skembed.engine.device import resolve_device
 from skembed.engine.extract import embed_items, prepare, workers
 from skembed.finetune.loop import Source
 from skembed.finetune.network import FrozenNetwork, Network
-from skembed.finetune.prefix import MEMORY, ItemStore, Prefixes, Sample, agree, fill_store, frozen_blocks, replay_block
+from skembed.finetune.prefix import (
+    MEMORY,
+    ItemStore,
+    Prefixes,
+    Sample,
+    agree,
+    count_bytes,
+    fill_store,
+    frozen_blocks,
+    replay_block,
+)
 
 __all__ = ["TableSource", "TrainingData", "Views", "embed_first", "embed_view", "prepared_chunks"]
 
@@ -196,7 +206,7 @@ def embed_view(embedder: BaseEmbedder, samples: Sequence[Any], views: Views, vie
 
 
 def embed_first(
-    embedder: BaseEmbedder, samples: Sequence[Any], stages: Sequence[int], budget: int = MEMORY
+    embedder: BaseEmbedder, samples: Sequence[Any], stages: Sequence[int], views: Views | None = None
 ) -> tuple[np.ndarray, Prefixes | None]:
     """Rows of samples, as `transform` gives them, and what the blocks below those that train returned on the way.
 
@@ -208,25 +218,26 @@ def embed_first(
         Raw samples.
     stages : sequence of int
         How many blocks train in each of the stages that follow.
-    budget : int, default=MEMORY
-        Bytes that are kept on the way.
+    views : Views, optional
+        How samples are changed for training; views that are stored share the memory for what is kept.
 
     Returns
     -------
     rows : ndarray of shape (n_samples, n_features), float32
     first : Prefixes or None
-        None where nothing was kept: no block is frozen, all rows were known, the network cannot be entered there, or
+        None where nothing can be kept: no block is frozen, all rows were known, the network cannot be entered there, or
         is not on a processor.
     """
     blocks = frozen_blocks(embedder._reading, stages)
     # To enter a network is to pass over its lower blocks, for every thread that is in it. On a processor that is one.
     if not blocks or resolve_device(embedder.device).type != "cpu":
         return embedder.transform(samples), None
+    # One, made once something has to be computed.
     passes: list[Prefixes | None] = []
 
     def compute(missing: Sequence[Any], *, positions: Sequence[int], report: Any) -> Any:
         if not passes:
-            first = Prefixes(embedder._load(), blocks, _batch_size(embedder), budget)
+            first = Prefixes(embedder._load(), blocks, _batch_size(embedder), _budget(views))
             tried = next(prepared_chunks(embedder, first.backbone, missing[:_TRIED], positions=positions[:_TRIED]))
             passes.append(first if first.is_exact(tried, embedder._reading) else None)
         advance = None if passes[0] is None else passes[0].first
@@ -234,6 +245,15 @@ def embed_first(
 
     rows = embedder._transformed(samples, compute)
     return rows, passes[0] if passes else None
+
+
+def _budget(views: Views | None) -> int:
+    """Bytes in memory for what frozen blocks return for one view of the samples."""
+    return MEMORY // _n_views(views)
+
+
+def _n_views(views: Views | None) -> int:
+    return 1 if views is None or views.stored is None else views.stored
 
 
 def _batch_size(embedder: BaseEmbedder) -> int | None:
@@ -313,10 +333,6 @@ class TrainingData:
             return NetworkSource(network, [self._prepared(network)]), False
         return FreshSource(network, self._prepared(network), partial(self._changed, network)), False
 
-    @property
-    def _n_views(self) -> int:
-        return 1 if self.views is None or self.views.stored is None else self.views.stored
-
     def _changed(self, network: Network, indices: np.ndarray, view: int) -> list[Sample]:
         samples = [self.samples[i] for i in indices]
         if self.views is not None and self.views.stored is not None:
@@ -329,7 +345,7 @@ class TrainingData:
     def _known_tables(self) -> list[np.ndarray]:
         if self._tables is None:
             self._tables = [self.frozen]
-            for view in range(1, self._n_views):
+            for view in range(1, _n_views(self.views)):
                 assert self.views is not None
                 self._tables.append(embed_view(self.embedder, self.samples, self.views, view))
         return self._tables
@@ -342,24 +358,28 @@ class TrainingData:
             self._give_up(why)
             return None
         try:
-            self._held[block] = [self._filled(network, block, view) for view in range(self._n_views)]
+            self._held[block] = [self._filled(network, block, view) for view in range(_n_views(self.views))]
         except OSError as error:
             self._give_up(f"what they return could not be kept ({error})")
             return None
         return self._held[block]
 
     def _give_up(self, why: str) -> None:
-        self._note(f"The frozen blocks were computed in every epoch: {why}.")
+        since = " from then on" if self._held else ""
+        self._note(f"The frozen blocks were computed in every epoch{since}: {why}.")
         self.replay = False
-        self._prefixes.clear()
+        for prefixes in self._prefixes.values():
+            prefixes.forget()
         self._held.clear()
 
     def _filled(self, network: Network, block: int, view: int) -> ItemStore:
-        budget = MEMORY // self._n_views
+        budget = _budget(self.views)
         if view not in self._prefixes:
             self._prefixes[view] = Prefixes(self.embedder._load(), self._blocks, _batch_size(self.embedder), budget)
         prefixes = self._prefixes[view]
         known = prefixes.take(block)
+        for above in [each for each in prefixes.known if each > block]:
+            prefixes.take(above)  # a fit that goes on from a checkpoint does not come to it
         # What the next stage needs lies below. The same way may be gone once more, as long as there is room for it.
         held = [stores[view].bytes_in_memory for stores in self._held.values()]
         if held and sum(held) + prefixes.nbytes + max(held) > budget:
@@ -379,7 +399,10 @@ class TrainingData:
 
         def advance(chunk: Sequence[Sample]) -> list[Sample]:
             positions = [next(left) for _ in chunk]
-            return prefixes.behind(block, chunk, positions, beside=sum(held) + store.bytes_in_memory)
+            beside = sum(held) + store.bytes_in_memory + sum(map(count_bytes, known.values()))
+            advanced = prefixes.behind(block, chunk, positions, beside=beside)
+            store.budget = max(0, budget - prefixes.nbytes - sum(held))
+            return advanced
 
         return fill_store(store, chunks, advance=advance, known=known)
 

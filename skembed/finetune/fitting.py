@@ -19,7 +19,7 @@ from skembed.finetune.kinds import check_method
 from skembed.finetune.loop import Targets, evaluate
 from skembed.finetune.methods import parse_strategy
 from skembed.finetune.network import FrozenNetwork, Head, Network
-from skembed.finetune.prefix import MEMORY, Prefixes
+from skembed.finetune.prefix import Prefixes
 from skembed.finetune.probe import Probe, Standardizer, search_probe
 from skembed.finetune.report import describe_advice, describe_nothing_unfrozen
 from skembed.finetune.request import Linear, Outcome, Request
@@ -39,7 +39,7 @@ def run_fit(request: Request) -> Outcome:
         All of it checked.
     """
     _check(request)
-    frozen, first = embed_first(request.embedder, request.samples, _replaying(request), _room(request))
+    frozen, first = embed_first(request.embedder, request.samples, _replaying(request), _views(request))
     request = _with_words_on(request, frozen)
     encoded = request.task.encode(request.y)
     standardizer, probe = _probe(request, frozen, encoded, request.train)
@@ -91,12 +91,6 @@ def _replaying(request: Request) -> list[int]:
     if not request.replay or not request.max_epochs or _changes_inputs(request):
         return []
     return [stage.n_unfrozen for stage in _stages(request)]
-
-
-def _room(request: Request) -> int:
-    """Bytes for what frozen blocks return for the samples as they are; stored views have as many each."""
-    views = _views(request)
-    return MEMORY if views is None or views.stored is None else MEMORY // views.stored
 
 
 def _changes_inputs(request: Request) -> bool:

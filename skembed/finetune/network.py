@@ -192,11 +192,11 @@ class Network(FrozenNetwork):
         avoid_faulty_gradients(module)
         prefer_sparse_gradients(module)
         draw_fast(module)
-        #: Whether anything is rounded; where the processor does not, or no layer is linear, nothing is.
         # What was added begins in training mode; a pass must drop nothing.
         module.eval()
         top = [max(reading.layers)]
         run = (lambda: self.backbone.forward_blocks(batch, top)[0].values) if probe else None
+        #: Whether anything is rounded; where the processor does not, or no layer is linear, nothing is.
         self.mixed_precision = mixed_precision and round_factors(module, run)
         self._own = {
             _plain(name): value

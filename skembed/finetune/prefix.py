@@ -27,6 +27,7 @@ __all__ = [
     "ItemStore",
     "Prefixes",
     "agree",
+    "count_bytes",
     "fill_store",
     "frozen_blocks",
     "last_frozen",
@@ -85,7 +86,7 @@ class ItemStore:
         OSError
             If memory is used up and the disk is full.
         """
-        size = _bytes(sample)
+        size = count_bytes(sample)
         if self._held + size <= self.budget:
             self._held += size
         else:
@@ -137,7 +138,8 @@ class _Spilled:
         self.offset, self.size, self.dtype, self.shape, self.array = offset, size, dtype, shape, array
 
 
-def _bytes(sample: Sample) -> int:
+def count_bytes(sample: Sample) -> int:
+    """Bytes of the arrays of a sample."""
     values = (value for item in sample for value in item.data.values())
     return sum(value.nbytes for value in values if isinstance(value, (np.ndarray, Tensor)))
 
@@ -191,14 +193,19 @@ class Prefixes:
         self._held.pop(block, None)
         return self.known.pop(block, {})
 
+    def forget(self) -> None:
+        """Hold nothing any more, and keep nothing."""
+        self.known.clear()
+        self._held.clear()
+
     def behind(
         self, block: int, samples: Sequence[Sample], positions: Sequence[int], *, beside: int = 0
     ) -> list[Sample]:
         """Samples behind a block, to be kept elsewhere; `beside` are the bytes that are held there."""
         lower = [each for each in self.known if each < block]
         *found, wanted = run_up_to(self.backbone, samples, [*lower, block], self.batch_size)
-        beside += sum(map(_bytes, wanted))
-        self._has_room(block, beside)
+        beside += sum(map(count_bytes, wanted))
+        self._make_room(block, beside)
         for each, advanced in reversed(list(zip(lower, found, strict=True))):
             self._keep(each, advanced, positions, beside)
         return wanted
@@ -211,14 +218,14 @@ class Prefixes:
 
     def _keep(self, block: int, samples: Sequence[Sample], positions: Sequence[int], beside: int) -> None:
         for position, sample in zip(positions, samples, strict=True):
-            size = _bytes(sample)
+            size = count_bytes(sample)
             # It may have given up its own for a higher one.
-            if block in self.known and position not in self.known[block] and self._has_room(block, beside + size):
+            if block in self.known and position not in self.known[block] and self._make_room(block, beside + size):
                 self._held[block] += size
                 self.known[block][position] = sample
 
-    def _has_room(self, block: int, size: int) -> bool:
-        """Whether there is room for more behind a block, for which lower ones give up theirs."""
+    def _make_room(self, block: int, size: int) -> bool:
+        """Lower blocks give up theirs for so many bytes behind a block, where they must; whether there is room then."""
         while self.nbytes + size > self.budget and any(each < block for each in self.known):
             self.take(min(self.known))
         return self.nbytes + size <= self.budget

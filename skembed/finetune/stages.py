@@ -382,23 +382,25 @@ class Recipe:
         """Go the way again that was found, judging nothing: the same stages, strengths and numbers of epochs."""
         view = 0
         for number, attempt, epochs, round_ in path:
-            stage = self.stages[number]
-            settings = self.settings.stronger() if attempt else self.settings
-            trainer = self.trainer(stage, settings)
-            steps = -(-len(self.train) // settings.batch_size)
-            for epoch in range(epochs):
-                view += 1
-                trainer.view = view
-                train_epoch(
-                    trainer,
-                    self.train,
-                    epoch_rng(self.seed, round_, epoch, 1),
-                    first_step=epoch * steps,
-                    total_steps=stage.epochs * steps,
-                )
-            if trainer.average is not None:
-                trainer.average.swap()
-            self.best_state = {**self.best_state, **_copied(self.network.state(stage.n_unfrozen))}
+            self._repeat_stage(self.stages[number], attempt, epochs, round_, view)
+            view += epochs
+
+    def _repeat_stage(self, stage: Stage, attempt: int, epochs: int, round_: int, view: int) -> None:
+        settings = self.settings.stronger() if attempt else self.settings
+        trainer = self.trainer(stage, settings)
+        steps = -(-len(self.train) // settings.batch_size)
+        for epoch in range(epochs):
+            trainer.view = view + epoch + 1
+            train_epoch(
+                trainer,
+                self.train,
+                epoch_rng(self.seed, round_, epoch, 1),
+                first_step=epoch * steps,
+                total_steps=stage.epochs * steps,
+            )
+        if trainer.average is not None:
+            trainer.average.swap()
+        self.best_state = {**self.best_state, **_copied(self.network.state(stage.n_unfrozen))}
 
 
 def _copied(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -604,7 +604,7 @@ def test_a_network_is_not_copied_while_another_thread_is_in_it_behind_a_block():
 def test_no_more_than_a_budget_is_kept_on_the_way_and_the_highest_block_comes_first(bert):
     backbone = load(bert.spec_, torch.device("cpu"), "float32")
     samples = _prepared(bert, _network(bert), TEXTS)
-    sizes = [prefix._bytes(sample) for sample in _up_to(backbone, 1)(samples)]
+    sizes = [prefix.count_bytes(sample) for sample in _up_to(backbone, 1)(samples)]
     for budget, kept in (
         (3 * sum(sizes), {0: 8, 1: 8, 2: 8}),
         (3 * sum(sizes) - 1, {0: 7, 1: 8, 2: 8}),
@@ -616,7 +616,9 @@ def test_no_more_than_a_budget_is_kept_on_the_way_and_the_highest_block_comes_fi
         advanced = [*prefixes.first(samples[:5], range(10, 15)), *prefixes.first(samples[5:], range(15, 18))]
         assert len(advanced) == 8
         assert {block: len(known) for block, known in prefixes.known.items()} == kept
-        assert prefixes.nbytes == sum(prefix._bytes(own) for known in prefixes.known.values() for own in known.values())
+        assert prefixes.nbytes == sum(
+            prefix.count_bytes(own) for known in prefixes.known.values() for own in known.values()
+        )
         assert prefixes.nbytes <= budget
         for position, sample in prefixes.known[2].items():
             assert sample is advanced[position - 10]
@@ -646,14 +648,51 @@ def test_all_that_is_held_stays_within_a_budget(double_data, monkeypatch):
 
 def test_what_was_held_goes_where_replay_is_given_up(double_data, monkeypatch):
     build, network, _ = double_data
-    data = build(stages=(0, 1, 2))
+    first = Prefixes(network.base, [0, 1])
+    first.first(network.backbone.preprocess(np.eye(9, 4), None), range(9))
+    data = build(stages=(0, 1, 2), first=first)
     data.source(network, 1)
     assert data._held
-    assert data._prefixes
+    assert first.nbytes
     monkeypatch.setattr(ArrayBackbone, "advance", _swapped(ArrayBackbone.advance))
     assert not data.source(network, 2)[1]
     assert not data._held
-    assert not data._prefixes
+    assert not first.nbytes
+    (note,) = data.notes
+    assert "from then on" in note
+
+
+def test_what_no_stage_will_ask_for_any_more_is_not_held(double_data):
+    """As where a fit goes on from a checkpoint in a later stage."""
+    build, network, _ = double_data
+    first = Prefixes(network.base, [0, 1])
+    first.first(network.backbone.preprocess(np.eye(9, 4), None), range(9))
+    build(stages=(0, 1, 2), first=first).source(network, 2)
+    assert not first.nbytes
+
+
+@pytest.mark.parametrize("units", [0.5, 1.5, 2.5])
+def test_rows_that_were_known_in_part_stay_within_the_budget(double_data, monkeypatch, units):
+    """Half of the samples had no rows, were embedded, and are known behind the blocks; the store begins with them."""
+    build, network, _ = double_data
+    size, highest = 8 * 4, []
+    budget = int(units * 9 * size)
+    monkeypatch.setattr("skembed.finetune.data.MEMORY", budget)
+    first = Prefixes(network.base, [0, 1], budget=budget)
+    first.first(network.backbone.preprocess(np.eye(9, 4)[:5], None), [0, 2, 4, 6, 8])
+    data = build(stages=(0, 1, 2), first=first)
+    original = prefix.ItemStore.append
+
+    def appending(store, sample):
+        original(store, sample)
+        highest.append(store.bytes_in_memory + first.nbytes)
+
+    monkeypatch.setattr(prefix.ItemStore, "append", appending)
+    source, _ = data.source(network, 1)
+    assert len(source.stores[0]) == 9
+    assert max(highest) <= budget
+    # The lower block gives way to what is trained on.
+    assert source.stores[0].bytes_on_disk == max(0, 9 * size - budget // size * size)
 
 
 def test_each_view_has_what_the_frozen_blocks_return_for_it(double_data):
