@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 
@@ -112,6 +115,23 @@ def test_what_lies_above_the_highest_layer_is_not_computed(family):
                 assert torch.equal(tokens.mask, expected[layer].mask)
         (again,) = backbone.forward_blocks(batch, [top])
     torch.testing.assert_close(again.values, expected[top].values, rtol=1e-5, atol=1e-5)
+
+
+def test_a_pass_that_ends_early_holds_nothing():
+    """The exception that ends it knows its frames, and they the tensors: only the collector would free a cycle."""
+    backbone = array_backbone()
+    items = [windows[0] for windows in backbone.preprocess([[1.0, 2.0, 3.0, 4.0]] * 2, None)]
+    seen = []
+    backbone.module.stem.register_forward_hook(lambda module, inputs, output: seen.append(weakref.ref(output)))
+    gc.collect()
+    gc.disable()
+    try:
+        with torch.no_grad():
+            found = backbone.forward_blocks(backbone.collate(items), [1])
+        assert len(found) == 1
+        assert [reference() for reference in seen] == [None]
+    finally:
+        gc.enable()
 
 
 def _count_runs(backbone):

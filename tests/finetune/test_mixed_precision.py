@@ -73,6 +73,16 @@ def test_the_base_is_not_rounded(networks):
     np.testing.assert_array_equal(tuning.embedder("bert").fit_transform(tuning.TEXTS), before)
 
 
+def test_to_see_what_is_rounded_draws_nothing(networks):
+    """What LoRA adds begins in training mode, and would drop some of what is traced."""
+    pytest.importorskip("peft")
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    _fit("bert", "partial+lora", "auto", lora_dropout=0.5, max_epochs=1)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert _stay_rounded(networks[-1])
+
+
 def test_a_seed_repeats_the_fit(networks):
     curves = [[r["train_loss"] for r in _fit("bert", "full", "auto", dropout=0.1).history_] for _ in range(2)]
     assert curves[0] == curves[1]
