@@ -261,7 +261,6 @@ def fill_store(
     prepared: Iterator[Sequence[Sample]],
     *,
     advance: Callable[[Sequence[Sample]], Sequence[Sample]] | None = None,
-    report: Callable[[int], None] | None = None,
     known: dict[int, Sample] | None = None,
 ) -> ItemStore:
     """Keep prepared samples, as they are or run up to a block.
@@ -274,8 +273,6 @@ def fill_store(
         Chunks, so that no more than one of them is held besides the store.
     advance : callable, optional
         Runs samples up to a block; None keeps them as they are.
-    report : callable, optional
-        Told how many samples were kept, after each chunk.
     known : dict of int to sample, optional
         By position those that are behind the block already, and not in `prepared`; they move into the store.
     """
@@ -290,8 +287,6 @@ def fill_store(
         for sample in chunk if advance is None else advance(chunk):
             store.append(sample)
             take_known()
-        if report is not None:
-            report(len(store))
     return store
 
 

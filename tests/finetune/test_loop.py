@@ -17,7 +17,7 @@ from skembed.backbones.loading import load, open_spec
 from skembed.engine.reading import Reading
 from skembed.exceptions import DeviceWarning, TrainingError
 from skembed.finetune.convolutions import _is_faulty as faulty
-from skembed.finetune.data import NetworkSource, TableSource, prepared_chunks
+from skembed.finetune.data import prepared_chunks
 from skembed.finetune.loop import (
     Averaged,
     Epoch,
@@ -33,6 +33,7 @@ from skembed.finetune.network import FrozenNetwork, Head, Network
 from skembed.finetune.prefix import ItemStore, fill_store
 from skembed.finetune.probe import Probe, Standardizer
 from skembed.finetune.schedules import SCHEDULES
+from skembed.finetune.sources import NetworkSource, TableSource
 from skembed.finetune.tasks import Multiclass, Multilabel, Regression
 from skembed.testing import array_backbone
 from tests.backbones import tiny

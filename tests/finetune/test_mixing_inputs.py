@@ -12,11 +12,12 @@ from skembed import AudioEmbedder, FineTuneClassifier, FineTuneRegressor, ImageE
 from skembed.augment.mixing import Mix, draw_mix
 from skembed.exceptions import DeviceWarning
 from skembed.finetune.checkpoint import Checkpoint
-from skembed.finetune.data import NetworkSource, prepared_chunks
+from skembed.finetune.data import prepared_chunks
 from skembed.finetune.loop import Settings, Targets, epoch_rng
 from skembed.finetune.network import Head, Network
 from skembed.finetune.prefix import ItemStore, fill_store
 from skembed.finetune.probe import Probe, Standardizer
+from skembed.finetune.sources import NetworkSource
 from skembed.finetune.tasks import Regression
 from skembed.testing import ArrayEmbedder
 from tests.backbones import tiny

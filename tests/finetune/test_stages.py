@@ -11,10 +11,10 @@ import torch
 from skembed.engine.reading import Reading
 from skembed.exceptions import TrainingError
 from skembed.finetune import stages
-from skembed.finetune.data import TableSource
 from skembed.finetune.loop import Settings, Targets
 from skembed.finetune.network import Head, Network
 from skembed.finetune.probe import Probe, Standardizer
+from skembed.finetune.sources import TableSource
 from skembed.finetune.stages import Recipe, Stage, improves, plan_stages
 from skembed.finetune.tasks import Scores
 from skembed.testing import array_backbone
