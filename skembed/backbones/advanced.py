@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from skembed.backbones.base import Item
 
-__all__ = ["advanced", "collate_advanced"]
+__all__ = ["advanced", "collate_advanced", "join_advanced"]
 
 
 def advanced(item: Item, block: int, hidden: Tensor, *, keep: Sequence[str] = ("ids",)) -> Item:
@@ -44,11 +44,25 @@ def collate_advanced(items: Sequence[Item], width: int | None = None) -> dict[st
     """
     if "hidden" not in items[0].data:
         return {}
-    rows = [item.data["hidden"] for item in items]
+    rows = _rows(items)
     if width is None or all(len(row) == width for row in rows):
         hidden = torch.stack(rows).float()
     else:
-        hidden = torch.zeros(len(rows), width, *rows[0].shape[1:])
-        for i, row in enumerate(rows):
-            hidden[i, : len(row)] = row
-    return {"hidden": hidden, "block": torch.tensor(items[0].data["block"])}
+        longest = nn.utils.rnn.pad_sequence(rows, batch_first=True).float()
+        hidden = nn.functional.pad(longest, (*(0, 0) * (longest.ndim - 2), 0, width - longest.shape[1]))
+    return {"hidden": hidden, "block": _block(items)}
+
+
+def join_advanced(items: Sequence[Item]) -> dict[str, Tensor]:
+    """As `collate_advanced`, with all rows end to end and not padded: of shape (sum of lengths, width)."""
+    if "hidden" not in items[0].data:
+        return {}
+    return {"hidden": torch.cat(_rows(items)).float(), "block": _block(items)}
+
+
+def _rows(items: Sequence[Item]) -> list[Tensor]:
+    return [item.data["hidden"] for item in items]
+
+
+def _block(items: Sequence[Item]) -> Tensor:
+    return torch.tensor(items[0].data["block"])

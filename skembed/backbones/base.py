@@ -134,6 +134,16 @@ class Tokens:
     n_prefix: int = 0
     pooled: Tensor | None = None
 
+    @property
+    def content(self) -> Tensor:
+        """Where a position is real and none of the leading tokens: of shape (batch, time - n_prefix), bool."""
+        return self.mask[:, self.n_prefix :]
+
+    def sum(self) -> Tensor:
+        """The sum of the content's values, of shape (batch, width), float32."""
+        values = self.values[:, self.n_prefix :].float()
+        return (values * self.content.unsqueeze(-1)).sum(1)
+
 
 class Block(NamedTuple):
     """One step of depth: a name and the parameter-name prefixes that belong to it."""

@@ -14,11 +14,11 @@ import transformers
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer
 
-from skembed.backbones.advanced import advanced, collate_advanced
+from skembed.backbones.advanced import advanced, collate_advanced, join_advanced
 from skembed.backbones.base import Backbone, BackboneSpec, Block, Item, TextOptions, Tokens, split_windows
 from skembed.backbones.blocks import blocks_from_layers, count_beside, enter_behind, record_blocks
 from skembed.backbones.freed_memory import LARGEST_KEPT
-from skembed.backbones.packing import Packing, allow_packing, is_packable, pack_inputs, plan_packing
+from skembed.backbones.packing import PackedTokens, Packing, allow_packing, is_packable, pack_inputs, plan_packing
 from skembed.backbones.sentence_layout import read_sentence_layout
 from skembed.backbones.transformers_loading import layer_names, load_pretrained, quiet
 from skembed.exceptions import BackboneNotFoundError
@@ -178,7 +178,8 @@ class TextBackbone(Backbone):
         ids = np.full(mask.shape, self.extra["padding"], dtype=np.int64)
         ids[mask] = np.concatenate([item.data["ids"] for item in items])
         batch = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
-        return batch | collate_advanced(items, width=mask.shape[1])
+        # Where the network sees padding, all of them have as many rows.
+        return batch | (collate_advanced if self.extra["padded_length"] else join_advanced)(items)
 
     def advance(self, items: Sequence[Item], batch: Mapping[str, Tensor], blocks: Sequence[int]) -> list[list[Item]]:
         if "beside" not in self.extra:
@@ -205,22 +206,29 @@ class TextBackbone(Backbone):
         if packing is None:
             inputs: dict[str, Any] = {name: batch[name] for name in self.extra["inputs"]}
         else:
-            inputs = pack_inputs(self.module, batch["input_ids"], packing)
+            inputs = pack_inputs(self.module, batch["input_ids"], packing, entered="hidden" in batch)
         output = None
         with self._entered(stack, batch, packing), record_blocks(stack, layers, stop=top not in layers) as found:
             output = self.module(**inputs, **self.extra["forward"])
         if output is not None:
             found[top] = output.last_hidden_state
-        values = {i: found[i] if packing is None else packing.unpack(found[i]) for i in set(layers)}
         pooled = output.pooler_output if output is not None and self.extra["summarised"] else None
         if self._prompted:
             mask = mask & (batch["input_ids"] < self.extra["prompted"])
-        return [Tokens(values[i], mask, pooled=pooled if i == top else None) for i in layers]
+        own = [pooled if i == top else None for i in layers]
+        if packing is None:
+            return [Tokens(found[i], mask, pooled=each) for i, each in zip(layers, own, strict=True)]
+        return [PackedTokens(packing.rows(found[i]), packing, mask, each) for i, each in zip(layers, own, strict=True)]
 
     def _entered(self, stack, batch: Mapping[str, Tensor], packing: Packing | None):
         if "hidden" not in batch:
             return nullcontext()
-        hidden = batch["hidden"] if packing is None else packing.pack(batch["hidden"])
+        hidden = batch["hidden"]
+        if packing is not None:
+            hidden = packing.arrange(hidden)
+        elif hidden.ndim == 2:
+            real = batch["attention_mask"].bool()
+            hidden = hidden.new_zeros(*real.shape, hidden.shape[1]).masked_scatter_(real.unsqueeze(-1), hidden)
         return enter_behind(stack, int(batch["block"]), hidden, beside=self.extra["beside"])
 
 

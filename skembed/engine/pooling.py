@@ -15,20 +15,13 @@ __all__ = ["POOLINGS", "combine_layers", "pool"]
 POOLINGS = ("pooled", "cls", "mean", "max", "mean+max", "last", "layer_attention")
 
 
-def _content(tokens: Tokens) -> tuple[Tensor, Tensor]:
-    """Values and mask without the leading class and register tokens, in float32."""
-    return tokens.values[:, tokens.n_prefix :].float(), tokens.mask[:, tokens.n_prefix :]
-
-
 def _mean(tokens: Tokens) -> Tensor:
-    values, mask = _content(tokens)
-    weights = mask.unsqueeze(-1).to(values.dtype)
     # A sample without a single real position is a zero vector, not 0/0.
-    return (values * weights).sum(1) / weights.sum(1).clamp(min=1)
+    return tokens.sum() / tokens.content.sum(1, keepdim=True).clamp(min=1)
 
 
 def _max(tokens: Tokens) -> Tensor:
-    values, mask = _content(tokens)
+    values, mask = tokens.values[:, tokens.n_prefix :].float(), tokens.content
     highest = values.masked_fill(~mask.unsqueeze(-1), float("-inf")).amax(1)
     return torch.where(mask.any(1, keepdim=True), highest, torch.zeros_like(highest))
 

@@ -182,6 +182,45 @@ def test_the_longest_text_is_first(directories):
     assert packed.texts.lengths == (4, 2, 2, 1)
     assert packed.index.tolist() == [4, 5, 6, 7, 0, 1, 12, 13, 8]
     assert packed.pack(torch.arange(16).view(4, 4)).tolist() == [packed.index.tolist()]
+    # The same tokens where nothing lies between the texts.
+    assert packed.arrange(torch.arange(16).view(4, 4)[mask]).tolist() == [packed.index.tolist()]
+
+
+@PACKED
+def test_a_mean_and_its_gradients_take_no_padding(directories, monkeypatch, name):
+    backbone = _open(directories(name))
+    texts = _texts(backbone)
+    module = backbone.module.double().requires_grad_(True)
+    monkeypatch.setattr(packing.PackedTokens, "values", property(lambda self: pytest.fail("padded")))
+    rows = pool(backbone.forward_blocks(_batch(backbone, texts), [3])[0], "mean")
+    weights = torch.randn(rows.shape, generator=torch.Generator().manual_seed(0))
+    (rows * weights).sum().backward()
+    plain = tf.AutoModel.from_pretrained(directories(name), attn_implementation="eager").eval().double()
+    for row, text, weight in zip(rows, texts, weights, strict=True):
+        ids = backbone.extra["tokenizer"](text, return_tensors="pt")["input_ids"]
+        expected = plain(ids).last_hidden_state[0].float().mean(0)
+        torch.testing.assert_close(row, expected, atol=1e-6, rtol=0)
+        (expected * weight).sum().backward()
+    parameters = dict(plain.named_parameters())
+    for key, parameter in module.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(parameter.grad, parameters[key].grad, atol=1e-6, rtol=1e-5)
+
+
+@PACKED
+def test_behind_a_block_the_stem_is_computed_for_one_token(directories, shapes, name):
+    backbone = _open(directories(name))
+    texts = _texts(backbone)
+    items = [windows[0] for windows in backbone.preprocess(texts, TextOptions())]
+    with torch.inference_mode():
+        (behind,) = backbone.advance(items, backbone.collate(items), [1])
+        batch = backbone.collate(behind)
+        assert batch["hidden"].shape == (sum(item.length for item in items), backbone.width)
+        shapes.clear()
+        (found,) = backbone.forward_blocks(batch, [3])
+    assert set(shapes) <= {(1, 1)}
+    for i, states in enumerate(_alone(directories(name), texts)):
+        torch.testing.assert_close(found.values[i][found.mask[i]], states[3][0], atol=1e-5, rtol=0)
 
 
 @PACKED
@@ -259,8 +298,8 @@ def test_an_attention_that_somebody_chose_is_kept(directories, name):
 
 
 def test_a_packing_that_goes_unheeded_is_an_error(directories, monkeypatch):
-    def forgetful(*args):
-        return {k: v for k, v in packing.pack_inputs(*args).items() if k != "packing"}
+    def forgetful(*args, **kwargs):
+        return {k: v for k, v in packing.pack_inputs(*args, **kwargs).items() if k != "packing"}
 
     monkeypatch.setattr(text_transformers, "pack_inputs", forgetful)
     with pytest.raises(RuntimeError, match="does not hand keywords on"):
