@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from skembed.backbones.base import Item
 
-__all__ = ["advanced", "collate_advanced", "join_advanced"]
+__all__ = ["advance_each", "advanced", "collate_advanced", "join_advanced"]
 
 
 def advanced(item: Item, block: int, hidden: Tensor, *, keep: Sequence[str] = ("ids",)) -> Item:
@@ -32,37 +32,31 @@ def advanced(item: Item, block: int, hidden: Tensor, *, keep: Sequence[str] = ("
     return Item({**kept, "block": block, "hidden": own}, item.length, item.truncated)
 
 
-def collate_advanced(items: Sequence[Item], width: int | None = None) -> dict[str, Tensor]:
-    """The outputs of a block as one batch, in float32 and on the CPU; empty where the items are at the beginning.
+def advance_each(items: Sequence[Item], found: Mapping[int, Iterable[Tensor]]) -> list[list[Item]]:
+    """For each block the items with what it returned for them, see `advanced`."""
+    return [
+        [advanced(item, block, own) for item, own in zip(items, hidden, strict=True)] for block, hidden in found.items()
+    ]
+
+
+def collate_advanced(items: Sequence[Item]) -> dict[str, Tensor]:
+    """What a block returned as one batch, in float32 and on the CPU; nothing where the items are at the beginning.
 
     Parameters
     ----------
     items : sequence of Item
-        All of them at the same block.
-    width : int, optional
-        Positions to pad to with zeros; None where all have equally many.
+        All of them behind the same block, with as many positions each.
     """
-    if "hidden" not in items[0].data:
-        return {}
-    rows = _rows(items)
-    if width is None or all(len(row) == width for row in rows):
-        hidden = torch.stack(rows).float()
-    else:
-        longest = nn.utils.rnn.pad_sequence(rows, batch_first=True).float()
-        hidden = nn.functional.pad(longest, (*(0, 0) * (longest.ndim - 2), 0, width - longest.shape[1]))
-    return {"hidden": hidden, "block": _block(items)}
+    return _batch(items, torch.stack)
 
 
 def join_advanced(items: Sequence[Item]) -> dict[str, Tensor]:
-    """As `collate_advanced`, with all rows end to end and not padded: of shape (sum of lengths, width)."""
+    """The same with any numbers of positions, end to end: of shape (sum of lengths, width)."""
+    return _batch(items, torch.cat)
+
+
+def _batch(items: Sequence[Item], combine: Callable[[list[Tensor]], Tensor]) -> dict[str, Tensor]:
     if "hidden" not in items[0].data:
         return {}
-    return {"hidden": torch.cat(_rows(items)).float(), "block": _block(items)}
-
-
-def _rows(items: Sequence[Item]) -> list[Tensor]:
-    return [item.data["hidden"] for item in items]
-
-
-def _block(items: Sequence[Item]) -> Tensor:
-    return torch.tensor(items[0].data["block"])
+    hidden = combine([item.data["hidden"] for item in items]).float()
+    return {"hidden": hidden, "block": torch.tensor(items[0].data["block"])}

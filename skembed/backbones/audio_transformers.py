@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import ASTFeatureExtractor, ASTModel, AutoConfig, AutoModel
 
-from skembed.backbones.advanced import advanced, collate_advanced
+from skembed.backbones.advanced import advance_each, collate_advanced
 from skembed.backbones.audio_waveform import WaveformBackbone, shortest_input
 from skembed.backbones.audio_whisper import open_whisper
 from skembed.backbones.base import (
@@ -90,10 +90,7 @@ class SpectrogramBackbone(Backbone):
             layer = self.module.get_submodule(self.extra["layers"][0])
             self.extra["beside"] = count_beside(layer, lambda: self.forward_blocks(batch, blocks))
         read = self.forward_blocks(batch, blocks)
-        return [
-            [advanced(item, block, tokens.values[i]) for i, item in enumerate(items)]
-            for block, tokens in zip(blocks, read, strict=True)
-        ]
+        return advance_each(items, {block: tokens.values for block, tokens in zip(blocks, read, strict=True)})
 
 
 def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> Backbone:

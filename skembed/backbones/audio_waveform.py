@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d, gelu, linear
 
 from skembed.backbones.adapters import adapted
-from skembed.backbones.advanced import advanced, collate_advanced
+from skembed.backbones.advanced import advance_each, join_advanced
 from skembed.backbones.audio_packed import Packing, attend, pad_rows
 from skembed.backbones.base import AudioOptions, Backbone, Item, Tokens, check_waveform_options, split_windows
 from skembed.backbones.blocks import first_tensor
@@ -54,8 +54,7 @@ class WaveformBackbone(Backbone):
 
     def collate(self, items: Sequence[Item]) -> dict[str, Tensor]:
         if "hidden" in items[0].data:
-            frames = [len(item.data["hidden"]) for item in items]
-            return {**collate_advanced(items, max(frames)), "frames": torch.tensor(frames)}
+            return {**join_advanced(items), "frames": torch.tensor([len(item.data["hidden"]) for item in items])}
         longest = max(item.length for item in items)
         waveforms = np.zeros((len(items), longest), dtype=np.float32)
         for row, item in enumerate(items):
@@ -85,17 +84,13 @@ class WaveformBackbone(Backbone):
     def advance(self, items: Sequence[Item], batch: Mapping[str, Tensor], blocks: Sequence[int]) -> list[list[Item]]:
         read = self.forward_blocks(batch, blocks)
         frames = read[0].mask.sum(1).tolist()
-        return [
-            [advanced(item, block, tokens.values[i, : frames[i]]) for i, item in enumerate(items)]
-            for block, tokens in zip(blocks, read, strict=True)
-        ]
+        cut = ([row[:n] for row, n in zip(tokens.values, frames, strict=True)] for tokens in read)
+        return advance_each(items, dict(zip(blocks, cut, strict=True)))
 
     def _start(self, batch: Mapping[str, Tensor]) -> tuple[int, Tensor, list[int]]:
         """The block that the network is entered behind, what it returned, packed, and the frames of each clip."""
         if "hidden" in batch:
-            frames = batch["frames"].tolist()
-            hidden = torch.cat([row[:n] for row, n in zip(batch["hidden"], frames, strict=True)])
-            return int(batch["block"]), hidden, frames
+            return int(batch["block"]), batch["hidden"], batch["frames"].tolist()
         transformer: Any = self.module.get_submodule(self.extra["transformer"])
         projection: Any = self.module.get_submodule(self.extra["projection"])
         features, frames = self._front_end(batch["waveforms"], batch["lengths"].tolist())

@@ -15,7 +15,7 @@ from transformers import AutoConfig, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from skembed.backbones.adapters import adapted
-from skembed.backbones.advanced import advanced, collate_advanced
+from skembed.backbones.advanced import advanced, join_advanced
 from skembed.backbones.audio_packed import Packing, attend, pad_rows
 from skembed.backbones.base import (
     AudioOptions,
@@ -76,7 +76,7 @@ class WhisperBackbone(Backbone):
             "attended": torch.tensor([item.data["attended"] for item in items]),
         }
         if "hidden" in items[0].data:
-            return {**collate_advanced(items, int(lengths["attended"].max())), **lengths}
+            return {**join_advanced(items), **lengths}
         mels = [item.data["mel"] for item in items]
         attended = [item.data["attended"] for item in items]
         mel = np.zeros((len(items), mels[0].shape[0], max(own.shape[1] for own in mels)), dtype=np.float32)
@@ -115,8 +115,7 @@ class WhisperBackbone(Backbone):
         for part in _consecutive(attended, room):
             own = attended[part]
             if "hidden" in batch:
-                rows = torch.cat([row[:n] for row, n in zip(values[part], own, strict=True)])
-                yield part, own, (int(batch["block"]), rows)
+                yield part, own, (int(batch["block"]), torch.cat(values.split(attended)[part]))
             else:
                 yield part, own, (0, self._stem(values[part, :, : 2 * max(own)], own))
 

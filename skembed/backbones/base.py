@@ -112,7 +112,7 @@ class Item:
     truncated: bool = False
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Tokens:
     """What a block returns for a batch.
 
@@ -143,6 +143,10 @@ class Tokens:
         """The sum of the content's values, of shape (batch, width), float32."""
         values = self.values[:, self.n_prefix :].float()
         return (values * self.content.unsqueeze(-1)).sum(1)
+
+    def at(self, positions: Tensor) -> Tensor:
+        """The values at one position of each sample, of shape (batch, width), float32; `positions` are (batch,)."""
+        return self.values.gather(1, positions.view(-1, 1, 1).expand(-1, 1, self.values.shape[2])).squeeze(1).float()
 
 
 class Block(NamedTuple):

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from skembed.backbones.advanced import advanced, collate_advanced
+from skembed.backbones.advanced import advance_each, collate_advanced
 from skembed.backbones.base import Backbone, Item, Tokens
 from skembed.backbones.blocks import count_beside, enter_behind
 from skembed.backbones.convolution import convolve_by_onednn
@@ -104,7 +104,7 @@ class ImageBackbone(Backbone):
             run = partial(self._read, self.module, batch["pixels"][:1], blocks)
             self.extra["beside"] = count_beside(layer, run)
         found, _ = self._found(batch["pixels"], list(blocks))
-        return [[advanced(item, block, found[block][i]) for i, item in enumerate(items)] for block in blocks]
+        return advance_each(items, {block: found[block] for block in blocks})
 
     def prepare_inference(self) -> None:
         """Find out what can be faster about this network; once, after it was opened in float32.

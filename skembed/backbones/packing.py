@@ -32,6 +32,7 @@ __all__ = [
     "allow_packing",
     "is_packable",
     "pack_inputs",
+    "pad_rows",
     "plan_packing",
     "watch_attention",
 ]
@@ -124,14 +125,11 @@ class PackedTokens(Tokens):
     """
 
     def __init__(self, rows: Tensor, packing: Packing, mask: Tensor, pooled: Tensor | None = None):
-        self.rows, self.packing, self.mask, self.pooled = rows, packing, mask, pooled
+        self.rows, self.packing, self.mask, self.n_prefix, self.pooled = rows, packing, mask, 0, pooled
 
     @cached_property
     def values(self) -> Tensor:  # type: ignore[override]
-        """Of shape (batch, time, width), with zeros where there is padding."""
-        batch, time = self.packing.shape
-        padded = self.rows.new_zeros(batch * time, self.rows.shape[1])
-        return padded.index_copy_(0, self.packing.index, self.rows).view(batch, time, -1)
+        return pad_rows(self.rows, self.packing.index, self.packing.shape)
 
     def sum(self) -> Tensor:
         index, (batch, time) = self.packing.index, self.packing.shape
@@ -139,6 +137,25 @@ class PackedTokens(Tokens):
         if not read.all():
             rows = rows * read.unsqueeze(1)
         return rows.new_zeros(batch, rows.shape[1]).index_add(0, index // time, rows)
+
+    def at(self, positions: Tensor) -> Tensor:
+        index, (batch, time) = self.packing.index, self.packing.shape
+        places = index.new_empty(batch * time).index_copy_(0, index, torch.arange(len(index)))
+        return self.rows[places[torch.arange(batch) * time + positions]].float()
+
+
+def pad_rows(rows: Tensor, index: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Rows of texts as a batch of shape (batch, time, width), with zeros where there is padding.
+
+    Parameters
+    ----------
+    rows : Tensor of shape (total, width)
+    index : Tensor of shape (total,), int64
+        Position of each in the flattened batch.
+    shape : tuple of (batch, time)
+    """
+    batch, time = shape
+    return rows.new_zeros(batch * time, rows.shape[1]).index_copy_(0, index, rows).view(batch, time, -1)
 
 
 def allow_packing(module: nn.Module) -> None:
@@ -187,7 +204,7 @@ def plan_packing(module: nn.Module, mask: Tensor) -> Packing | None:
     real = mask.numpy()
     batch, time = real.shape
     lengths = np.count_nonzero(real, axis=1)
-    # Without padding the batch is packed as it is. Padding on the left or inside, and texts of nothing, are none of
+    # Without padding there is nothing to gain. Padding on the left or inside, and texts of nothing, are none of
     # collate's; they keep the meaning that transformers gives them.
     if lengths.min() in (0, time) or not np.array_equal(real, np.arange(time) < lengths[:, None]):
         return None

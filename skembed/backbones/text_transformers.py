@@ -14,11 +14,19 @@ import transformers
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer
 
-from skembed.backbones.advanced import advanced, collate_advanced, join_advanced
+from skembed.backbones.advanced import advance_each, collate_advanced, join_advanced
 from skembed.backbones.base import Backbone, BackboneSpec, Block, Item, TextOptions, Tokens, split_windows
 from skembed.backbones.blocks import blocks_from_layers, count_beside, enter_behind, record_blocks
 from skembed.backbones.freed_memory import LARGEST_KEPT
-from skembed.backbones.packing import PackedTokens, Packing, allow_packing, is_packable, pack_inputs, plan_packing
+from skembed.backbones.packing import (
+    PackedTokens,
+    Packing,
+    allow_packing,
+    is_packable,
+    pack_inputs,
+    pad_rows,
+    plan_packing,
+)
 from skembed.backbones.sentence_layout import read_sentence_layout
 from skembed.backbones.transformers_loading import layer_names, load_pretrained, quiet
 from skembed.exceptions import BackboneNotFoundError
@@ -171,14 +179,16 @@ class TextBackbone(Backbone):
         return Item({"ids": tokens}, length=len(tokens), truncated=truncated)
 
     def collate(self, items: Sequence[Item]) -> dict[str, Tensor]:
-        """Pad to the longest item, always on the right, where positions and decoders do not notice it."""
+        """Pad to the longest item, always on the right, where positions and decoders do not notice it.
+
+        What a block returned for items behind it, "hidden", lies end to end, but where the network sees padding.
+        """
         lengths = np.array([item.length for item in items])
         width = self.extra["padded_length"] or lengths.max()
         mask = np.arange(width) < lengths[:, None]
         ids = np.full(mask.shape, self.extra["padding"], dtype=np.int64)
         ids[mask] = np.concatenate([item.data["ids"] for item in items])
         batch = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
-        # Where the network sees padding, all of them have as many rows.
         return batch | (collate_advanced if self.extra["padded_length"] else join_advanced)(items)
 
     def advance(self, items: Sequence[Item], batch: Mapping[str, Tensor], blocks: Sequence[int]) -> list[list[Item]]:
@@ -188,16 +198,15 @@ class TextBackbone(Backbone):
         read = self.forward_blocks(batch, blocks)
         # What lies behind a text is left out, but for networks that are trained to see it.
         width = self.extra["padded_length"]
-        return [
-            [advanced(item, block, tokens.values[i, : width or item.length]) for i, item in enumerate(items)]
-            for block, tokens in zip(blocks, read, strict=True)
-        ]
+        lengths = [width or item.length for item in items]
+        cut = ([row[:length] for row, length in zip(tokens.values, lengths, strict=True)] for tokens in read)
+        return advance_each(items, dict(zip(blocks, cut, strict=True)))
 
     def forward_blocks(self, batch: Mapping[str, Tensor], layers: Iterable[int]) -> list[Tokens]:
         """Run the network and read blocks; the last has `pooled` where the network has a summary.
 
-        Batches are padded here and in what is returned. Between the two, where the network can be packed, there
-        is no padding.
+        Tokens of a batch are padded. Where the network can be packed nothing else is, until somebody asks for
+        ``values`` of what is returned.
         """
         layers, top = list(layers), len(self.blocks) - 1
         stack = [self.module.get_submodule(name) for name in self.extra["layers"]]
@@ -215,10 +224,11 @@ class TextBackbone(Backbone):
         pooled = output.pooler_output if output is not None and self.extra["summarised"] else None
         if self._prompted:
             mask = mask & (batch["input_ids"] < self.extra["prompted"])
-        own = [pooled if i == top else None for i in layers]
+        summaries = [pooled if i == top else None for i in layers]
         if packing is None:
-            return [Tokens(found[i], mask, pooled=each) for i, each in zip(layers, own, strict=True)]
-        return [PackedTokens(packing.rows(found[i]), packing, mask, each) for i, each in zip(layers, own, strict=True)]
+            return [Tokens(found[i], mask, pooled=own) for i, own in zip(layers, summaries, strict=True)]
+        rows = [packing.rows(found[i]) for i in layers]
+        return [PackedTokens(each, packing, mask, own) for each, own in zip(rows, summaries, strict=True)]
 
     def _entered(self, stack, batch: Mapping[str, Tensor], packing: Packing | None):
         if "hidden" not in batch:
@@ -226,9 +236,9 @@ class TextBackbone(Backbone):
         hidden = batch["hidden"]
         if packing is not None:
             hidden = packing.arrange(hidden)
-        elif hidden.ndim == 2:
-            real = batch["attention_mask"].bool()
-            hidden = hidden.new_zeros(*real.shape, hidden.shape[1]).masked_scatter_(real.unsqueeze(-1), hidden)
+        elif not self.extra["padded_length"]:
+            n_texts, time = (real := batch["attention_mask"]).shape
+            hidden = pad_rows(hidden, real.flatten().nonzero().squeeze(1), (n_texts, time))
         return enter_behind(stack, int(batch["block"]), hidden, beside=self.extra["beside"])
 
 

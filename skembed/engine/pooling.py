@@ -28,12 +28,11 @@ def _max(tokens: Tokens) -> Tensor:
 
 def _last(tokens: Tokens) -> Tensor:
     positions = torch.arange(tokens.mask.shape[1], device=tokens.mask.device)
-    index = (tokens.mask * positions).amax(1)
-    return tokens.values[torch.arange(len(index), device=index.device), index].float()
+    return tokens.at((tokens.mask * positions).amax(1))
 
 
 def _cls(tokens: Tokens) -> Tensor:
-    return tokens.values[:, 0].float()
+    return tokens.at(torch.zeros(len(tokens.mask), dtype=torch.int64, device=tokens.mask.device))
 
 
 def _pooled(tokens: Tokens) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from sklearn.utils.validation import validate_data
 from torch import Tensor, nn
 
-from skembed.backbones.advanced import advanced, collate_advanced
+from skembed.backbones.advanced import advance_each, collate_advanced
 from skembed.backbones.base import Backbone, BackboneSpec, Block, Item, Tokens
 from skembed.backbones.blocks import enter_behind, record_blocks
 from skembed.base import BaseEmbedder
@@ -72,10 +72,7 @@ class ArrayBackbone(Backbone):
 
     def advance(self, items: Sequence[Item], batch: Mapping[str, Tensor], blocks: Sequence[int]) -> list[list[Item]]:
         read = self.forward_blocks(batch, blocks)
-        return [
-            [advanced(item, block, tokens.values[i, 0]) for i, item in enumerate(items)]
-            for block, tokens in zip(blocks, read, strict=True)
-        ]
+        return advance_each(items, {block: tokens.values[:, 0] for block, tokens in zip(blocks, read, strict=True)})
 
 
 def array_backbone(n_features: int = 4, width: int = 8, depth: int = 2) -> ArrayBackbone:

@@ -187,24 +187,27 @@ def test_the_longest_text_is_first(directories):
 
 
 @PACKED
-def test_a_mean_and_its_gradients_take_no_padding(directories, monkeypatch, name):
+@pytest.mark.parametrize("pooling", ["mean", "cls", "last"])
+def test_most_poolings_and_their_gradients_take_no_padding(directories, monkeypatch, name, pooling):
     backbone = _open(directories(name))
     texts = _texts(backbone)
     module = backbone.module.double().requires_grad_(True)
     monkeypatch.setattr(packing.PackedTokens, "values", property(lambda self: pytest.fail("padded")))
-    rows = pool(backbone.forward_blocks(_batch(backbone, texts), [3])[0], "mean")
+    rows = pool(backbone.forward_blocks(_batch(backbone, texts), [3])[0], pooling)
     weights = torch.randn(rows.shape, generator=torch.Generator().manual_seed(0))
     (rows * weights).sum().backward()
     plain = tf.AutoModel.from_pretrained(directories(name), attn_implementation="eager").eval().double()
     for row, text, weight in zip(rows, texts, weights, strict=True):
         ids = backbone.extra["tokenizer"](text, return_tensors="pt")["input_ids"]
-        expected = plain(ids).last_hidden_state[0].float().mean(0)
+        states = plain(ids).last_hidden_state[0].float()
+        expected = {"mean": states.mean(0), "cls": states[0], "last": states[-1]}[pooling]
         torch.testing.assert_close(row, expected, atol=1e-6, rtol=0)
         (expected * weight).sum().backward()
-    parameters = dict(plain.named_parameters())
-    for key, parameter in module.named_parameters():
-        if parameter.grad is not None:
-            torch.testing.assert_close(parameter.grad, parameters[key].grad, atol=1e-6, rtol=1e-5)
+    found, expected = ({key: p.grad for key, p in each.named_parameters()} for each in (module, plain))
+    expected = {key: gradient for key, gradient in expected.items() if gradient is not None}
+    assert expected.keys() == {key for key, gradient in found.items() if gradient is not None}
+    for key, gradient in expected.items():
+        torch.testing.assert_close(found[key], gradient, atol=1e-6, rtol=1e-5)
 
 
 @PACKED
@@ -218,9 +221,20 @@ def test_behind_a_block_the_stem_is_computed_for_one_token(directories, shapes, 
         assert batch["hidden"].shape == (sum(item.length for item in items), backbone.width)
         shapes.clear()
         (found,) = backbone.forward_blocks(batch, [3])
-    assert set(shapes) <= {(1, 1)}
+    assert set(shapes) == {(1, 1)}
     for i, states in enumerate(_alone(directories(name), texts)):
         torch.testing.assert_close(found.values[i][found.mask[i]], states[3][0], atol=1e-5, rtol=0)
+
+
+@PACKED
+def test_behind_a_block_without_padding(directories, name):
+    backbone = _open(directories(name))
+    items = [windows[0] for windows in backbone.preprocess(["a cat", "a cat"], TextOptions())]
+    with torch.inference_mode():
+        (behind,) = backbone.advance(items, backbone.collate(items), [1])
+        (found,) = backbone.forward_blocks(backbone.collate(behind), [3])
+    for i, states in enumerate(_alone(directories(name), ["a cat", "a cat"])):
+        torch.testing.assert_close(found.values[i], states[3][0], atol=1e-5, rtol=0)
 
 
 @PACKED
@@ -312,6 +326,7 @@ def test_bfloat16(directories, name):
     backbone.module.to(torch.bfloat16)
     (tokens,) = _run(backbone, TEXTS, [3])
     assert tokens.values.dtype == torch.bfloat16
+    assert {pool(tokens, pooling).dtype for pooling in POOLED} == {torch.float32}
     rows = pool(tokens, "mean")
     expected = torch.stack([states[3][0].mean(0) for states in _alone(directories(name), TEXTS)])
     assert torch.nn.functional.cosine_similarity(rows, expected).min() > 0.999
