@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -214,7 +215,7 @@ def advise(
         max_samples=int(max_samples),
         seed=int(check_random_state(random_state).randint(2**31 - 1)),
         compute=True,
-        random_state=random_state if isinstance(random_state, int) else None,
+        random_state=int(random_state) if isinstance(random_state, Integral) else None,
     )
 
 

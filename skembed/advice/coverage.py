@@ -56,9 +56,11 @@ def broken_share(texts: Iterable[str], backbone: Any, options: Any) -> float:
     if not counted:
         return float("nan")
     words, times = [word for word, _ in counted], np.array([n for _, n in counted], dtype=np.float64)
-    # What is put around every text, special tokens and the prompt, is not the word's.
+    # What is put around every text, special tokens and the prompt, is not the word's. Where that is nothing, no text is
+    # one token all the same.
     (empty, *items) = (windows[0] for windows in backbone.preprocess(["", *words], options))
-    pieces = np.array([item.length for item in items]) - empty.length
+    around = [len(backbone.extra.get(name, (0,))) for name in ("prefix", "suffix")]
+    pieces = np.array([item.length for item in items]) - (empty.length if options.prompt or any(around) else 0)
     unknown = getattr(backbone.extra.get("tokenizer"), "unk_token_id", None)
     # Some name for unknown words what they put around every text.
     missing = np.array([_count(item, unknown) for item in items]) > _count(empty, unknown)

@@ -54,6 +54,12 @@ class Evidence:
     samples: dict[str, tuple[int, ...]] = field(default_factory=dict)
     groups: np.ndarray | None = None
 
+    @property
+    def lower_margin(self) -> float:
+        """What the gain of a lower layer may come to by chance: twice its standard error, thrice where the upper layer
+        tells nothing, for then nothing may be all that any tells, and the best of three is so by chance more often."""
+        return (3 if self.is_chance == 1 else 2) * self.lower_error
+
     def __getattr__(self, name: str) -> float:
         # Rules read the better for it: `e.imbalance` for `e.numbers["imbalance"]`.
         try:

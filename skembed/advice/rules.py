@@ -64,12 +64,8 @@ class Rule:
 
 
 def _is_far(e: Evidence) -> bool:
-    """A lower layer is better by three points and by twice the standard error, or thrice where the upper one is none.
-
-    Where the layer that is read tells nothing, nothing may be all that any layer tells, and the best of three is so by
-    chance more often.
-    """
-    return e.lower_gain >= 0.03 and e.lower_gain >= (3 if e.is_chance == 1 else 2) * e.lower_error
+    """A lower layer is better by three points, and by more than chance."""
+    return e.lower_gain >= 0.03 and e.lower_gain >= e.lower_margin
 
 
 def _is_slow(e: Evidence) -> bool:

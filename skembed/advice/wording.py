@@ -102,11 +102,11 @@ def _layers(e: Evidence) -> str:
     if e.task == "classification":
         return (
             f"on {lower} a linear probe is right on {e.lower_probe:.1%} of the samples, on {own} on {e.own_probe:.1%}: "
-            f"{100 * e.lower_gain:.1f} points fewer, where {200 * e.lower_error:.1f} would be within chance"
+            f"{100 * e.lower_gain:.1f} points fewer, where {100 * e.lower_margin:.1f} would be within chance"
         )
     return (
         f"on {lower} a linear probe has an R² of {e.lower_probe:.3f}, on {own} of {e.own_probe:.3f}: "
-        f"{e.lower_gain:.3f} less, where {2 * e.lower_error:.3f} would be within chance"
+        f"{e.lower_gain:.3f} less, where {e.lower_margin:.3f} would be within chance"
     )
 
 

@@ -178,7 +178,7 @@ def find_imbalance(
     Parameters
     ----------
     quality : ndarray of shape (n_judged,), float64
-        What each held-out sample got: the probability of its class, or whether it was right.
+        The probability that each held-out sample's class was given.
     codes : ndarray of shape (n_judged,), int
         Class of each of them.
     counts : ndarray of shape (n_classes,), int
@@ -211,7 +211,7 @@ def find_imbalance(
         evidence.append(f"So few are held out of rare classes that nothing is known of how these do: {dark}.")
     evidence.append(
         f"The largest class, {names[largest]!r}, has {counts[largest]} samples, {counts[largest] / rarest:.0f} times "
-        f"as many as the rarest."
+        "as many as the smallest of these."
     )
     parts = ["More samples of these classes", *means.unset(class_weight="balanced")]
     parts += means.unset(scoring="balanced_accuracy") if hurt.any() else []

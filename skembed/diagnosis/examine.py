@@ -89,6 +89,10 @@ def diagnose(fitted: BaseFineTuner, X=None, y=None, *, random_state: int | None 
         if y is not None:
             raise ValueError("y is given without X: give both, or neither for what the fit itself knows.")
         return fitted.diagnosis_
+    known = None
+    if y is not None:
+        check_consistent_length(X, y)
+        known = _targets_of(fitted, y)
     rng = np.random.default_rng(random_state)
     from skembed.text import TextEmbedder
 
@@ -97,10 +101,7 @@ def diagnose(fitted: BaseFineTuner, X=None, y=None, *, random_state: int | None 
     chosen = np.sort(rng.permutation(len(samples))[:MOST_SAMPLES])
     samples = [samples[i] for i in chosen]
     old, new = start.transform(samples), fitted.embedder_.transform(samples)
-    known = None
-    if y is not None:
-        check_consistent_length(X, y)
-        known = _targets_of(fitted, y).take(chosen)
+    known = None if known is None else known.take(chosen)
     readable = np.isfinite(old).all(1) & np.isfinite(new).all(1)
     where = np.flatnonzero(readable)
     found = _Samples([samples[i] for i in where], old[where], new[where], None if known is None else known.take(where))
@@ -133,8 +134,8 @@ def _targets_of(fitted: BaseFineTuner, y: Any) -> KnownTargets:
     classes = getattr(fitted, "classes_", None)
     if classes is None:
         return know_targets(y, "regression")
-    values = np.asarray(y.toarray() if hasattr(y, "toarray") else y)
-    if values.ndim == 2 and values.shape[1] > 1:
+    values = fitted._check_targets(y)
+    if values.ndim == 2:
         return know_targets(values, "multilabel")
     codes = np.searchsorted(classes, values)
     if not np.array_equal(classes[np.minimum(codes, len(classes) - 1)], values):
@@ -175,9 +176,7 @@ def _with_samples(fitted: BaseFineTuner, start, found: _Samples, positions: np.n
 # -- what a fit knows of itself -------------------------------------------------------------------------
 
 
-def diagnose_fit(
-    request: Request, outcome: Outcome, estimator: BaseFineTuner, *, groups: Any = None, X_val: Any = None
-) -> Diagnosis:
+def diagnose_fit(request: Request, outcome: Outcome, estimator: BaseFineTuner, *, grouped: bool = False) -> Diagnosis:
     """What a fit says of itself at its end: no sample goes through the network again.
 
     Parameters
@@ -187,15 +186,15 @@ def diagnose_fit(
         What came of it.
     estimator : FineTuneClassifier or FineTuneRegressor
         Whose parameters remedies are given in.
-    groups, X_val
-        As they were given to its `fit`.
+    grouped : bool, default=False
+        Whether its `fit` was given groups.
     """
     means = Means(
         estimator.get_params(deep=False),
         request.strategy,
         outcome.kept,
-        grouped=groups is not None,
-        own_validation=X_val is not None,
+        grouped=grouped,
+        own_validation=request.own_validation,
     )
     rng = np.random.default_rng(request.seed)
     encoded = request.task.encode(request.y)

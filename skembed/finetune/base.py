@@ -122,7 +122,7 @@ class BaseFineTuner(PredictingMixin, HintingParametersMixin, TransformerMixin, C
         request = replace(self._request(X, y, sample_weight, groups, X_val, y_val), report=self._begin_report())
         outcome = run_fit(request)
         self.strategy_, self.advice_ = request.strategy, request.advice
-        self.diagnosis_ = diagnose_fit(request, outcome, self, groups=groups, X_val=X_val)
+        self.diagnosis_ = diagnose_fit(request, outcome, self, grouped=groups is not None)
         self._finish(outcome, request.task, len(request.train), len(request.held_out))
         return self
 
@@ -195,6 +195,7 @@ class BaseFineTuner(PredictingMixin, HintingParametersMixin, TransformerMixin, C
             method=method,
             checkpoint_dir=self.checkpoint_dir,
             positions=positions,
+            own_validation=X_val is not None,
             advice=advice,
             start=start,
             notes=tuple(notes),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
@@ -35,14 +36,16 @@ class Checkpoint:
     directory : path-like
         Made where it does not exist.
     what : tuple
-        Backbone, reading, settings, split and seed.
-    frozen, y, weights : ndarray
-        The data.
+        Backbone, reading, settings, split, seed and score.
+    y : ndarray
+        Targets.
+    arrays : sequence of ndarray
+        The rest of the data, and where training begins.
     """
 
-    def __init__(self, directory: Any, what: tuple, frozen: np.ndarray, y: np.ndarray, weights: np.ndarray):
+    def __init__(self, directory: Any, what: tuple, y: np.ndarray, arrays: Sequence[np.ndarray]):
         digest = sha256(repr((_VERSION, what)).encode())
-        for array in (frozen, weights):
+        for array in arrays:
             digest.update(np.ascontiguousarray(array).tobytes())
         digest.update(repr(np.asarray(y).tolist()).encode())
         self.path = Path(directory) / f"fit-{digest.hexdigest()[:24]}.safetensors"

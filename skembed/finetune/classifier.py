@@ -42,8 +42,8 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
         How deep training goes: "head" trains the head alone, "partial" the top `n_unfrozen` blocks as well, "full" all
         of them. "progressive" begins with the head and unfreezes more and more blocks from the top [1]_. After each
         stage the best weights so far are restored. A stage that did harm, its held-out loss higher by more than its
-        standard error, is tried once more with stronger regularisation before the fit ends. With all blocks unfrozen
-        further rounds follow while they gain.
+        standard error, is tried once more with stronger regularisation before the fit ends, and so is the deepest where
+        it gained nothing. With all blocks unfrozen further rounds follow while they gain.
 
         Or what trains in all blocks, in place of their weights: "lora", low-rank changes of linear maps and
         convolutions [6]_ (needs ``pip install skembed[peft]``); "adapter", a bottleneck behind each block [7]_, [8]_;

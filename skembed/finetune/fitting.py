@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,8 +77,7 @@ def _with_words_on(request: Request, frozen: np.ndarray) -> Request:
     alike = describe_alike(request.embedder, request.samples, frozen)
     copies = [] if alike else describe_copies(frozen, request.train, request.held_out)
     # X_val was chosen, and is warned of; what was drawn from X is a note in the report.
-    chosen = len(request.held_out) > 0 and request.held_out.min() > request.train.max()
-    for sentence in [*alike, *(copies if chosen else [])]:
+    for sentence in [*alike, *(copies if request.own_validation else [])]:
         warn(sentence, FitWarning)
     return replace(request, notes=(*request.notes, *alike, *copies))
 
@@ -229,8 +229,17 @@ def _checkpoint(request: Request, frozen: np.ndarray) -> Checkpoint | None:
         describe(request.augmentation),
         request.augment_views,
         request.train.tolist(),
+        type(request.task).__name__,
+        _name_of(request.task.scoring),
     )
-    return Checkpoint(request.checkpoint_dir, what, frozen, request.y, request.weights)
+    start = [] if request.start is None else [request.start.weight, request.start.bias]
+    return Checkpoint(request.checkpoint_dir, what, request.y, [frozen, request.weights, *start])
+
+
+def _name_of(scoring: Any) -> str:
+    """The same in every process, which the repr of a function is not."""
+    name = getattr(scoring, "__qualname__", None)
+    return repr(scoring) if name is None else f"{scoring.__module__}.{name}"
 
 
 def _keep(

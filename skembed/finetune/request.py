@@ -75,6 +75,8 @@ class Request:
         How samples are changed for training, see `FineTuneClassifier`.
     positions : ndarray of shape (n_samples,), int64
         Of the samples in X, from which some may have been left out; those of X_val follow.
+    own_validation : bool
+        Whether the held-out samples were given as X_val, and not drawn from X.
     advice : Advice, optional
         Where the strategy was chosen by it.
     method : Method
@@ -109,6 +111,7 @@ class Request:
     method: Method = WEIGHTS
     checkpoint_dir: Any = None
     positions: np.ndarray = field(default_factory=lambda: np.arange(0))
+    own_validation: bool = False
     advice: Advice | None = None
     start: Linear | None = None
     notes: tuple[str, ...] = ()

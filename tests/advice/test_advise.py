@@ -19,6 +19,7 @@ from skembed.advice.wording import words_for
 from skembed.exceptions import TruncationWarning
 from skembed.testing import ArrayEmbedder
 from tests.advice.cases import narrowing_backbone, separable, wide_backbone
+from tests.backbones.tiny import gpt2
 from tests.backbones.tiny_texts import bert
 
 
@@ -271,6 +272,17 @@ def test_coverage_counts_words_by_how_often_they_come(tmp_path):
     assert np.isnan(broken_share(["12 + 3"], backbone, options))
 
 
+def test_coverage_where_nothing_is_put_around_a_text(tmp_path):
+    """There the empty text is one token, which no word has beside its own."""
+    gpt2(tmp_path)
+    embedder = TextEmbedder(str(tmp_path), precision="float32").fit(["x"])
+    backbone, options = embedder._load(), embedder._reading.options
+    pieces = {word: backbone.preprocess([word], options)[0][0].length for word in ("qx", "qxz", "qxzj", "qxzjk")}
+    assert 4 in pieces.values()
+    for word, n in pieces.items():
+        assert broken_share([word], backbone, options) == (n >= 4)
+
+
 def test_texts_that_are_cut_are_told_of_once(tmp_path):
     bert(tmp_path)
     embedder = TextEmbedder(str(tmp_path), precision="float32")
@@ -390,6 +402,7 @@ def test_settings_are_those_of_the_strategy():
 def test_where_only_a_lower_layer_tells_anything_the_domain_is_far():
     clear = _follow(_evidence(is_chance=1.0, lower_gain=0.1, lower_error=0.02), ArrayEmbedder(), None)
     assert "far domain" in clear
+    assert "6.0 would be within chance" in next(each for each in clear.findings if each.name == "far domain").evidence
     assert "no signal" not in clear
     by_chance = _follow(_evidence(is_chance=1.0, lower_gain=0.1, lower_error=0.04), ArrayEmbedder(), None)
     assert "far domain" not in by_chance
@@ -415,6 +428,8 @@ def test_the_result_is_repeated_pickles_and_changes_nothing():
         first.strategy = "full"
     estimator = first.estimator(max_epochs=1)
     assert estimator.random_state == 3
+    seeded = advise(X, y, embedder, max_samples=100, random_state=np.int64(3)).estimator()
+    assert seeded.random_state == 3
     assert estimator.max_epochs == 1
     assert estimator.fit(X, y).strategy_ == first.strategy
 

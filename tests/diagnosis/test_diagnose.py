@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.datasets import make_multilabel_classification
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import DataConversionWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.utils import estimator_html_repr
@@ -428,3 +428,19 @@ def test_errors_say_what_to_do(healthy, curved):
         diagnose(healthy, X, np.full(len(X), 7))
     with pytest.raises(KeyError, match="none of the findings"):
         healthy.diagnosis_["overfitting"]
+
+
+def test_a_column_of_targets_is_what_the_flat_ones_are(healthy, curved):
+    X, y = curved
+    flat = diagnose(healthy, X, y, random_state=0)
+    with pytest.warns(DataConversionWarning):
+        column = diagnose(healthy, X, y[:, None], random_state=0)
+    assert column.numbers == flat.numbers
+    assert column.findings == flat.findings
+
+
+@pytest.mark.parametrize("wrong", [np.full(400, 7), np.zeros(399, dtype=int), [None] * 400])
+def test_targets_that_cannot_be_are_refused_before_anything_is_embedded(healthy, curved, monkeypatch, wrong):
+    monkeypatch.setattr(ArrayEmbedder, "transform", lambda self, X: pytest.fail("embedded"))
+    with pytest.raises(ValueError, match=r"the class 7|inconsistent numbers of samples|None"):
+        diagnose(healthy, curved[0], wrong)

@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 from safetensors import safe_open
+from sklearn.metrics import f1_score, make_scorer
 
 from skembed import FineTuneClassifier
 from skembed.exceptions import FitWarning
@@ -114,6 +115,34 @@ def test_other_data_or_settings_have_other_files(rows, tmp_path, monkeypatch):
     np.testing.assert_array_equal(swapped.predict_proba(X), _classifier().fit(X, 1 - y).predict_proba(X))
     # The killed one's is still there, and is its own.
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def _sixth_root(y, outputs):
+    return float((y == outputs).mean() ** (1 / 6))
+
+
+@pytest.mark.parametrize("scoring", ["balanced_accuracy", make_scorer(_sixth_root), make_scorer(f1_score, pos_label=0)])
+def test_another_score_has_another_file(rows, tmp_path, monkeypatch, scoring):
+    """What the best epoch was told by one is nothing to the other."""
+    with monkeypatch.context() as context:
+        _kill_after(context, 3)
+        with pytest.raises(Killed):
+            _classifier(tmp_path).fit(*rows)
+    found = _classifier(tmp_path, scoring=scoring).fit(*rows)
+    expected = _classifier(scoring=scoring).fit(*rows)
+    assert found.validation_score_ == expected.validation_score_
+    assert [each["valid_score"] for each in found.history_] == [each["valid_score"] for each in expected.history_]
+
+
+def test_the_name_of_a_score_is_the_same_in_every_process():
+    code = (
+        "from sklearn.metrics import make_scorer\nfrom skembed.finetune.fitting import _name_of\n"
+        "from tests.finetune.test_checkpoint import _sixth_root\n"
+        "print([_name_of(each) for each in (None, 'accuracy', _sixth_root, make_scorer(_sixth_root))])"
+    )
+    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(2)]
+    assert runs[0].stdout == runs[1].stdout
+    assert "_sixth_root" in runs[0].stdout
 
 
 def test_without_a_seed_a_fit_still_resumes(rows, tmp_path, monkeypatch):

@@ -410,6 +410,17 @@ def test_copies_that_a_split_tears_apart_are_in_the_report():
     assert "copies" not in kept_together.report_
 
 
+@pytest.mark.parametrize("random_state", range(4))
+def test_copies_in_groups_of_which_one_was_drawn_are_no_warning(random_state):
+    """Whichever of the two it is, it was not given as X_val."""
+    copied, groups = np.concatenate([X[:20], X[:20]]), np.repeat([0, 1], 20)
+    classifier = _classifier(random_state=random_state, validation_fraction=0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FitWarning)
+        classifier.fit(copied, np.tile(Y[:20], 2), groups=groups)
+    assert "held-out samples are copies" in classifier.report_
+
+
 def test_a_copy_among_many_is_no_matter():
     changed = np.concatenate([X[:1], X[1:30] + 1])
     classifier = _classifier().fit(X, Y, X_val=changed, y_val=Y[:30])
