@@ -14,7 +14,7 @@ from torch import nn
 
 from benchmarks.peers import peer
 
-__all__ = ["frozen_each_epoch", "skorch_unfreezing", "trainer_full"]
+__all__ = ["frozen_each_epoch", "skorch_unfreezing", "top_each_epoch", "trainer_full"]
 
 RATE = 1e-3
 
@@ -63,6 +63,51 @@ def frozen_each_epoch(embed, n_samples: int, width: int, y: np.ndarray, *, epoch
             loss = nn.functional.cross_entropy(head(features), targets[batch])
             optimizer.zero_grad()
             loss.backward()
+            optimizer.step()
+            losses.append(float(loss.detach()))
+        mean = float(np.mean(losses))
+    return mean
+
+
+def top_each_epoch(
+    directory: Path, texts: Sequence[str], y: np.ndarray, *, n_unfrozen: int, epochs: int, batch_size: int = 32
+) -> float:
+    """The highest layers and a head, the frozen ones run in every epoch; returns the last epoch's loss.
+
+    Parameters
+    ----------
+    directory : path
+        Of a network of BERT's kind and its tokenizer.
+    texts : sequence of str
+    y : ndarray of shape (n_texts,), int64
+        Classes.
+    n_unfrozen : int
+        Layers that train, at a tenth of the head's rate. As with us only these drop anything.
+    epochs, batch_size : int
+        Of the training.
+    """
+    from transformers import AutoTokenizer
+
+    torch.manual_seed(0)
+    tokenizer, model = AutoTokenizer.from_pretrained(directory), MeanPooled(directory, int(y.max()) + 1)
+    model.encoder.eval().requires_grad_(False)
+    top = model.encoder.encoder.layer[-n_unfrozen:].train().requires_grad_(True)
+    groups = [{"params": model.head.parameters(), "lr": RATE}, {"params": top.parameters(), "lr": RATE / 10}]
+    optimizer = torch.optim.AdamW(groups)
+    trained = [value for group in optimizer.param_groups for value in group["params"]]
+    targets, rng, mean = torch.from_numpy(y), np.random.default_rng(0), 0.0
+    for _ in range(epochs):
+        losses = []
+        order = rng.permutation(len(texts))
+        for start in range(0, len(texts), batch_size):
+            batch = order[start : start + batch_size]
+            inputs = tokenizer([texts[i] for i in batch], padding=True, truncation=True, return_tensors="pt")
+            loss = nn.functional.cross_entropy(
+                model(inputs["input_ids"], inputs["attention_mask"]), targets[torch.from_numpy(batch)]
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(trained, 1.0)
             optimizer.step()
             losses.append(float(loss.detach()))
         mean = float(np.mean(losses))
