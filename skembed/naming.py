@@ -1,11 +1,14 @@
-"""Names that a user may have meant."""
+"""Names that a user may have meant, and what to call a value."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from functools import partial
+from typing import Any
 
-__all__ = ["did_you_mean", "nearest"]
+__all__ = ["did_you_mean", "nearest", "shown"]
 
 
 def nearest(name: str, known: Iterable[str], n: int = 1, cutoff: float = 0.6) -> list[str]:
@@ -45,3 +48,25 @@ def did_you_mean(name: str, known: Iterable[str], n: int = 1) -> str:
     """
     near = nearest(name, known, n)
     return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
+def shown(value: Any) -> str:
+    """A value as text that is the same in every process.
+
+    Examples
+    --------
+    >>> shown((0.5, 1.0)), shown({"old": {"aged", "ancient"}})
+    ('(0.5, 1.0)', "{'old': {'aged', 'ancient'}}")
+    >>> shown(shown)
+    'skembed.naming.shown'
+    """
+    if isinstance(value, partial):
+        given = [*map(shown, value.args), *(f"{name}={shown(part)}" for name, part in value.keywords.items())]
+        return f"partial({', '.join([shown(value.func), *given])})"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{shown(key)}: {shown(part)}" for key, part in value.items()) + "}"
+    if isinstance(value, (set, frozenset)):
+        return "{" + ", ".join(sorted(map(shown, value))) + "}"
+    if callable(value) and hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))

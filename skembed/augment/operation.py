@@ -7,18 +7,18 @@ result would depend on how many of them work, and seeding them would disturb who
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, fields
-from functools import partial
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from skembed.naming import shown
+
 if TYPE_CHECKING:
     from skembed.backbones.base import Backbone, Item
 
-__all__ = ["Operation", "SampleOperation", "check_interval", "check_number", "sample_rng", "shown"]
+__all__ = ["Operation", "SampleOperation", "check_interval", "check_number", "sample_rng"]
 
 
 def sample_rng(seed: int, epoch: int, index: int, stage: int = 0) -> np.random.Generator:
@@ -129,28 +129,6 @@ class SampleOperation(Operation):
     @abstractmethod
     def _change(self, value: Any, rng: np.random.Generator, sampling_rate: int | None) -> Any:
         """The changed sample."""
-
-
-def shown(value: Any) -> str:
-    """A value as text that is the same in every process.
-
-    Examples
-    --------
-    >>> shown((0.5, 1.0)), shown({"old": {"aged", "ancient"}})
-    ('(0.5, 1.0)', "{'old': {'aged', 'ancient'}}")
-    >>> shown(shown)
-    'skembed.augment.operation.shown'
-    """
-    if isinstance(value, partial):
-        given = [*map(shown, value.args), *(f"{name}={shown(part)}" for name, part in value.keywords.items())]
-        return f"partial({', '.join([shown(value.func), *given])})"
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{shown(key)}: {shown(part)}" for key, part in value.items()) + "}"
-    if isinstance(value, (set, frozenset)):
-        return "{" + ", ".join(sorted(map(shown, value))) + "}"
-    if callable(value) and hasattr(value, "__qualname__"):
-        return f"{value.__module__}.{value.__qualname__}"
-    return repr(value)
 
 
 def check_number(operation: Operation, parameter: str, low: float, high: float, *, whole: bool = False) -> None:

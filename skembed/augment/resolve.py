@@ -11,12 +11,12 @@ import numpy as np
 
 from skembed.augment.audio import Gain, Noise, SpeedPerturbation, TimeShift
 from skembed.augment.image import ColorJitter, Flip, RandomErasing, RandomResizedCrop, Rotation
-from skembed.augment.operation import Operation, shown
+from skembed.augment.operation import Operation
 from skembed.augment.rand_augment import RandAugment
 from skembed.augment.spec_augment import SpecAugment
 from skembed.augment.text import SynonymReplacement, WordDropout, WordSwap
 from skembed.augment.tokens import TokenDropout, TokenMasking
-from skembed.naming import did_you_mean
+from skembed.naming import did_you_mean, shown
 
 if TYPE_CHECKING:
     from skembed.backbones.base import Backbone, Item

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +26,7 @@ from skembed.finetune.request import Linear, Outcome, Request
 from skembed.finetune.stages import Recipe, Stage, plan_stages
 from skembed.finetune.storing import tuned_embedder
 from skembed.finetune.tasks import Scores
+from skembed.naming import shown
 
 __all__ = ["run_fit", "untrained"]
 
@@ -230,16 +230,10 @@ def _checkpoint(request: Request, frozen: np.ndarray) -> Checkpoint | None:
         request.augment_views,
         request.train.tolist(),
         type(request.task).__name__,
-        _name_of(request.task.scoring),
+        shown(request.task.scoring),
     )
     start = [] if request.start is None else [request.start.weight, request.start.bias]
     return Checkpoint(request.checkpoint_dir, what, request.y, [frozen, request.weights, *start])
-
-
-def _name_of(scoring: Any) -> str:
-    """The same in every process, which the repr of a function is not."""
-    name = getattr(scoring, "__qualname__", None)
-    return repr(scoring) if name is None else f"{scoring.__module__}.{name}"
 
 
 def _keep(

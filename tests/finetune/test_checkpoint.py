@@ -121,6 +121,11 @@ def _sixth_root(y, outputs):
     return float((y == outputs).mean() ** (1 / 6))
 
 
+class _Judge:
+    def __call__(self, estimator, X, y):
+        return 0.0
+
+
 @pytest.mark.parametrize("scoring", ["balanced_accuracy", make_scorer(_sixth_root), make_scorer(f1_score, pos_label=0)])
 def test_another_score_has_another_file(rows, tmp_path, monkeypatch, scoring):
     """What the best epoch was told by one is nothing to the other."""
@@ -136,13 +141,15 @@ def test_another_score_has_another_file(rows, tmp_path, monkeypatch, scoring):
 
 def test_the_name_of_a_score_is_the_same_in_every_process():
     code = (
-        "from sklearn.metrics import make_scorer\nfrom skembed.finetune.fitting import _name_of\n"
-        "from tests.finetune.test_checkpoint import _sixth_root\n"
-        "print([_name_of(each) for each in (None, 'accuracy', _sixth_root, make_scorer(_sixth_root))])"
+        "from functools import partial\nfrom sklearn.metrics import make_scorer\nfrom skembed.naming import shown\n"
+        "from tests.finetune.test_checkpoint import _Judge, _sixth_root\n"
+        "scores = (None, 'accuracy', _sixth_root, make_scorer(_sixth_root), partial(_sixth_root, y=0), _Judge())\n"
+        "print(*map(shown, scores))"
     )
     runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(2)]
     assert runs[0].stdout == runs[1].stdout
     assert "_sixth_root" in runs[0].stdout
+    assert "0x" not in runs[0].stdout
 
 
 def test_without_a_seed_a_fit_still_resumes(rows, tmp_path, monkeypatch):
