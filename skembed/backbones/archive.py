@@ -6,7 +6,7 @@ import io
 import zipfile
 from pathlib import Path
 
-from skembed.backbones.bundled import cache_home, publish_directory
+from skembed.backbones.bundled import cache_home, materialize_directory
 from skembed.backbones.weights import decisive_files, fingerprint_directory
 from skembed.exceptions import IntegrityError
 
@@ -31,7 +31,7 @@ def pack_directory(directory: Path) -> bytes:
 
 
 def unpack_directory(archive: bytes, fingerprint: str) -> Path:
-    """The directory again, below `cache_home`; written once a machine.
+    """Write the directory again, below `cache_home`, once per machine.
 
     Parameters
     ----------
@@ -45,8 +45,12 @@ def unpack_directory(archive: bytes, fingerprint: str) -> Path:
     IntegrityError
         If the files are not those that were packed, or one of them would lie elsewhere.
     """
+
+    def is_whole(directory: Path) -> bool:
+        return directory.is_dir() and fingerprint_directory(directory) == fingerprint
+
     target = cache_home() / "unpacked" / fingerprint[:32]
-    if target.is_dir() and fingerprint_directory(target) == fingerprint:
+    if is_whole(target):
         return target
 
     def write(directory: Path) -> None:
@@ -57,7 +61,7 @@ def unpack_directory(archive: bytes, fingerprint: str) -> Path:
                     raise IntegrityError(f"A packed backbone names the file {name!r}, outside of its directory.")
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(held.read(name))
-        if fingerprint_directory(directory) != fingerprint:
+        if not is_whole(directory):
             raise IntegrityError("A packed backbone is not what its fingerprint says. Load it from another copy.")
 
-    return publish_directory(target, write)
+    return materialize_directory(target, write, is_whole)

@@ -22,7 +22,14 @@ from skembed._warn import warn
 from skembed.backbones.weights import read_json, sha256_file
 from skembed.exceptions import IntegrityError, SkembedWarning
 
-__all__ = ["bundled_directory", "cache_home", "has_mirror", "list_bundled", "publish_directory"]
+__all__ = [
+    "bundled_directory",
+    "cache_home",
+    "has_mirror",
+    "list_bundled",
+    "materialize_directory",
+    "publish_directory",
+]
 
 #: Raised with every change of what a conversion writes.
 _CONVERTER = 1
@@ -120,26 +127,45 @@ def _converted(name: str, source: Path, mirror: _Mirror, write: Callable[[Path, 
     target = cache_home() / "mirrors" / leaf
     if _is_whole(target):
         return target
-    convert = functools.partial(write, source)
+    return materialize_directory(target, functools.partial(write, source))
+
+
+def materialize_directory(
+    target: Path, write: Callable[[Path], None], is_whole: Callable[[Path], bool] | None = None
+) -> Path:
+    """Publish a directory, or write a temporary one for this process where `target` cannot be written.
+
+    Parameters
+    ----------
+    target, write, is_whole
+        See `publish_directory`.
+
+    Returns
+    -------
+    Path
+        `target`, or the temporary directory.
+    """
     try:
-        return publish_directory(target, convert)
+        return publish_directory(target, write, is_whole)
     except OSError as error:
-        return _in_temporary(leaf, convert, target, str(error))
+        return _in_temporary(target.name, write, target, str(error))
 
 
 def _is_whole(directory: Path) -> bool:
     """Whether a directory is what `publish_directory` wrote: all checksums in its manifest hold."""
     try:
         expected = read_json(directory / _MANIFEST)["sha256"]
-        return "model.safetensors" in expected and all(
-            _sha256(directory / name) == checksum for name, checksum in expected.items()
-        )
+        # Large backbones have several weight files, none of them called "model.safetensors".
+        has_weights = any(name.endswith(".safetensors") for name in expected)
+        return has_weights and all(_sha256(directory / name) == checksum for name, checksum in expected.items())
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         # A manifest can be damaged in as many ways as JSON can be odd; the directory is made anew in all of them.
         return False
 
 
-def publish_directory(target: Path, write: Callable[[Path], None]) -> Path:
+def publish_directory(
+    target: Path, write: Callable[[Path], None], is_whole: Callable[[Path], bool] | None = None
+) -> Path:
     """Write a directory under a unique name and rename it, so that nobody ever sees half of it.
 
     Parameters
@@ -147,25 +173,28 @@ def publish_directory(target: Path, write: Callable[[Path], None]) -> Path:
     target : Path
         Where it is to be. A damaged one is replaced; one that another process finished meanwhile is used.
     write : callable
-        Takes an empty directory and fills it with files, "model.safetensors" among them.
+        Takes an empty directory and fills it with files, in sub-folders or not, some ``*.safetensors`` among them.
+    is_whole : callable, optional
+        Takes a directory and returns whether it is undamaged; by default, whether the checksums in its manifest hold.
 
     Returns
     -------
     Path
         `target`.
     """
+    is_whole = is_whole or _is_whole
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     draft = target.with_name(f".{target.name}-{uuid.uuid4().hex}")
     draft.mkdir(mode=0o700)
     try:
         _fill(draft, write)
-        if target.exists() and not _is_whole(target):
+        if target.exists() and not is_whole(target):
             _discard(target, draft.with_name(f"{draft.name}-damaged"))
         try:
             os.rename(draft, target)
         except OSError:
             # Another process was first: its result is the same.
-            if not _is_whole(target):
+            if not is_whole(target):
                 raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -183,9 +212,10 @@ def _discard(target: Path, aside: Path) -> None:
 
 def _fill(directory: Path, write: Callable[[Path], None]) -> None:
     write(directory)
-    manifest = {"sha256": {path.name: sha256_file(path) for path in sorted(directory.iterdir())}}
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    manifest = {"sha256": {path.relative_to(directory).as_posix(): sha256_file(path) for path in files}}
     (directory / _MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
-    for path in directory.iterdir():
+    for path in (*files, directory / _MANIFEST):
         with open(path, "rb+") as file:
             os.fsync(file.fileno())
 
@@ -194,14 +224,14 @@ _temporary: dict[str, tempfile.TemporaryDirectory] = {}
 
 
 def _in_temporary(leaf: str, write: Callable[[Path], None], target: Path, why: str) -> Path:
-    """Convert for this process alone, where the cache directory cannot be written."""
+    """Write a directory for this process alone, where the cache directory cannot be written."""
     if leaf not in _temporary:
         holder = tempfile.TemporaryDirectory(prefix="skembed-")
         _fill(Path(holder.name), write)
         _temporary[leaf] = holder
         warn(
-            f"{target.parent} cannot be written ({why}), so weights are converted anew by every process. "
-            "Set $SKEMBED_HOME to a directory that can.",
+            f"{target.parent} cannot be written ({why}), so every process writes its backbones to a temporary "
+            "directory of its own. Set $SKEMBED_HOME to a directory that can be written.",
             SkembedWarning,
         )
     return Path(_temporary[leaf].name)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from skembed.exceptions import BackboneNotFoundError
@@ -24,8 +25,20 @@ def sha256_file(path: Path) -> str:
 
 
 def decisive_files(directory: Path) -> list[Path]:
-    """The files that decide what the backbone computes, in order."""
-    return sorted({path for pattern in _DECISIVE for path in directory.glob(pattern) if path.is_file()})
+    """Files that decide what the backbone computes, in order; those in sub-folders included."""
+    patterns = (*_DECISIVE, *(f"{folder}/config.json" for folder in _module_folders(directory)))
+    return sorted({path for pattern in patterns for path in directory.glob(pattern) if path.is_file()})
+
+
+def _module_folders(directory: Path) -> list[str]:
+    """Sub-folders that sentence-transformers' modules.json names, whose configurations are read, too."""
+    try:
+        modules: Any = read_json(directory / "modules.json")
+        paths = [PurePosixPath(module["path"]) for module in modules]
+    except (ValueError, LookupError, TypeError):
+        return []  # damaged: whoever reads the modules says so
+    inside = [path for path in paths if path.parts and not path.is_absolute() and ".." not in path.parts]
+    return [glob.escape(path.as_posix()) for path in inside]
 
 
 def fingerprint_directory(directory: Path) -> str:

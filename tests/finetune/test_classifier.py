@@ -473,8 +473,10 @@ def test_callbacks_of_scikit_learn(rows):
     assert "stopped by a callback" in classifier.report_
 
 
-def test_a_self_contained_copy_needs_no_base(tmp_path, monkeypatch):
-    tiny.BUILDERS["bert"](tmp_path / "base")
+@pytest.mark.parametrize("family", ["bert", "sentence_transformers"])
+def test_a_self_contained_copy_needs_no_base(tmp_path, monkeypatch, family):
+    (tmp_path / "base").mkdir()
+    tiny.BUILDERS[family](tmp_path / "base")
     texts = ["a cat", "the mat", "sat on", "a dog and a cat"] * 6
     labels = np.arange(len(texts)) % 2
     embedder = TextEmbedder(str(tmp_path / "base"), device="cpu", precision="float32")
