@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from sklearn.base import _fit_context as fit_context
 from sklearn.utils._param_validation import HasMethods, Interval, InvalidParameterError
 from sklearn.utils._param_validation import StrOptions as _StrOptions
@@ -27,6 +28,26 @@ class StrOptions(_StrOptions):
         return f"a str among {{{', '.join(map(self._mark_if_deprecated, sorted(self.options)))}}}"
 
 
+def fit_transform_array(transformer: Any, rows: np.ndarray) -> np.ndarray:
+    """Fit one of scikit-learn's transformers and return its rows as an ndarray.
+
+    Under ``sklearn.set_config(transform_output="pandas")`` its `fit_transform` alone would return a dataframe.
+
+    Parameters
+    ----------
+    transformer : transformer
+        Unfitted; it is fitted.
+    rows : ndarray of shape (n_samples, n_features)
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_features_out)
+    """
+    if hasattr(transformer, "set_output"):
+        transformer.set_output(transform="default")
+    return np.asarray(transformer.fit_transform(rows))
+
+
 __all__ = [
     "CallbackSupportMixin",
     "HasMethods",
@@ -34,5 +55,6 @@ __all__ = [
     "InvalidParameterError",
     "StrOptions",
     "fit_context",
+    "fit_transform_array",
     "with_callbacks",
 ]

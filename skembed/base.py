@@ -195,6 +195,29 @@ class BaseEmbedder(
         WeightsMismatchError
             If the weights found now are not those that the embedder was fitted with.
         """
+        return self.embed(X)
+
+    def embed(self, X) -> np.ndarray:
+        """Embed raw samples as an ndarray, whatever output container is configured.
+
+        Code that computes with the rows calls this method: `transform` returns a dataframe after
+        ``set_output(transform="pandas")`` or ``sklearn.set_config(transform_output="pandas")``.
+
+        Parameters
+        ----------
+        X : list, ndarray, Series or one-column dataframe of shape (n_samples,)
+            Raw samples.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features), float32
+            One row per sample, in order.
+
+        Raises
+        ------
+        DecodeError, WeightsMismatchError
+            As `transform` does.
+        """
         return self._transformed(X, self._compute)
 
     def _transformed(self, X, compute) -> np.ndarray:

@@ -41,7 +41,7 @@ def layer_rows(embedder: BaseEmbedder, samples: Sequence[Any], layers: Sequence[
     with warnings.catch_warnings():
         # The embedder itself said so, of the same samples.
         warnings.simplefilter("ignore", TruncationWarning)
-        joined = clone(embedder).set_params(layers=list(layers), **plain).fit(probe).transform(samples)
+        joined = clone(embedder).set_params(layers=list(layers), **plain).fit(probe).embed(samples)
     return np.split(joined, np.cumsum(widths)[:-1], axis=1)
 
 

@@ -99,7 +99,7 @@ def gather(
     """
     n_samples = len(samples)
     drawn = np.sort(rng.permutation(n_samples)[:max_samples])
-    rows = embedder.transform([samples[i] for i in drawn])
+    rows = embedder.embed([samples[i] for i in drawn])
     drawn, rows = drawn[np.isfinite(rows).all(1)], rows[np.isfinite(rows).all(1)]
     if not len(drawn):
         raise ValueError("None of the samples could be read: there is nothing to advise on.")

@@ -100,7 +100,7 @@ def diagnose(fitted: BaseFineTuner, X=None, y=None, *, random_state: int | None 
     samples = start._samples(X, reset=False)
     chosen = np.sort(rng.permutation(len(samples))[:MOST_SAMPLES])
     samples = [samples[i] for i in chosen]
-    old, new = start.transform(samples), fitted.embedder_.transform(samples)
+    old, new = start.embed(samples), fitted.embedder_.embed(samples)
     known = None if known is None else known.take(chosen)
     readable = np.isfinite(old).all(1) & np.isfinite(new).all(1)
     where = np.flatnonzero(readable)

@@ -11,6 +11,7 @@ from sklearn.decomposition import PCA
 from sklearn.utils.multiclass import type_of_target
 
 from skembed._plotting import COLOUR, GREY, bare, class_style, plain_labels, pyplot, shorten_middle
+from skembed._sklearn import fit_transform_array
 from skembed.displays.estimators import as_embedder, transformed
 from skembed.displays.samples import describe_sample, follow_mouse, image_of, spread_out
 from skembed.inputs import as_samples
@@ -109,7 +110,7 @@ class EmbeddingMapDisplay:
         project = _projection(method, random_state)
         made = as_embedder(embedder, cls.__name__)
         samples = as_samples(X)
-        positions, names = project(made.fit_transform(X))
+        positions, names = project(made.fit(X).embed(X))
         return cls(positions, y, samples=samples, axis_names=names).plot(**options)
 
     @classmethod
@@ -287,7 +288,7 @@ def _pca(random_state: int | None):
         if rows.shape[1] < 2:
             return np.column_stack([rows, np.zeros(len(rows))]), ("the only feature", "")
         pca = PCA(2, random_state=random_state)
-        places = pca.fit_transform(rows)
+        places = fit_transform_array(pca, rows)
         shares = [f"{100 * share:.0f} % of the variance" for share in pca.explained_variance_ratio_]
         return places, (f"first principal component, {shares[0]}", f"second principal component, {shares[1]}")
 
@@ -304,6 +305,6 @@ def _umap(random_state: int | None):
         # Its default of 15 neighbours must be fewer than the samples; seeded, it runs in one thread.
         n_jobs = -1 if random_state is None else 1
         umap = UMAP(n_neighbors=min(15, len(rows) - 1), random_state=random_state, n_jobs=n_jobs)
-        return umap.fit_transform(rows), ("UMAP, first dimension", "UMAP, second dimension")
+        return fit_transform_array(umap, rows), ("UMAP, first dimension", "UMAP, second dimension")
 
     return fit

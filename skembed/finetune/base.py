@@ -350,7 +350,7 @@ class BaseFineTuner(PredictingMixin, HintingParametersMixin, TransformerMixin, C
         ndarray of shape (n_samples, n_features), float32
         """
         check_is_fitted(self)
-        return np.asarray(self.embedder_.transform(X))
+        return self.embedder_.embed(X)
 
     def get_feature_names_out(self, input_features=None) -> np.ndarray:
         """Names of the columns that `transform` returns."""

@@ -163,7 +163,7 @@ def embed_first(
     blocks = frozen_blocks(embedder._reading, stages)
     # To enter a network is to pass over its lower blocks, for every thread that is in it. On a processor that is one.
     if not blocks or resolve_device(embedder.device).type != "cpu":
-        return embedder.transform(samples), None
+        return embedder.embed(samples), None
     # One, made once something has to be computed.
     passes: list[Prefixes | None] = []
 

@@ -101,7 +101,7 @@ def _changes_inputs(request: Request) -> bool:
 
 def untrained(request: Request) -> Recipe:
     """A recipe whose head knows nothing yet, to see how fast it learns."""
-    frozen = request.embedder.transform(request.samples)
+    frozen = request.embedder.embed(request.samples)
     standardizer = Standardizer.fit(frozen.astype(np.float64)[request.train], request.weights[request.train])
     n_outputs = request.task.n_outputs
     nothing = Probe(np.zeros((n_outputs, frozen.shape[1])), np.zeros(n_outputs), 1.0)

@@ -109,7 +109,7 @@ def readable(embedder: BaseEmbedder, samples: Sequence[Any], name: str = "X") ->
     """Positions without those that could not be read, where the embedder is told to go on without them."""
     if embedder.on_error == "raise":
         return np.arange(len(samples))
-    chosen = np.flatnonzero(np.isfinite(embedder.transform(samples)).all(1))
+    chosen = np.flatnonzero(np.isfinite(embedder.embed(samples)).all(1))
     if not len(chosen):
         raise ValueError(
             f"None of the {len(samples)} samples of {name} could be read. With on_error='raise' the embedder says why."

@@ -34,7 +34,7 @@ class PredictingMixin:
 
     def _predictions(self, X) -> dict[str, np.ndarray]:
         check_is_fitted(self)
-        outputs = self._head(self.embedder_.transform(X))
+        outputs = self._head(self.embedder_.embed(X))
         augmentation = self._augmentation(self.embedder_)
         if self.n_views > 1 and augmentation is not None:
             from skembed.finetune.data import Views, embed_view

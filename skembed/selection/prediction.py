@@ -7,6 +7,7 @@ from sklearn.decomposition import PCA
 from sklearn.mixture import GaussianMixture
 from sklearn.utils import check_array
 
+from skembed._sklearn import fit_transform_array
 from skembed.selection.targets import check_rows, class_codes
 
 __all__ = ["leep", "nleep"]
@@ -116,7 +117,8 @@ def nleep(
     elif isinstance(n_gaussians, str) or not 1 <= n_gaussians <= len(rows):
         raise ValueError(f"n_gaussians={n_gaussians!r}: use a number from 1 to the {len(rows)} samples, or 'auto'.")
     # sklearn reads 1.0 as one component.
-    reduced = PCA(None if variance == 1 else variance, svd_solver="full").fit_transform(rows)
+    pca = PCA(None if variance == 1 else variance, svd_solver="full")
+    reduced = fit_transform_array(pca, rows)
     # The mixture adds a constant to its variances, which must mean the same whatever the scale of the features.
     reduced /= reduced.std()
     mixture = GaussianMixture(int(n_gaussians), covariance_type=covariance_type, random_state=random_state)  # type: ignore[arg-type]

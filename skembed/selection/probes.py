@@ -167,7 +167,9 @@ def linear_probe_folds(
         model: BaseEstimator = LogisticRegression(C=C, max_iter=500)
     else:
         model = RidgeCV(np.logspace(-3, 5, 9))
-    return _cross_validate(make_pipeline(StandardScaler(), model), X, y, cv, scoring, task, random_state)
+    return _cross_validate(
+        make_pipeline(StandardScaler().set_output(transform="default"), model), X, y, cv, scoring, task, random_state
+    )
 
 
 def _cross_validate(model, X, y, cv, scoring, task: str, random_state) -> np.ndarray:

@@ -13,6 +13,7 @@ from sklearn.utils import get_tags
 from sklearn.utils.validation import check_is_fitted
 
 from skembed._sklearn import Interval, StrOptions, fit_context
+from skembed.base import BaseEmbedder
 from skembed.exceptions import InputWarning
 from skembed.selection.candidates import as_candidates
 from skembed.selection.ranking import SCORES, score_candidates, score_name
@@ -164,7 +165,7 @@ class BackboneSelector(TransformerMixin, BaseEstimator):
             One row a sample, in order; float32 from embedders.
         """
         check_is_fitted(self)
-        return self.best_embedder_.transform(X)
+        return _rows(self.best_embedder_, X)
 
     def get_feature_names_out(self, input_features=None):
         """Names of the chosen candidate's features.
@@ -211,6 +212,14 @@ def _fitted_again(embedder: Any, X: Any, y: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", InputWarning)  # said when it was scored
         return clone(embedder).fit(X, y)
+
+
+def _rows(transformer: Any, X: Any) -> Any:
+    """Return what a fitted transformer makes of X, without the container that its own `set_output` asks for."""
+    if isinstance(transformer, BaseEmbedder):
+        return transformer.embed(X)
+    rows = transformer.transform(X)
+    return np.asarray(rows) if hasattr(rows, "columns") else rows
 
 
 def _members(candidates: Any) -> list[Any]:

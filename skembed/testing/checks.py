@@ -10,6 +10,7 @@ from typing import Any
 
 import joblib
 import numpy as np
+from sklearn import config_context
 from sklearn.base import BaseEstimator, clone
 from sklearn.compose import ColumnTransformer
 from sklearn.exceptions import NotFittedError
@@ -76,12 +77,15 @@ def check_embedder(
     checks = embedder_checks()
     # Rows that come from a cache agree whatever the network does, and half precision hides what the tolerance shows.
     strict = {"cache": None, "precision": "float32"}
-    plain = clone(embedder).set_params(**{key: strict[key] for key in strict.keys() & embedder.get_params().keys()})
-    for name, check in checks.items():
-        try:
-            check(clone(plain), list(samples), bad_sample, atol)
-        except Exception as error:
-            raise AssertionError(f"{name} failed for {type(embedder).__name__}: {error}") from error
+    # A new instance, since a clone keeps what `set_output` was called with.
+    plain = type(embedder)(**clone(embedder).get_params(deep=False))
+    plain.set_params(**{key: strict[key] for key in strict.keys() & embedder.get_params().keys()})
+    with config_context(transform_output="default"):
+        for name, check in checks.items():
+            try:
+                check(clone(plain), list(samples), bad_sample, atol)
+            except Exception as error:
+                raise AssertionError(f"{name} failed for {type(embedder).__name__}: {error}") from error
     return len(checks)
 
 
