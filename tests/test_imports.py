@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "skembed"
 LAYERS = [
     ("skembed.exceptions", 1),
     ("skembed._warn", 1),
+    ("skembed.sealed_files", 1),
     ("skembed.findings", 1),
     ("skembed.naming", 1),
     ("skembed.parameters", 2),

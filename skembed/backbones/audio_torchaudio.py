@@ -18,7 +18,7 @@ from torchaudio.pipelines import Wav2Vec2Bundle
 from skembed.backbones.audio_waveform import WaveformBackbone, shortest_input
 from skembed.backbones.base import BackboneSpec
 from skembed.backbones.blocks import blocks_from_layers
-from skembed.backbones.bundled import publish_directory
+from skembed.backbones.bundled import is_published, materialize_directory
 from skembed.backbones.weights import read_json, require_safetensors
 from skembed.exceptions import BackboneNotFoundError
 
@@ -60,7 +60,7 @@ def prepare_bundle(name: str, cache_directory: Path) -> Path:
         If its weights are neither here nor to be downloaded.
     """
     target = cache_directory / name
-    if (target / "model.safetensors").is_file():
+    if is_published(target):
         return target
     bundle = getattr(torchaudio.pipelines, name)
     try:
@@ -85,7 +85,7 @@ def prepare_bundle(name: str, cache_directory: Path) -> Path:
         )
         (directory / "config.json").write_text(json.dumps(config, indent=2))
 
-    return publish_directory(target, write)
+    return materialize_directory(target, write)
 
 
 def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> TorchaudioBackbone:

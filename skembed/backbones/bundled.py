@@ -21,11 +21,13 @@ from typing import NamedTuple
 from skembed._warn import warn
 from skembed.backbones.weights import read_json, sha256_file
 from skembed.exceptions import IntegrityError, SkembedWarning
+from skembed.sealed_files import private_directory
 
 __all__ = [
     "bundled_directory",
     "cache_home",
     "has_mirror",
+    "is_published",
     "list_bundled",
     "materialize_directory",
     "publish_directory",
@@ -125,7 +127,7 @@ def _sha256_of_state(path: Path, _size: int, _mtime: int) -> str:
 def _converted(name: str, source: Path, mirror: _Mirror, write: Callable[[Path, Path], None]) -> Path:
     leaf = f"{name.replace('/', '--')}-{mirror.sha256[:16]}-{_CONVERTER}"
     target = cache_home() / "mirrors" / leaf
-    if _is_whole(target):
+    if is_published(target):
         return target
     return materialize_directory(target, functools.partial(write, source))
 
@@ -151,8 +153,8 @@ def materialize_directory(
         return _in_temporary(target.name, write, target, str(error))
 
 
-def _is_whole(directory: Path) -> bool:
-    """Whether a directory is what `publish_directory` wrote: all checksums in its manifest hold."""
+def is_published(directory: Path) -> bool:
+    """Return True if a directory is what `publish_directory` wrote: all checksums in its manifest hold."""
     try:
         expected = read_json(directory / _MANIFEST)["sha256"]
         # Large backbones have several weight files, none of them called "model.safetensors".
@@ -182,8 +184,8 @@ def publish_directory(
     Path
         `target`.
     """
-    is_whole = is_whole or _is_whole
-    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    is_whole = is_whole or is_published
+    private_directory(target.parent)
     draft = target.with_name(f".{target.name}-{uuid.uuid4().hex}")
     draft.mkdir(mode=0o700)
     try:

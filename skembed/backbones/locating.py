@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
-import json
 import os
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from skembed._warn import warn
 from skembed.backbones.archive import unpack_directory
 from skembed.backbones.base import Backbone, BackboneSpec
 from skembed.backbones.bundled import bundled_directory, cache_home
@@ -19,8 +19,9 @@ from skembed.backbones.hub import resolve_directory
 from skembed.backbones.modality import other_reader
 from skembed.backbones.registry import KNOWN, suggestion
 from skembed.backbones.tuned import TunedWeights
-from skembed.backbones.weights import fingerprint_directory, read_json
-from skembed.exceptions import BackboneNotFoundError
+from skembed.backbones.weights import fingerprint_directory
+from skembed.exceptions import BackboneNotFoundError, CacheWarning
+from skembed.sealed_files import read_sealed_json, write_sealed_json
 
 __all__ = ["Card", "Located", "describe", "identify", "locate", "read_card", "write_card"]
 
@@ -155,39 +156,87 @@ def describe(backbone: Backbone) -> Card:
 
 #: Cards seen by this process, by their paths.
 _seen: dict[Path, Card] = {}
+#: Raised when the fields of a card change.
+_CARD_VERSION = 1
+#: Poolings of `skembed.engine.pooling` that a backbone can have as its default; that module needs torch.
+_DEFAULT_POOLINGS = ("pooled", "cls", "mean", "max", "mean+max", "last")
+#: No network has more blocks or wider rows.
+_LARGEST_COUNT = 10**7
 
 
 def read_card(spec: BackboneSpec, fingerprint: str) -> Card | None:
-    """What is known of these weights from an earlier time, in this process or another; None if nothing is."""
+    """Return what this process or another has recorded of these weights; None if nothing is recorded.
+
+    Fine-tuned weights have the card of their base: training changes none of what a card says.
+
+    Warns
+    -----
+    CacheWarning
+        If a card file is damaged or was edited. It counts as absent.
+    """
     path = _card_path(spec, fingerprint)
     if path not in _seen:
         try:
-            card = Card(**read_json(path))
-        except (OSError, ValueError, TypeError):  # damaged, or of a version with other fields
+            card = _checked_card(read_sealed_json(path, "card", _CARD_VERSION), _base_fingerprint(spec, fingerprint))
+        except OSError:
             return None
-        if card.fingerprint != fingerprint:
+        except ValueError as error:
+            warn(
+                f"{path} is not used ({error}); the backbone is loaded to write it again. Results are not affected.",
+                CacheWarning,
+            )
             return None
         _seen[path] = card
-    return _seen[path]
+    return replace(_seen[path], fingerprint=fingerprint)
 
 
 def write_card(spec: BackboneSpec, card: Card) -> None:
-    """Keep a card for this process, and for others where the disk allows it."""
+    """Record a card for this process, and for others where the disk allows it."""
     path = _card_path(spec, card.fingerprint)
-    _seen[path] = card
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(json.dumps(asdict(card)), encoding="utf-8")
-        os.replace(draft, path)
-    except OSError:
-        # Read-only or full: the next process loads the backbone once more, and nothing else changes.
-        return
+    _seen[path] = card = replace(card, fingerprint=_base_fingerprint(spec, card.fingerprint))
+    # Read-only or full: the next process loads the backbone once more, and nothing else changes.
+    with suppress(OSError):
+        write_sealed_json(path, "card", _CARD_VERSION, asdict(card))
+
+
+def _base_fingerprint(spec: BackboneSpec, fingerprint: str) -> str:
+    return fingerprint if spec.tuned is None else spec.tuned.base_fingerprint
+
+
+def _checked_card(content: dict[str, Any], fingerprint: str) -> Card:
+    """A card from the content of its file.
+
+    Raises
+    ------
+    ValueError
+        If a field is missing, of the wrong type, or impossible.
+    """
+    names = {each.name for each in fields(Card)}
+    if set(content) != names:
+        raise ValueError(f"its fields are {sorted(content)}, not {sorted(names)}")
+    if content["fingerprint"] != fingerprint:
+        raise ValueError("it belongs to other weights")
+    widths = content["widths"]
+    valid = {
+        "n_blocks": _is_count(content["n_blocks"]),
+        "default_pooling": content["default_pooling"] in _DEFAULT_POOLINGS,
+        "class_token": isinstance(content["class_token"], bool),
+        "normalize": isinstance(content["normalize"], bool),
+        "widths": isinstance(widths, dict) and all(map(_is_count, widths.values())),
+    }
+    for name, is_valid in valid.items():
+        if not is_valid:
+            raise ValueError(f"{name} cannot be {str(content[name])[:80]!r}")
+    return Card(**content)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 < value <= _LARGEST_COUNT
 
 
 def _card_path(spec: BackboneSpec, fingerprint: str) -> Path:
     # What a block is depends on the code that reads it, too.
-    identity = (spec.source, spec.options, fingerprint, _versions())
+    identity = (spec.source, spec.options, _base_fingerprint(spec, fingerprint), _CARD_VERSION, _versions())
     return cache_home() / "cards" / f"{sha256(repr(identity).encode()).hexdigest()[:32]}.json"
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 from safetensors.torch import save
@@ -11,7 +9,7 @@ from sklearn.base import clone
 
 from skembed.backbones.archive import pack_directory
 from skembed.backbones.loading import load
-from skembed.backbones.locating import identify, read_card, write_card
+from skembed.backbones.locating import identify
 from skembed.backbones.tuned import TunedWeights
 from skembed.base import BaseEmbedder
 from skembed.finetune.network import FrozenNetwork, Network
@@ -57,8 +55,5 @@ def merged(embedder: BaseEmbedder) -> BaseEmbedder:
 
 def _with_backbone(embedder: BaseEmbedder, tuned: TunedWeights) -> BaseEmbedder:
     """The same embedder, fitted, with other weights of the same network."""
-    # All that is known of the backbone stays true of it, so the card is copied and nothing is loaded to be described.
-    card = read_card(embedder.spec_, embedder.fingerprint_)
-    if card is not None:
-        write_card(replace(embedder.spec_, tuned=tuned), replace(card, fingerprint=tuned.fingerprint))
+    # Its card is that of the base, so nothing is loaded to be described.
     return clone(embedder).set_params(backbone=tuned).fit(np.asarray([embedder._probe()]))

@@ -17,7 +17,8 @@ from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from skembed import TextEmbedder
+from skembed import FineTuneClassifier, TextEmbedder
+from skembed.backbones import locating
 from skembed.backbones.base import BackboneSpec
 from skembed.backbones.loading import load, loaded, open_spec
 from skembed.backbones.registry import resolve
@@ -25,6 +26,7 @@ from skembed.backbones.tuned import TunedWeights
 from skembed.exceptions import IntegrityError, WeightsMismatchError
 from skembed.testing import ArrayEmbedder, array_backbone
 from tests.backbones import tiny
+from tests.finetune import tuning
 
 X = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
 TEXTS = ["a cat", "the mat and the moon", "sat on"]
@@ -311,3 +313,24 @@ def test_a_base_of_another_shape_is_another_base():
 def test_bytes_are_those_of_a_safetensors_file():
     tuned = _tuned()
     assert tuned.data == save({"layers.1.weight": array_backbone().module.layers[1].weight.detach() + 0.5})
+
+
+def test_fits_leave_no_card_files_of_their_own(tmp_path, monkeypatch):
+    """A search fits hundreds of networks; all of them have the card of their base."""
+    monkeypatch.setenv("SKEMBED_HOME", str(tmp_path))
+    monkeypatch.setattr(locating, "_seen", {})
+    texts, labels = tuning.samples("sentence_transformers")
+    tuning.embedder("sentence_transformers").fit(texts)
+    before = set(tmp_path.rglob("*.json"))
+    assert len(before) == 1
+    fitted = [tuning.fit("sentence_transformers", s, random_state=i) for i, s in enumerate(("partial", "lora"))]
+    again = FineTuneClassifier(fitted[0].embedder_, strategy="partial", **tuning.SHORT).fit(texts, labels)
+    assert set(tmp_path.rglob("*.json")) == before
+    assert len(locating._seen) == 1, "they pile up in memory"
+    # In another process, too, which has met nothing of them.
+    monkeypatch.setattr(locating, "_seen", {})
+    for estimator in (*fitted, again, fitted[0].self_contained()):
+        embedder = clone(estimator.embedder_).fit(texts)
+        assert embedder.fingerprint_ == estimator.embedder_.fingerprint_
+        np.testing.assert_array_equal(embedder.transform(texts), estimator.transform(texts))
+    assert set(tmp_path.rglob("*.json")) - set(tmp_path.rglob("unpacked/**/*.json")) == before
