@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
@@ -19,13 +18,14 @@ from torch import Tensor
 from skembed._warn import warn
 from skembed.exceptions import FitWarning
 from skembed.finetune.loop import Averaged
-from skembed.finetune.stages import Progress, Recipe
-from skembed.finetune.tasks import Scores
+from skembed.finetune.restoring import checked_progress, checked_tensors, is_finite
+from skembed.finetune.stages import Recipe
+from skembed.sealed_files import private_directory, replacing, seal
 
 __all__ = ["Checkpoint"]
 
 #: Raised when what a checkpoint holds changes: none of an older version is read.
-_VERSION = 2
+_VERSION = 3
 
 
 class Checkpoint:
@@ -50,7 +50,7 @@ class Checkpoint:
         digest.update(repr(np.asarray(y).tolist()).encode())
         self.path = Path(directory) / f"fit-{digest.hexdigest()[:24]}.safetensors"
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            private_directory(self.path.parent)
         except (FileExistsError, NotADirectoryError) as error:
             raise ValueError(
                 f"checkpoint_dir={str(directory)!r} is a file, or lies in one. Give a directory."
@@ -64,44 +64,48 @@ class Checkpoint:
         tensors |= {f"optimizer/{name}": value for name, value in _optimizer_state(recipe, optimizer).items()}
         if average is not None:
             tensors |= {f"average/{i}": value for i, value in enumerate(average.values)}
-        progress = {**asdict(recipe.progress), "average_steps": average.n_steps if average else 0}
         # safetensors takes no two names for one piece of memory.
         whole = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
-        draft = self.path.with_name(f"{self.path.name}.{os.getpid()}")
+        if not is_finite(whole.values()):
+            return  # training has diverged: the epoch before is the last to resume from
+        progress = json.dumps({**asdict(recipe.progress), "average_steps": average.n_steps if average else 0})
+        metadata = {"progress": progress, "sha256": self._seal(progress, whole)}
         try:
-            save_file(whole, draft, metadata={"progress": json.dumps(progress)})
-            os.replace(draft, self.path)
+            with replacing(self.path) as draft:
+                save_file(whole, draft, metadata=metadata)
         except (OSError, SafetensorError) as error:
-            draft.unlink(missing_ok=True)
             warn(
                 f"No checkpoint could be written to {self.path.parent} ({error}). The fit goes on without.",
                 FitWarning,
             )
             recipe.save = None
 
+    def _seal(self, progress: str, tensors: Mapping[str, Tensor]) -> str:
+        return seal(self.path, "checkpoint", _VERSION, _content(progress, tensors))
+
     def resume(self, recipe: Recipe) -> bool:
-        """Bring a recipe to where its checkpoint was written; False where there is none."""
+        """Bring a recipe to where its checkpoint was written; False where there is none.
+
+        Warns
+        -----
+        FitWarning
+            If the file is damaged, was edited, or does not fit the recipe. It counts as absent.
+        """
         if not self.path.is_file():
             return False
         try:
-            with safe_open(self.path, framework="pt") as file:
-                progress = json.loads((file.metadata() or {})["progress"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            record, tensors = self._read()
+            steps = record.pop("average_steps", None)
+            if type(steps) is not int or steps < 0:
+                raise ValueError(f"average_steps={steps!r} is not a whole number")
+            progress = checked_progress(record, recipe)
+            parts = checked_tensors(tensors, recipe, progress.stage)
+        except (OSError, SafetensorError, ValueError) as error:
             warn(f"The checkpoint {self.path} cannot be read ({error}). The fit begins anew.", FitWarning)
             return False
-        steps = progress.pop("average_steps")
-        best, baseline, tried = (_scores(progress.pop(name)) for name in ("best", "baseline", "tried"))
-        assert best is not None
-        assert baseline is not None
-        path = [tuple(done) for done in progress.pop("path")]
-        recipe.progress = Progress(best, baseline, tried=tried, path=path, **progress)
         device = recipe.network.device
-        parts: dict[str, dict[str, Tensor]] = {"now": {}, "best": {}, "optimizer": {}, "average": {}}
-        for name, value in tensors.items():
-            part, _, rest = name.partition("/")
-            parts[part][rest] = value.to(device)
-        recipe.best_state = parts["best"]
+        parts = {part: {name: value.to(device) for name, value in held.items()} for part, held in parts.items()}
+        recipe.progress, recipe.best_state = progress, parts["best"]
 
         def restore(optimizer: torch.optim.Optimizer, average: Averaged | None) -> None:
             _restore_optimizer(recipe, optimizer, parts["optimizer"])
@@ -112,13 +116,40 @@ class Checkpoint:
         recipe.resumed = {"state": parts["now"], "restore": restore}
         return True
 
+    def _read(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """The progress and the tensors of the file.
+
+        Raises
+        ------
+        OSError, SafetensorError, ValueError
+            If the file cannot be read, or is not as it was written.
+        """
+        with safe_open(self.path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        progress = metadata.get("progress", "")
+        if metadata.get("sha256") != self._seal(progress, tensors):
+            raise ValueError("its content is not what its digest says")
+        try:
+            record = json.loads(progress)
+        except RecursionError as error:
+            raise ValueError("its progress is nested too deeply") from error
+        if not isinstance(record, dict):
+            raise ValueError("its progress is not a record")
+        return record, tensors
+
     def remove(self) -> None:
         """The fit is over."""
         self.path.unlink(missing_ok=True)
 
 
-def _scores(held: dict[str, Any] | None) -> Scores | None:
-    return None if held is None else Scores(**{**held, "each": tuple(held["each"])})
+def _content(progress: str, tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
+    """What a seal covers: the progress, and names, types, shapes and values of the tensors, one by one."""
+    yield progress.encode()
+    for name in sorted(tensors):
+        value = tensors[name]
+        yield f"{name}\0{value.dtype}\0{tuple(value.shape)}".encode()
+        yield value.contiguous().flatten().view(torch.uint8).numpy().data
 
 
 def _optimizer_state(recipe: Recipe, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

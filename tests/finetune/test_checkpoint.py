@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -10,7 +12,9 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from sklearn.metrics import f1_score, make_scorer
 
 from skembed import FineTuneClassifier
@@ -173,6 +177,166 @@ def test_a_damaged_checkpoint_begins_anew_with_a_warning(rows, tmp_path, monkeyp
     with pytest.warns(FitWarning, match="cannot be read"):
         fitted = _classifier(tmp_path).fit(*rows)
     np.testing.assert_array_equal(fitted.predict_proba(rows[0]), _classifier().fit(*rows).predict_proba(rows[0]))
+
+
+def _fields(**changed):
+    """A change of the progress that is stored."""
+
+    def tamper(recipe, context):
+        stored = {**dataclasses.asdict(recipe.progress), **changed}
+        context.setattr("skembed.finetune.checkpoint.asdict", lambda progress: stored)
+
+    return tamper
+
+
+def _weights(change):
+    """A change of the best weights that are stored."""
+
+    def tamper(recipe, context=None):
+        recipe.best_state = {name: value.clone() for name, value in recipe.best_state.items()}
+        change(recipe.best_state)
+
+    return tamper
+
+
+_TAMPERED = {
+    "epoch too large": _fields(epoch=10**9),
+    "epoch no number": _fields(epoch="1"),
+    "negative epoch": _fields(epoch=-1),
+    "no such stage": _fields(stage=99),
+    "negative stage": _fields(stage=-1),
+    "attempt": _fields(attempt=2),
+    "stale": _fields(stale=1000),
+    "round": _fields(round=None),
+    "path of three": _fields(path=[(0, 0, 1)]),
+    "path of no stage": _fields(path=[(7, 0, 1, 0)]),
+    "path no list": _fields(path="all of it"),
+    "history too long": _fields(history=[{}] * 15),
+    "history of nothing": _fields(history=[{}]),
+    "ended": _fields(ended=1),
+    "other shape": _weights(lambda state: state.update({"head.linear.bias": torch.zeros(9)})),
+    "other type": _weights(lambda state: state.update({"head.mean": state["head.mean"].double()})),
+    "weight gone": _weights(lambda state: state.pop("head.scale")),
+    "unknown weight": _weights(lambda state: state.update({"head.other": torch.zeros(1)})),
+}
+
+
+def _fits_like_a_new_one(rows, tmp_path):
+    (file,) = tmp_path.iterdir()
+    with pytest.warns(FitWarning, match="cannot be read") as caught:
+        fitted = _classifier(tmp_path).fit(*rows)
+    assert len(caught) == 1
+    assert str(file) in str(caught[0].message)
+    assert list(tmp_path.iterdir()) == []
+    return fitted.predict_proba(rows[0])
+
+
+@pytest.fixture(scope="module")
+def expected(rows):
+    return _classifier().fit(*rows).predict_proba(rows[0])
+
+
+@pytest.mark.parametrize("tamper", _TAMPERED.values(), ids=_TAMPERED)
+def test_a_sealed_checkpoint_with_wrong_fields_counts_as_absent(rows, expected, tmp_path, monkeypatch, tamper):
+    original = Checkpoint.save
+
+    def save(self, recipe, *arguments):
+        if len(recipe.progress.history) == 3:
+            tamper(recipe, context)
+            original(self, recipe, *arguments)
+            raise Killed
+        original(self, recipe, *arguments)
+
+    with monkeypatch.context() as context:
+        context.setattr(Checkpoint, "save", save)
+        with pytest.raises(Killed):
+            _classifier(tmp_path).fit(*rows)
+    np.testing.assert_array_equal(_fits_like_a_new_one(rows, tmp_path), expected)
+
+
+def _edit_progress(file, change):
+    with safe_open(file, framework="pt") as opened:
+        metadata, tensors = opened.metadata(), {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    change(metadata, tensors)
+    save_file(tensors, file, metadata=metadata)
+
+
+def _no_best(metadata, tensors):
+    metadata["progress"] = json.dumps({k: v for k, v in json.loads(metadata["progress"]).items() if k != "best"})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _no_best,
+        lambda metadata, tensors: metadata.update(progress="[]"),
+        lambda metadata, tensors: metadata.update(sha256="0" * 64),
+        lambda metadata, tensors: metadata.clear(),
+        lambda metadata, tensors: tensors["now/head.linear.bias"].add_(1),
+        lambda metadata, tensors: tensors["now/head.linear.bias"].fill_(float("nan")),
+    ],
+    ids=["field gone", "no record", "another seal", "no seal", "weights changed", "NaN"],
+)
+def test_an_edited_checkpoint_counts_as_absent(rows, expected, tmp_path, monkeypatch, change):
+    with monkeypatch.context() as context:
+        _kill_after(context, 3)
+        with pytest.raises(Killed):
+            _classifier(tmp_path).fit(*rows)
+    (file,) = tmp_path.iterdir()
+    _edit_progress(file, change)
+    np.testing.assert_array_equal(_fits_like_a_new_one(rows, tmp_path), expected)
+
+
+def test_a_checkpoint_of_another_fit_counts_as_absent(rows, expected, tmp_path, monkeypatch):
+    names = []
+    for settings in ({"learning_rate": 2e-2}, {}):
+        with monkeypatch.context() as context:
+            _kill_after(context, 3)
+            with pytest.raises(Killed):
+                _classifier(tmp_path, **settings).fit(*rows)
+        names += [path for path in tmp_path.iterdir() if path not in names]
+    names[0].replace(names[1])
+    np.testing.assert_array_equal(_fits_like_a_new_one(rows, tmp_path), expected)
+
+
+def test_weights_that_diverged_are_not_stored(rows, tmp_path, monkeypatch):
+    """The fit resumes from the epoch before, as it would after any other kill."""
+    original = Checkpoint.save
+
+    def save(self, recipe, *arguments):
+        if len(recipe.progress.history) == 3:
+            _weights(lambda state: state["head.linear.bias"].fill_(float("nan")))(recipe)
+            original(self, recipe, *arguments)
+            raise Killed
+        original(self, recipe, *arguments)
+
+    with monkeypatch.context() as context:
+        context.setattr(Checkpoint, "save", save)
+        with pytest.raises(Killed):
+            _classifier(tmp_path).fit(*rows)
+    with safe_open(next(tmp_path.iterdir()), framework="pt") as file:
+        assert len(json.loads(file.metadata()["progress"])["history"]) == 2
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions and links as POSIX has them")
+def test_checkpoints_are_private_and_follow_no_links(rows, tmp_path, monkeypatch):
+    directory = tmp_path / "new" / "checkpoints"
+    before = os.umask(0)
+    try:
+        with monkeypatch.context() as context:
+            _kill_after(context, 1)
+            with pytest.raises(Killed):
+                _classifier(directory).fit(*rows)
+    finally:
+        os.umask(before)
+    (file,) = directory.iterdir()
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert directory.stat().st_mode & 0o777 == directory.parent.stat().st_mode & 0o777 == 0o700
+    # A link that somebody planted under the draft's name of old.
+    (tmp_path / "victim").write_text("precious")
+    file.with_name(f"{file.name}.{os.getpid()}").symlink_to(tmp_path / "victim")
+    _classifier(directory).fit(*rows)
+    assert (tmp_path / "victim").read_text() == "precious"
 
 
 def test_a_full_disk_costs_the_checkpoint_and_not_the_fit(rows, tmp_path, monkeypatch):
