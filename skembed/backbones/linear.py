@@ -53,7 +53,10 @@ class OneDnnLinear(nn.Linear):
             # Training with weights in half precision is torch's own.
             if weight.dtype != torch.float32:
                 return super().forward(input)
-            return _Product.apply(input, weight, bias, dtype, result)
+            # Rows in two dimensions: of more, oneDNN returns a view of its own tensor, and torch forbids to write into
+            # a view that a custom function returned, as DeBERTa does.
+            rows = _Product.apply(input.reshape(-1, input.shape[-1]), weight, bias, dtype, result)
+            return rows.view(*input.shape[:-1], -1)
         weight = self._laid_out(dtype) if self.lays_out and not weight.requires_grad else weight.to(dtype)
         return _product(input.to(dtype), weight, _cast(bias, dtype)).to(result)
 
