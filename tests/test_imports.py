@@ -34,6 +34,7 @@ LAYERS = [
     ("skembed.config", 3),
     ("skembed.engine.device", 2),
     ("skembed.engine.seeding", 2),
+    ("skembed.engine.modes", 2),
     ("skembed.engine.reading", 1),
     ("skembed.backbones.base", 2),
     ("skembed.backbones.tuned", 2),

@@ -25,6 +25,7 @@ from skembed.backbones.modality import refuse_other_reader
 from skembed.backbones.tuned import TunedWeights
 from skembed.backbones.weights import read_json
 from skembed.engine.device import resolve_precision
+from skembed.engine.modes import standard_modes
 from skembed.exceptions import BackboneNotFoundError
 
 __all__ = ["LoadedBackbones", "load", "loaded", "open_spec"]
@@ -134,6 +135,7 @@ class LoadedBackbones:
 loaded = LoadedBackbones()
 
 
+@standard_modes()
 def load(spec: BackboneSpec, device: torch.device, precision: str) -> Backbone:
     """The backbone of a spec, shared by all estimators of this process; it must not be trained in place."""
     return loaded.get(spec, device, precision)

@@ -18,6 +18,7 @@ from skembed._warn import warn
 from skembed.backbones.base import Backbone, Item
 from skembed.engine.batching import halve, plan_batches
 from skembed.engine.device import is_out_of_memory, move
+from skembed.engine.modes import standard_modes
 from skembed.engine.pooling import combine_layers, pool
 from skembed.engine.reading import Reading
 from skembed.exceptions import DecodeError, DeviceWarning
@@ -317,7 +318,7 @@ def undisturbed() -> Iterator[None]:
 @contextmanager
 def computing(device: torch.device) -> Iterator[None]:
     """Without gradients, and on a CPU one thread at a time."""
-    with _computing if device.type == "cpu" else nullcontext(), torch.inference_mode():
+    with _computing if device.type == "cpu" else nullcontext(), standard_modes(), torch.inference_mode():
         yield
 
 

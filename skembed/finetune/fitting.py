@@ -11,6 +11,7 @@ from skembed._warn import warn
 from skembed.augment import describe
 from skembed.backbones.loading import load
 from skembed.engine.device import resolve_device, resolve_precision
+from skembed.engine.modes import standard_modes
 from skembed.exceptions import FitWarning
 from skembed.finetune.checkpoint import Checkpoint
 from skembed.finetune.data import TrainingData, Views, embed_first
@@ -31,6 +32,7 @@ from skembed.naming import shown
 __all__ = ["run_fit", "untrained"]
 
 
+@standard_modes()
 def run_fit(request: Request) -> Outcome:
     """Fit a probe, train from it, and keep the better of the two.
 
@@ -99,6 +101,7 @@ def _changes_inputs(request: Request) -> bool:
     return fresh or request.settings.mixes_inputs
 
 
+@standard_modes()
 def untrained(request: Request) -> Recipe:
     """A recipe whose head knows nothing yet, to see how fast it learns."""
     frozen = request.embedder.embed(request.samples)
@@ -301,6 +304,6 @@ def _repeated(
 
 
 def _linear(head: Head, temperature: float) -> Linear:
-    weight, bias = (value.detach().double().cpu().numpy() for value in (head.linear.weight, head.linear.bias))
-    standardizer = Standardizer(*(value.double().cpu().numpy() for value in (head.mean, head.scale)))
+    weight, bias = (value.detach().cpu().double().numpy() for value in (head.linear.weight, head.linear.bias))
+    standardizer = Standardizer(*(value.cpu().double().numpy() for value in (head.mean, head.scale)))
     return Linear.of_probe(standardizer, Probe(weight, bias, 0.0), temperature)

@@ -125,7 +125,7 @@ class FrozenNetwork:
 
     def outputs(self, features: Tensor) -> np.ndarray:
         """What the head makes of features, float64, on the CPU."""
-        return self.head(features).double().cpu().numpy()
+        return self.head(features).cpu().double().numpy()
 
 
 class Network(FrozenNetwork):

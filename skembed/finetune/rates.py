@@ -10,6 +10,7 @@ import numpy as np
 from sklearn.base import clone
 
 from skembed._plotting import BEST, COLOUR, bare, pyplot
+from skembed.engine.modes import standard_modes
 from skembed.engine.seeding import seeded
 from skembed.exceptions import TrainingError
 from skembed.finetune.fitting import untrained
@@ -147,6 +148,7 @@ def find_learning_rate(
     return RateCurve(rates[: len(losses)], smooth, _suggest(rates[: len(losses)], smooth))
 
 
+@standard_modes()
 def _rising_losses(recipe: Recipe, rates: np.ndarray) -> list[float]:
     """The loss of each step, at its rate; until it explodes."""
     stage, settings = recipe.stages[-1], recipe.settings

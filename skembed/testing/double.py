@@ -63,12 +63,12 @@ class ArrayBackbone(Backbone):
         entered: AbstractContextManager = nullcontext()
         if values is None:
             # Nothing below the block is computed but the stem, on one row of zeros.
-            values = torch.zeros(1, network.stem.weight.shape[1])
+            values = batch["hidden"].new_zeros(1, network.stem.weight.shape[1])
             entered = enter_behind(stack, int(batch["block"]), batch["hidden"])
         top = len(self.blocks) - 1
         with entered, record_blocks(stack, layers, stop=top not in layers) as found:
             found[top] = self.module(values)
-        return [Tokens(found[i].unsqueeze(1), torch.ones(len(found[i]), 1, dtype=torch.bool)) for i in layers]
+        return [Tokens(found[i].unsqueeze(1), found[i].new_ones(len(found[i]), 1, dtype=torch.bool)) for i in layers]
 
     def advance(self, items: Sequence[Item], batch: Mapping[str, Tensor], blocks: Sequence[int]) -> list[list[Item]]:
         read = self.forward_blocks(batch, blocks)
