@@ -31,6 +31,7 @@ from skembed.parameters import HintingParametersMixin
 if TYPE_CHECKING:
     from skembed.advice import Advice
     from skembed.finetune.request import Request
+    from skembed.finetune.warm_start import EarlierFit
 
 __all__ = ["BaseFineTuner"]
 
@@ -130,8 +131,8 @@ class BaseFineTuner(PredictingMixin, HintingParametersMixin, TransformerMixin, C
         """What is to be fitted, all of it checked."""
         from skembed.finetune.request import Request
 
-        start = self._head if self.warm_start and hasattr(self, "_head") else None
-        embedder = self._starting_embedder(X)
+        earlier = self._earlier_fit()
+        embedder = self._starting_embedder(X, earlier)
         samples = embedder._samples(X, reset=False)
         if y is None:
             raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None.")
@@ -149,11 +150,7 @@ class BaseFineTuner(PredictingMixin, HintingParametersMixin, TransformerMixin, C
             X_val, y_val, lost = self._check_validation(embedder, X_val, y_val)
             notes += lost
         task = self._task(y)
-        if self.warm_start and start is not None and start.weight.shape[0] != task.n_outputs:
-            raise ValueError(
-                f"warm_start=True: the fit before had {start.weight.shape[0]} outputs and y has {task.n_outputs} now. "
-                "Use warm_start=False, or the same classes."
-            )
+        start = None if earlier is None else earlier.start(embedder, task)
         seed, rng = self._seed()
         if X_val is None:
             stratify = self._stratified and y.ndim == 1
@@ -217,13 +214,22 @@ class BaseFineTuner(PredictingMixin, HintingParametersMixin, TransformerMixin, C
         # Groups of a part of the samples are of no use to anyone.
         return replace(advice, findings=of_positions(advice.findings, positions[train]), groups=None)
 
-    def _starting_embedder(self, X) -> BaseEmbedder:
+    def _earlier_fit(self) -> EarlierFit | None:
+        """Return what a warm start begins with; None for a cold one."""
+        if not (self.warm_start and hasattr(self, "embedder_")):
+            return None
+        from skembed.finetune.warm_start import EarlierFit
+
+        return EarlierFit(self._origin, self.embedder_, self._head, self._predicting)
+
+    def _given_embedder(self) -> BaseEmbedder:
         from skembed.text import TextEmbedder
 
-        if self.warm_start and hasattr(self, "embedder_"):
-            embedder = clone(self.embedder_)
-        else:
-            embedder = TextEmbedder() if self.embedder is None else clone(self.embedder)
+        return TextEmbedder() if self.embedder is None else self.embedder
+
+    def _starting_embedder(self, X, earlier: EarlierFit | None) -> BaseEmbedder:
+        unfitted = self._given_embedder()
+        embedder = clone(unfitted) if earlier is None else earlier.starting_embedder(unfitted)
         embedder.fit(X)
         for name in ("n_features_in_", "feature_names_in_"):
             if hasattr(embedder, name):
@@ -302,9 +308,12 @@ class BaseFineTuner(PredictingMixin, HintingParametersMixin, TransformerMixin, C
         return report
 
     def _finish(self, outcome, task, n_train: int, n_held_out: int) -> None:
+        from skembed.finetune.warm_start import origin_of
+
         if (context := self.__dict__.pop("_report_context", None)) is not None:
             context.call_on_fit_task_end(estimator=self)
         self.embedder_ = outcome.embedder
+        self._origin = origin_of(self._given_embedder())
         self.kept_ = outcome.kept
         self.history_ = outcome.progress.history
         self.n_epochs_ = len(outcome.progress.history)

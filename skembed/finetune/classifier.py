@@ -138,7 +138,9 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
         Where each epoch is written down: the same fit, killed, goes on from there and ends at the same result. Several
         fits may share a directory. With ``random_state=None`` the seed is 0 then.
     warm_start : bool, default=False
-        Whether a second `fit` goes on from the weights of the first.
+        Begin a second `fit` with the backbone and the head of the first. The head's rows are matched by class: new
+        and renamed classes begin afresh. Changed parameters of `embedder` apply; a head on features of another
+        meaning (`layers`, `pooling`, `normalize`, `truncate_dim`) begins afresh, and another backbone altogether.
     random_state : int, RandomState instance or None, default=None
         Of the split, the order of the samples, dropout and mixup. On a CPU an int repeats a fit exactly.
     verbose : bool or int, default=False

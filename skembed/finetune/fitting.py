@@ -118,16 +118,21 @@ def _probe(request: Request, frozen: np.ndarray, encoded: np.ndarray, train: np.
     standardizer = Standardizer.fit(rows[train], weights[train])
     features = standardizer(rows)
 
-    def judge(probe: Probe) -> float:
-        outputs = probe(features[held_out])
-        return task.judge(outputs, request.y[held_out], encoded[held_out], weights[held_out]).loss
+    def judge(probe: Probe, judges: np.ndarray = held_out) -> float:
+        outputs = probe(features[judges])
+        return task.judge(outputs, request.y[judges], encoded[judges], weights[judges]).loss
 
-    judged = judge if len(held_out) else None
-    probe = search_probe(task.fit_probe, features[train], encoded[train], weights[train], judged)
+    probe = search_probe(
+        task.fit_probe, features[train], encoded[train], weights[train], judge if len(held_out) else None
+    )
     if request.start is not None:
-        earlier = request.start.to_probe(standardizer)
-        if judged is None or judged(earlier) < judged(probe):
-            probe = earlier
+        earlier = request.start.to_probe(standardizer, probe)
+        if len(held_out):
+            better = judge(earlier) < judge(probe)
+        else:
+            # A head with fresh outputs is not what the earlier fit ended with, and has to fit the samples at hand.
+            better = not request.start.fresh.any() or judge(earlier, train) < judge(probe, train)
+        probe = earlier if better else probe
     return standardizer, probe
 
 
@@ -235,7 +240,7 @@ def _checkpoint(request: Request, frozen: np.ndarray) -> Checkpoint | None:
         type(request.task).__name__,
         shown(request.task.scoring),
     )
-    start = [] if request.start is None else [request.start.weight, request.start.bias]
+    start = [] if request.start is None else [request.start.head.weight, request.start.head.bias]
     return Checkpoint(request.checkpoint_dir, what, request.y, [frozen, request.weights, *start])
 
 
@@ -287,7 +292,7 @@ def _repeated(
     strength = probe.strength or 1.0
     standardizer, start = _refitted_probe(request, frozen, encoded, strength)
     if request.start is not None and not probe.strength:
-        start = request.start.to_probe(standardizer)
+        start = request.start.to_probe(standardizer, start)
     whole = replace(request, train=np.arange(len(request.y)), report=None)
     again = _recipe(whole, frozen, encoded, standardizer, start)
     # What the frozen blocks returned is known of all samples.

@@ -19,6 +19,7 @@ from skembed.finetune.tasks import Scores, Task
 
 if TYPE_CHECKING:
     from skembed.advice import Advice
+    from skembed.finetune.warm_start import Start
 
 __all__ = ["Linear", "Outcome", "Request"]
 
@@ -81,8 +82,8 @@ class Request:
         Where the strategy was chosen by it.
     method : Method
         What trains in the blocks that the strategy reaches.
-    start : Linear, optional
-        A head from an earlier fit, to go on with.
+    start : Start, optional
+        Head of an earlier fit, for a warm start.
     notes : tuple of str
         Sentences for the report on what was given.
     report : callable, optional
@@ -113,7 +114,7 @@ class Request:
     positions: np.ndarray = field(default_factory=lambda: np.arange(0))
     own_validation: bool = False
     advice: Advice | None = None
-    start: Linear | None = None
+    start: Start | None = None
     notes: tuple[str, ...] = ()
     report: Callable[[dict[str, Any]], bool | None] | None = None
 
