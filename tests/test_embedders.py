@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import pickle
 import warnings
@@ -26,7 +27,7 @@ from sklearn.model_selection import (
 )
 from sklearn.pipeline import make_pipeline
 
-from skembed import AudioEmbedder, ImageEmbedder, TextEmbedder
+from skembed import AudioEmbedder, EmbeddingCache, ImageEmbedder, TextEmbedder
 from skembed.backbones.bundled import list_bundled
 from skembed.exceptions import BackboneNotFoundError, DecodeError, DecodeWarning, TruncationWarning
 from skembed.testing import check_embedder
@@ -157,6 +158,38 @@ def test_skops_round_trip():
     trusted = get_untrusted_types(data=content)
     assert all(name.startswith("skembed.") for name in trusted), trusted
     np.testing.assert_array_equal(loads(content, trusted=trusted).transform(TEXTS), embedder.transform(TEXTS))
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_skops_saves_an_embedder_with_its_cache(tmp_path, on_disk):
+    from skops.io import dumps, get_untrusted_types, loads
+
+    cache = EmbeddingCache(tmp_path / "rows" if on_disk else None, max_bytes=10**6)
+    rows = TextEmbedder(cache=cache).fit_transform(TEXTS)
+    content = dumps(TextEmbedder(cache=cache).fit(TEXTS))
+    trusted = get_untrusted_types(data=content)
+    assert all(name.startswith("skembed.") for name in trusted), trusted
+    loaded = loads(content, trusted=trusted)
+    assert (loaded.cache.location, loaded.cache.max_bytes) == (cache.location, cache.max_bytes)
+    misses = cache.info().misses
+    np.testing.assert_array_equal(loaded.transform(TEXTS), rows)
+    assert loaded.cache.info() == cache.info()
+    assert cache.info().misses == misses, "it is the same cache, and has the rows"
+
+
+def test_skops_opens_a_cache_on_disk_again(tmp_path):
+    """As in another process, where the cache that was saved does not exist."""
+    from skops.io import dumps, get_untrusted_types, loads
+
+    embedder = TextEmbedder(cache=EmbeddingCache(tmp_path / "rows")).fit(TEXTS)
+    rows, content = embedder.transform(TEXTS), dumps(embedder)
+    del embedder
+    gc.collect()
+    loaded = loads(content, trusted=get_untrusted_types(data=content))
+    assert loaded.cache.info().hits == 0, "it is another object"
+    np.testing.assert_array_equal(loaded.transform(TEXTS), rows)
+    assert (loaded.cache.info().hits, loaded.cache.info().misses) == (len(TEXTS), 0)
+    assert pickle.loads(pickle.dumps(loaded)).cache is loaded.cache
 
 
 # -- what each modality does with its input ---------------------------------------------------------------

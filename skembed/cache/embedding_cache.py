@@ -254,6 +254,22 @@ class EmbeddingCache:
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (None if self.location is None else str(self.location), self.max_bytes, self._token)
 
+    # For savers that take an object's state and call no function of ours to rebuild it, as skops does.
+    def __getstate__(self) -> dict[str, Any]:
+        location = None if self.location is None else str(self.location)
+        return {"location": location, "max_bytes": self.max_bytes, "token": self._token}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        with _opening:
+            original = _instances.get(state["token"])
+            if original is None:
+                EmbeddingCache.__init__(self, state["location"], max_bytes=state["max_bytes"])
+                self._token = state["token"]
+                _instances[self._token] = self
+            else:
+                # Instances with one token share their attributes, and so their rows and their lock.
+                self.__dict__ = original.__dict__
+
     def __repr__(self) -> str:
         return f"EmbeddingCache({'' if self.location is None else repr(str(self.location))})"
 
