@@ -30,6 +30,7 @@ from skembed.parameters import HintingParametersMixin
 
 if TYPE_CHECKING:
     from skembed.advice import Advice
+    from skembed.finetune.callbacks import FitCallbacks
     from skembed.finetune.request import Request
     from skembed.finetune.warm_start import EarlierFit
 
@@ -118,13 +119,17 @@ class BaseFineTuner(PredictingMixin, HintingParametersMixin, TransformerMixin, C
 
     def _fit(self, X, y, sample_weight, groups, X_val, y_val):
         from skembed.diagnosis.examine import diagnose_fit
+        from skembed.finetune.callbacks import FitCallbacks
         from skembed.finetune.fitting import run_fit
 
-        request = replace(self._request(X, y, sample_weight, groups, X_val, y_val), report=self._begin_report())
+        request = self._request(X, y, sample_weight, groups, X_val, y_val)
+        callbacks = FitCallbacks(self, request, X, y, sample_weight)
+        request = replace(request, report=self._begin_report(callbacks), follow=callbacks.follow)
         outcome = run_fit(request)
         self.strategy_, self.advice_ = request.strategy, request.advice
         self.diagnosis_ = diagnose_fit(request, outcome, self, grouped=groups is not None)
         self._finish(outcome, request.task, len(request.train), len(request.held_out))
+        callbacks.end()
         return self
 
     def _request(self, X, y, sample_weight=None, groups=None, X_val=None, y_val=None) -> Request:
@@ -289,29 +294,19 @@ class BaseFineTuner(PredictingMixin, HintingParametersMixin, TransformerMixin, C
             ema=None if self.ema is None else float(self.ema),
         )
 
-    def _begin_report(self):
+    def _begin_report(self, callbacks: FitCallbacks):
         """A function that is told of each epoch: it prints, and asks scikit-learn's callbacks whether to stop."""
-        context = None
-        if hasattr(self, "_init_callback_context"):
-            context = self._init_callback_context(max_subtasks=int(self.max_epochs))
-            context.call_on_fit_task_begin(estimator=self)
 
         def report(record: dict[str, Any]) -> bool:
             if self.verbose:
                 print(f"[{type(self).__name__}] {describe_epoch(record)}", flush=True)
-            if context is None:
-                return False
-            own = context.subcontext(task_name="epoch").call_on_fit_task_begin(estimator=self)
-            return bool(own.call_on_fit_task_end(estimator=self))
+            return callbacks.end_epoch()
 
-        self._report_context = context
         return report
 
     def _finish(self, outcome, task, n_train: int, n_held_out: int) -> None:
         from skembed.finetune.warm_start import origin_of
 
-        if (context := self.__dict__.pop("_report_context", None)) is not None:
-            context.call_on_fit_task_end(estimator=self)
         self.embedder_ = outcome.embedder
         self._origin = origin_of(self._given_embedder())
         self.kept_ = outcome.kept

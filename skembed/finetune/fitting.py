@@ -24,6 +24,7 @@ from skembed.finetune.prefix import Prefixes
 from skembed.finetune.probe import Probe, Standardizer, search_probe
 from skembed.finetune.report import describe_advice, describe_nothing_unfrozen
 from skembed.finetune.request import Linear, Outcome, Request
+from skembed.finetune.snapshot import best_so_far
 from skembed.finetune.stages import Recipe, Stage, plan_stages
 from skembed.finetune.storing import tuned_embedder
 from skembed.finetune.tasks import Scores
@@ -53,6 +54,8 @@ def run_fit(request: Request) -> Outcome:
         else Scores(float("nan"), float("nan"))
     )
     recipe.begin(baseline)
+    if request.follow is not None:
+        request.follow(lambda: best_so_far(request, recipe, standardizer, probe))
     checkpoint = _checkpoint(request, frozen)
     if checkpoint is not None:
         recipe.save = checkpoint.save
@@ -271,7 +274,7 @@ def _keep(
         if refit:
             network, note = _repeated(request, recipe, frozen, encoded, probe)
             notes.append(note)
-        head = _linear(network.head, progress.best.temperature)
+        head = Linear.of_head(network.head, progress.best.temperature)
         embedder = tuned_embedder(request.embedder, network)
     return Outcome(embedder, head, kept, progress, recipe.stages, progress.best, progress.baseline, frozen, notes)
 
@@ -306,9 +309,3 @@ def _repeated(
             "Fitted once more on all samples it knew the held-out ones no better than before: the first fit was kept."
         )
     return again.network, f"It was then fitted once more, in the same way, on all {len(request.y)} samples."
-
-
-def _linear(head: Head, temperature: float) -> Linear:
-    weight, bias = (value.detach().cpu().double().numpy() for value in (head.linear.weight, head.linear.bias))
-    standardizer = Standardizer(*(value.cpu().double().numpy() for value in (head.mean, head.scale)))
-    return Linear.of_probe(standardizer, Probe(weight, bias, 0.0), temperature)

@@ -19,6 +19,7 @@ from skembed.finetune.tasks import Scores, Task
 
 if TYPE_CHECKING:
     from skembed.advice import Advice
+    from skembed.finetune.network import Head
     from skembed.finetune.warm_start import Start
 
 __all__ = ["Linear", "Outcome", "Request"]
@@ -48,6 +49,13 @@ class Linear:
         """The map on embeddings that is the probe on standardised ones."""
         weight = probe.weight / standardizer.scale
         return cls(weight, probe.bias - weight @ standardizer.mean, temperature)
+
+    @classmethod
+    def of_head(cls, head: Head, temperature: float) -> Linear:
+        """Return the map on embeddings that a network's head is."""
+        weight, bias = (value.detach().cpu().double().numpy() for value in (head.linear.weight, head.linear.bias))
+        standardizer = Standardizer(*(value.cpu().double().numpy() for value in (head.mean, head.scale)))
+        return cls.of_probe(standardizer, Probe(weight, bias, 0.0), temperature)
 
     def to_probe(self, standardizer: Standardizer) -> Probe:
         """The other way round, to begin training with."""
@@ -88,6 +96,8 @@ class Request:
         Sentences for the report on what was given.
     report : callable, optional
         Told of each epoch.
+    follow : callable, optional
+        Before training it gets a function that returns the fitted attributes of the best estimator so far.
     """
 
     embedder: BaseEmbedder
@@ -117,6 +127,7 @@ class Request:
     start: Start | None = None
     notes: tuple[str, ...] = ()
     report: Callable[[dict[str, Any]], bool | None] | None = None
+    follow: Callable[[Callable[[], dict[str, Any]]], None] | None = None
 
 
 @dataclass

@@ -1,0 +1,65 @@
+"""scikit-learn's callbacks during a fit: what they are given, and whether they ask to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from skembed.finetune.request import Request
+
+__all__ = ["FitCallbacks"]
+
+
+class FitCallbacks:
+    """Callbacks that a user registered with `set_callbacks`, for one fit with one task per epoch.
+
+    Parameters
+    ----------
+    estimator : FineTuneClassifier or FineTuneRegressor
+        Being fitted.
+    request : Request
+        The fit.
+    X, y, sample_weight
+        As `fit` was given them. Callbacks get them without the samples that the fit leaves out.
+    """
+
+    def __init__(self, estimator: Any, request: Request, X: Any, y: Any, sample_weight: Any):
+        self.estimator = estimator
+        self._best: Callable[[], dict[str, Any]] | None = None
+        self._context = None
+        if hasattr(estimator, "_init_callback_context"):  # scikit-learn 1.9 and later
+            self._data = _training_data(request, X, y, sample_weight)
+            self._context = estimator._init_callback_context(max_subtasks=request.max_epochs)
+            self._context.call_on_fit_task_begin(estimator=estimator, **self._data)
+
+    def follow(self, best: Callable[[], dict[str, Any]]) -> None:
+        """Take a function that returns the fitted attributes of the best estimator so far."""
+        self._best = best
+
+    def end_epoch(self) -> bool:
+        """Report an epoch; return True if a callback asks to stop."""
+        if self._context is None:
+            return False
+        task = self._context.subcontext(task_name="epoch")
+        task.call_on_fit_task_begin(estimator=self.estimator, **self._data)
+        # A function: it is called where a callback asks for a fitted estimator, and only there.
+        fitted = {"reconstruction_attributes": self._best}
+        return bool(task.call_on_fit_task_end(estimator=self.estimator, **self._data, **fitted))
+
+    def end(self) -> None:
+        """Report the end of the fit, when the estimator has all its attributes."""
+        if self._context is not None:
+            self._context.call_on_fit_task_end(estimator=self.estimator, **self._data, reconstruction_attributes={})
+
+
+def _training_data(request: Request, X: Any, y: Any, sample_weight: Any) -> dict[str, Any]:
+    """Return X and y as they were given, or lists of the samples that the fit uses where it leaves some out."""
+    n_used = len(request.train) if request.own_validation else len(request.y)
+    weights = None if sample_weight is None else np.broadcast_to(np.asarray(sample_weight), len(y))
+    if n_used < len(y):
+        X, y = list(request.samples[:n_used]), request.y[:n_used]
+        weights = None if weights is None else weights[request.positions[:n_used]]
+    metadata = None if weights is None else {"sample_weight": weights}
+    return {"X": X, "y": y, "metadata": metadata}

@@ -1,0 +1,58 @@
+"""The best of a fit that is still running."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from skembed.finetune.probe import Probe, Standardizer
+from skembed.finetune.request import Linear, Request
+from skembed.finetune.stages import Recipe
+from skembed.finetune.storing import tuned_embedder
+
+__all__ = ["best_so_far"]
+
+
+def best_so_far(request: Request, recipe: Recipe, standardizer: Standardizer, probe: Probe) -> dict[str, Any]:
+    """Return the fitted attributes with which the estimator predicts as if the fit had stopped here.
+
+    Parameters
+    ----------
+    request : Request
+        The fit.
+    recipe : Recipe
+        Between two epochs; its network is the same afterwards.
+    standardizer, probe
+        What training started from.
+
+    Returns
+    -------
+    dict of str to object
+        Values of attributes by name.
+    """
+    progress, network = recipe.progress, recipe.network
+    if progress.path:
+        current = network.state(recipe.stages[progress.stage].n_unfrozen)
+        current = {**recipe.best_state, **{name: value.detach().clone() for name, value in current.items()}}
+        network.load(recipe.best_state)
+        try:
+            head = Linear.of_head(network.head, progress.best.temperature)
+            embedder = tuned_embedder(request.embedder, network)
+        finally:
+            network.load(current)
+        if embedder is not request.embedder:
+            # Rows of weights that the next epoch changes would fill a cache and never be asked for again.
+            embedder.set_params(cache=None)
+    else:
+        head = Linear.of_probe(standardizer, probe, progress.baseline.temperature)
+        embedder = request.embedder
+    return {
+        "embedder_": embedder,
+        "kept_": "fine-tuned" if progress.path else "probe",
+        "head_coef_": head.weight,
+        "head_intercept_": head.bias,
+        "temperature_": head.temperature,
+        "strategy_": request.strategy,
+        "history_": list(progress.history),
+        "n_epochs_": len(progress.history),
+        "_predicting": request.task,
+    }
