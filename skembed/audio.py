@@ -18,7 +18,8 @@ __all__ = ["AudioEmbedder"]
 class AudioEmbedder(BaseEmbedder):
     """Embed recordings with a pre-trained speech or sound model.
 
-    Recordings are averaged to mono and resampled to the rate that the backbone was trained with.
+    Recordings are averaged to mono and resampled to the rate that the backbone was trained with. Floating samples are
+    in [-1, 1] or a little beyond; integers stored as floats are refused.
 
     Parameters
     ----------
@@ -62,7 +63,8 @@ class AudioEmbedder(BaseEmbedder):
         Samples per second (Hz) of raw arrays in X. Files carry their own rate; an array without a rate is an error.
     max_duration : float, default=None
         Seconds to read from the start of each recording, with a warning that counts the recordings that were
-        longer. None reads them whole.
+        longer. None reads them whole, and refuses recordings of more than 30 minutes (1800 s), which small files can
+        contain; a larger `max_duration` allows longer ones.
     window : float, default=None
         Recordings longer than so many seconds are split into windows whose embeddings are averaged, weighted by
         their length. None takes what the backbone reads at once.

@@ -1,4 +1,4 @@
-"""Reading one recording: files, bytes and arrays become mono float32 at one rate, or a DecodeError."""
+"""Read one recording: files, bytes and arrays become mono float32 at one rate, or a DecodeError."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ from typing import Any
 
 import numpy as np
 import soundfile
-import soxr
 
 from skembed.exceptions import DecodeError
 from skembed.inputs.decode import is_missing, open_file, reason
+from skembed.inputs.mono import MonoBuilder
 
 __all__ = ["read_audio"]
 
-#: Samples per second (Hz) that a recording may have. A header that says 1 Hz would make gigabytes of a small file.
-_RATES = (100, 10_000_000)
 #: Lengths of a WAV file's samples that mean "unknown": what ffmpeg, arecord and sox write into a pipe.
 _STREAMED = (range(0x7FFF0000, 0x80000001), range(0xFFFF0000, 0x100000000))
 
@@ -30,9 +28,10 @@ def read_audio(
     max_duration: float | None = None,
     min_samples: int = 400,
 ) -> tuple[np.ndarray, bool]:
-    """A recording as a mono waveform.
+    """Read a recording as a mono waveform.
 
-    Channels are averaged; integers are scaled to [-1, 1]; the rate is converted by soxr at high quality.
+    Channels are averaged; integers are scaled to [-1, 1]; the rate is converted by soxr at high quality. All of this
+    happens block by block, so that memory depends on the waveform and not on the source's rate and channels.
 
     Parameters
     ----------
@@ -44,7 +43,7 @@ def read_audio(
     sampling_rate : float, optional
         Samples per second (Hz) of a bare array; files, pairs and dicts carry their own.
     max_duration : float, optional
-        Seconds to keep from the start.
+        Seconds to keep from the start. None keeps all, and refuses recordings of more than 30 minutes.
     min_samples : int, default=400
         Fewest samples of the result; 400 are 25 ms at 16 kHz, one frame of every usual front end.
 
@@ -57,127 +56,121 @@ def read_audio(
     Raises
     ------
     DecodeError
-        If it cannot be read, has no rate, is not finite, or is too short; knows the path where there is one.
+        If it cannot be read, has no rate, is not finite, is too short or too long, or has floating samples far
+        outside [-1, 1]; names the path where there is one.
     """
-    samples, source_rate, cut, path = _decode(sample, sampling_rate, max_duration)
-    waveform = _to_mono(samples, path)
-    # Before resampling, which would smear each of them over its neighbourhood.
-    _check_finite(waveform, path)
-    if max_duration is not None and len(waveform) > (keep := round(max_duration * source_rate)):
-        waveform, cut = waveform[:keep], True
-    shortest = min_samples / rate
-    if len(waveform) < shortest * source_rate:
-        lasts = len(waveform) / source_rate * 1000
-        raise DecodeError(f"the recording lasts {lasts:.1f} ms; at least {shortest * 1000:g} ms are needed.", path=path)
-    if source_rate != rate:
-        waveform = soxr.resample(waveform, source_rate, rate, quality="HQ")
-        _check_finite(waveform, path)  # near the largest float, ringing overflows
-    return np.ascontiguousarray(waveform, dtype=np.float32), cut
+    builder = MonoBuilder(rate, max_duration, min_samples)
+    _decode(sample, sampling_rate, builder)
+    return builder.finish()
 
 
-def _decode(sample, sampling_rate, max_duration) -> tuple[np.ndarray, float, bool, str | None]:
-    """Samples of shape (n,) or (n, channels) or (channels, n), their rate, whether cut, and the path."""
-    path = None
+def _decode(sample: Any, sampling_rate: float | None, builder: MonoBuilder) -> None:
+    """Add the sample's blocks to a builder, whatever form the sample has."""
     if isinstance(sample, dict):
-        path = sample.get("path")
+        builder.path = sample.get("path")
         if sample.get("array") is not None:
             sample = (sample["array"], sample.get("sampling_rate"))
         else:
-            sample = sample.get("bytes") or path
+            sample = sample.get("bytes") or builder.path
     if isinstance(sample, (str, os.PathLike)):
         with open_file(sample) as file:
-            return (*_from_file(file, max_duration, file.name), file.name)
-    if isinstance(sample, (bytes, bytearray, memoryview)):
-        return (*_from_file(io.BytesIO(sample), max_duration, path), path)
-    if hasattr(sample, "read"):
-        return (*_from_file(sample, max_duration, None), None)
-    if hasattr(sample, "get_all_samples"):
-        return (*_from_decoder(sample), False, path)
-    if isinstance(sample, tuple) and len(sample) == 2 and not isinstance(sample[0], Real):
+            builder.path = file.name
+            _add_file(file, builder)
+    elif isinstance(sample, (bytes, bytearray, memoryview)):
+        _add_file(io.BytesIO(sample), builder)
+    elif hasattr(sample, "read"):
+        _add_file(sample, builder)
+    elif hasattr(sample, "get_all_samples"):
+        _add_decoder(sample, builder)
+    elif isinstance(sample, tuple) and len(sample) == 2 and not isinstance(sample[0], Real):
         array, own_rate = sample
-        return _scaled(array), _check_rate(sampling_rate if own_rate is None else own_rate), False, path
-    if isinstance(sample, np.ndarray) or (isinstance(sample, list) and sample and isinstance(sample[0], Real)):
-        return _scaled(sample), _check_rate(sampling_rate), False, None
-    raise DecodeError(
-        f"expected a path, bytes, an array or an (array, rate) pair, got {type(sample).__name__}"
-        + (" (a missing value)." if is_missing(sample) else ".")
-    )
+        _add_array(array, sampling_rate if own_rate is None else own_rate, builder)
+    elif isinstance(sample, np.ndarray) or (isinstance(sample, list) and sample and isinstance(sample[0], Real)):
+        _add_array(sample, sampling_rate, builder)
+    else:
+        raise DecodeError(
+            f"expected a path, bytes, an array or an (array, rate) pair, got {type(sample).__name__}"
+            + (" (a missing value)." if is_missing(sample) else ".")
+        )
 
 
-def _from_decoder(decoder) -> tuple[np.ndarray, float]:
+def _add_decoder(decoder: Any, builder: MonoBuilder) -> None:
+    """Add what a decoder of torchcodec or `datasets` returns; no more is decoded than will be kept."""
+    duration = _declared_duration(decoder)
+    if duration is not None and builder.max_duration is None:
+        builder.check_duration(duration)
     try:
-        decoded = decoder.get_all_samples()
+        if duration is not None and builder.max_duration is not None and duration > builder.max_duration + 1:
+            # A second more, by which the builder sees that the recording goes on.
+            decoded = decoder.get_samples_played_in_range(0, builder.max_duration + 1)
+        else:
+            decoded = decoder.get_all_samples()
         samples = np.asarray(decoded.data)
     # Whatever the codec's library raises.
     except Exception as error:
-        raise DecodeError(f"the recording cannot be decoded: {reason(error)}.") from error
-    return samples, _check_rate(decoded.sample_rate)
+        raise DecodeError(f"the recording cannot be decoded: {reason(error)}.", path=builder.path) from error
+    _add_array(samples, decoded.sample_rate, builder)
 
 
-def _check_rate(rate, path=None) -> float:
-    if rate is None:
-        raise DecodeError(
-            "an array carries no rate, and a wrong guess gives wrong features. Set sampling_rate= (Hz), or give "
-            "(array, rate)."
-        )
-    if not isinstance(rate, Real) or not _RATES[0] <= float(rate) <= _RATES[1]:
-        raise DecodeError(
-            f"the rate {rate!r} is no number of samples per second. Recordings have {_RATES[0]} to {_RATES[1]} Hz.",
-            path=path,
-        )
-    return float(rate)
+def _declared_duration(decoder: Any) -> float | None:
+    """Return the seconds that a decoder read in its source's header; None for a decoder that cannot tell."""
+    metadata = getattr(decoder, "metadata", None)
+    duration = getattr(metadata, "duration_seconds_from_header", None)
+    can_seek = hasattr(decoder, "get_samples_played_in_range")
+    return float(duration) if can_seek and isinstance(duration, Real) else None
 
 
-def _check_finite(waveform: np.ndarray, path) -> None:
-    if not np.isfinite(waveform).all():
-        raise DecodeError(f"{int((~np.isfinite(waveform)).sum())} of its samples are NaN or infinite.", path=path)
+def _add_array(array: Any, rate: Any, builder: MonoBuilder) -> None:
+    samples = _channels_last(array, builder.path)
+    builder.begin(rate, n_frames=len(samples))
+    size = builder.block_size(samples.shape[1] if samples.ndim == 2 else 1)
+    for start in range(0, len(samples), size):
+        if not builder.add(_scaled(samples[start : start + size], builder.path)):
+            break
 
 
-def _scaled(array: Any) -> np.ndarray:
-    """Integer samples in [-1, 1]; floats as they are."""
+def _channels_last(array: Any, path: str | None) -> np.ndarray:
+    """Return samples of shape (n,) or (n, channels), as they are stored."""
     try:
         samples = np.asarray(array)
     except ValueError as error:
-        raise DecodeError("the channels have unequal lengths. Give one array of numbers.") from error
+        raise DecodeError("the channels have unequal lengths. Give one array of numbers.", path=path) from error
+    _scaled(samples[:0], path)  # refuses types
+    if samples.ndim not in (1, 2):
+        raise DecodeError(f"audio arrays have one or two dimensions, got shape {samples.shape}.", path=path)
+    if not samples.size:
+        return samples.reshape(0)
+    if samples.ndim == 2 and samples.shape[0] == samples.shape[1] != 1:
+        raise DecodeError(f"shape {samples.shape} does not tell channels from samples. Give a mono array.", path=path)
+    return samples.T if samples.ndim == 2 and np.argmin(samples.shape) == 0 else samples
+
+
+def _scaled(samples: np.ndarray, path: str | None) -> np.ndarray:
+    """Return integer samples in [-1, 1], and floats as they are."""
     if samples.dtype == np.uint8:
         return (samples.astype(np.float32) - 128) / 128
     if samples.dtype in (np.int16, np.int32):
         return samples.astype(np.float64) / -float(np.iinfo(samples.dtype).min)
     if samples.dtype.kind == "f":
         return samples
-    raise DecodeError(f"audio arrays are floats, int16, int32 or uint8, got {samples.dtype}.")
+    raise DecodeError(f"audio arrays are floats, int16, int32 or uint8, got {samples.dtype}.", path=path)
 
 
-def _to_mono(samples: np.ndarray, path) -> np.ndarray:
-    if samples.size == 0:
-        raise DecodeError("the recording is empty.", path=path)
-    if samples.ndim == 2:
-        if samples.shape[0] == samples.shape[1] != 1:
-            raise DecodeError(
-                f"shape {samples.shape} does not tell channels from samples. Give a mono array.", path=path
-            )
-        samples = samples.mean(axis=int(np.argmin(samples.shape)))
-    if samples.ndim != 1:
-        raise DecodeError(f"audio arrays have one or two dimensions, got shape {samples.shape}.", path=path)
-    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as that
-        return samples.astype(np.float32)
-
-
-def _from_file(file, max_duration, path) -> tuple[np.ndarray, float, bool]:
+def _add_file(file: Any, builder: MonoBuilder) -> None:
     try:
-        file = _check_riff(file, path)
+        file = _check_riff(file, builder.path)
         file.seek(0)
         with soundfile.SoundFile(file) as sound:
-            rate = _check_rate(sound.samplerate, path)
-            frames = -1 if max_duration is None else round(max_duration * rate)
-            samples = sound.read(frames, dtype="float32", always_2d=True)
-            cut = 0 <= frames < sound.frames
+            # Some formats do not store their length, for which libsndfile returns its largest number.
+            builder.begin(sound.samplerate, n_frames=sound.frames if 0 <= sound.frames < 2**62 else None)
+            size = builder.block_size(sound.channels)
+            while builder.add(sound.read(size, dtype="float32", always_2d=True)):
+                pass
     except DecodeError:
         raise
     # libsndfile's errors, and whatever a file object raises.
     except Exception as error:
-        raise DecodeError(f"the recording cannot be decoded: {reason(error)}.", path=path) from error
-    return samples.mean(axis=1), rate, cut
+        raise DecodeError(f"the recording cannot be decoded: {reason(error)}.", path=builder.path) from error
 
 
 def _check_riff(file, path):
