@@ -12,6 +12,7 @@ import soundfile
 
 from skembed.exceptions import DecodeError
 from skembed.inputs.decode import is_missing, open_file, reason
+from skembed.inputs.decoders import declared_duration, is_decoder
 from skembed.inputs.mono import MonoBuilder
 
 __all__ = ["read_audio"]
@@ -80,7 +81,7 @@ def _decode(sample: Any, sampling_rate: float | None, builder: MonoBuilder) -> N
         _add_file(io.BytesIO(sample), builder)
     elif hasattr(sample, "read"):
         _add_file(sample, builder)
-    elif hasattr(sample, "get_all_samples"):
+    elif is_decoder(sample):
         _add_decoder(sample, builder)
     elif isinstance(sample, tuple) and len(sample) == 2 and not isinstance(sample[0], Real):
         array, own_rate = sample
@@ -96,7 +97,7 @@ def _decode(sample: Any, sampling_rate: float | None, builder: MonoBuilder) -> N
 
 def _add_decoder(decoder: Any, builder: MonoBuilder) -> None:
     """Add what a decoder of torchcodec or `datasets` returns; no more is decoded than will be kept."""
-    duration = _declared_duration(decoder)
+    duration = declared_duration(decoder)
     if duration is not None and builder.max_duration is None:
         builder.check_duration(duration)
     try:
@@ -110,14 +111,6 @@ def _add_decoder(decoder: Any, builder: MonoBuilder) -> None:
     except Exception as error:
         raise DecodeError(f"the recording cannot be decoded: {reason(error)}.", path=builder.path) from error
     _add_array(samples, decoded.sample_rate, builder)
-
-
-def _declared_duration(decoder: Any) -> float | None:
-    """Return the seconds that a decoder read in its source's header; None for a decoder that cannot tell."""
-    metadata = getattr(decoder, "metadata", None)
-    duration = getattr(metadata, "duration_seconds_from_header", None)
-    can_seek = hasattr(decoder, "get_samples_played_in_range")
-    return float(duration) if can_seek and isinstance(duration, Real) else None
 
 
 def _add_array(array: Any, rate: Any, builder: MonoBuilder) -> None:

@@ -12,6 +12,8 @@ import numpy as np
 
 from skembed.exceptions import DecodeError
 from skembed.inputs.decode import open_file
+from skembed.inputs.decoders import declared_duration, is_decoder
+from skembed.inputs.mono import DEFAULT_MAX_DURATION
 
 __all__ = ["KEY_SIZE", "array_key", "content_key", "text_key"]
 
@@ -21,6 +23,10 @@ KEY_SIZE = 20
 
 def _start(kind: str):
     return hashlib.blake2b(kind.encode() + b"\0", digest_size=KEY_SIZE)
+
+
+#: Seconds from a decoder's start that are decoded for its key: one packet of any usual format.
+_SECONDS_SEEN = 0.1
 
 
 # Copied for each sample: to begin a hash anew is the larger part of the time that a short text takes.
@@ -48,18 +54,18 @@ def text_key(sample: Any) -> bytes | None:
 def content_key(sample: Any) -> bytes | None:
     """Digest of an image's or a recording's type and content.
 
-    A file, its bytes and its path share one key: what lies in the file decides, not where it lies.
+    A file, its bytes, its path and a file object share one key: what is in the file decides, not where it is.
 
     Parameters
     ----------
-    sample : str, PathLike, bytes, ndarray, (ndarray, rate), list of numbers, dict, or PIL image
+    sample : str, PathLike, bytes, file object, ndarray, (ndarray, rate), list of numbers, dict, decoder, or PIL image
         As `ImageEmbedder` and `AudioEmbedder` take it.
 
     Returns
     -------
     bytes of length `KEY_SIZE`, or None
-        None for what cannot be read twice (file objects), cannot be read at all, or is not known here: such a
-        sample is computed each time.
+        None for what cannot be read twice (streams), cannot be read at all, or is not known here: such a sample is
+        computed each time.
 
     Examples
     --------
@@ -79,6 +85,10 @@ def content_key(sample: Any) -> bytes | None:
         digest = _FILE.copy()
         digest.update(sample)
         return digest.digest()
+    if hasattr(sample, "read"):
+        return _stream_key(sample)
+    if is_decoder(sample):
+        return _decoder_key(sample)
     if isinstance(sample, tuple) and len(sample) == 2 and not isinstance(sample[0], Real):
         return array_key(sample[0], repr(sample[1])) if isinstance(sample[1], (Real, type(None))) else None
     if isinstance(sample, (np.ndarray, list)):
@@ -104,14 +114,54 @@ def array_key(array: Any, note: str = "") -> bytes | None:
 
 
 def _file_key(path: str | os.PathLike) -> bytes | None:
-    digest = _FILE.copy()
     try:
         with open_file(path) as file:
-            while part := file.read(1 << 20):
-                digest.update(part)
+            return _digest_of(file)
     except (DecodeError, OSError):
         return None
+
+
+def _stream_key(file: Any) -> bytes | None:
+    """Digest of all that is in a file object, whose position stays as it was; None where that cannot be."""
+    try:
+        if not getattr(file, "seekable", lambda: True)():
+            return None
+        position = file.tell()
+        try:
+            file.seek(0)
+            return _digest_of(file)
+        finally:
+            file.seek(position)
+    # Whatever a file object raises: it is read again, and refused, when its turn comes.
+    except Exception:
+        return None
+
+
+def _digest_of(file: Any) -> bytes:
+    digest = _FILE.copy()
+    while part := file.read(1 << 20):
+        digest.update(part)
     return digest.digest()
+
+
+def _decoder_key(decoder: Any) -> bytes | None:
+    """Digest of a decoder's source and of how it is decoded, or of all its samples where the source is not known.
+
+    `datasets` keeps the source. Rate and channels can be asked for and are not kept, but seen at the samples.
+    """
+    source = getattr(decoder, "_hf_encoded", None)
+    try:
+        known = content_key(source) if isinstance(source, dict) else None
+        if known is not None and hasattr(decoder, "get_samples_played_in_range"):
+            start = decoder.get_samples_played_in_range(0, _SECONDS_SEEN)
+            return array_key(start.data, f"{known.hex()}|{getattr(decoder, 'stream_index', None)}|{start.sample_rate}")
+        if (declared_duration(decoder) or 0.0) > DEFAULT_MAX_DURATION:
+            return None  # too much to be decoded twice
+        whole = decoder.get_all_samples()
+        return array_key(whole.data, f"decoder|{whole.sample_rate}")
+    # Whatever the codec's library raises.
+    except Exception:
+        return None
 
 
 def _picture_key(image: Any, tobytes: Callable[[], bytes]) -> bytes | None:

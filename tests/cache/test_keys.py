@@ -75,7 +75,7 @@ def test_equal_arrays_have_one_key_whatever_their_memory():
 
 @pytest.mark.parametrize(
     "sample",
-    [None, float("nan"), io.BytesIO(b"x"), "no/such/file", np.array([None, 1]), [[1], [1, 2]], (np.zeros(3), "fast"),
+    [None, float("nan"), io.StringIO("x"), "no/such/file", np.array([None, 1]), [[1], [1, 2]], (np.zeros(3), "fast"),
      object(), {}, 3],
     ids=repr,
 )  # fmt: skip
