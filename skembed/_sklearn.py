@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
-from sklearn.base import _fit_context as fit_context
+from sklearn.base import _fit_context
 from sklearn.utils._param_validation import HasMethods, Interval, InvalidParameterError
 from sklearn.utils._param_validation import StrOptions as _StrOptions
 
+Method = TypeVar("Method", bound=Callable[..., Any])
+
 try:
-    from sklearn.callback import CallbackSupportMixin, with_callbacks
+    from sklearn.callback import CallbackSupportMixin
+    from sklearn.callback import with_callbacks as _with_callbacks
 except ImportError:  # before 1.9 there are none
 
     class CallbackSupportMixin:  # type: ignore[no-redef]
         """Nothing to support."""
 
-    def with_callbacks(method: Any) -> Any:
-        """The method as it is."""
+    def _with_callbacks(method: Any) -> Any:
+        """Return the method as it is."""
         return method
+
+
+# scikit-learn's decorators have no types: without these two a type checker knows nothing of the methods they decorate.
+def fit_context(*, prefer_skip_nested_validation: bool) -> Callable[[Method], Method]:
+    """Return scikit-learn's decorator that validates parameters before `fit`."""
+    return _fit_context(prefer_skip_nested_validation=prefer_skip_nested_validation)
+
+
+def with_callbacks(method: Method) -> Method:
+    """Decorate `fit` so that scikit-learn's callbacks are set up before it and torn down after it."""
+    return _with_callbacks(method)
 
 
 class StrOptions(_StrOptions):

@@ -7,7 +7,7 @@ from abc import ABCMeta, abstractmethod
 from collections.abc import Callable
 from hashlib import sha256
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
@@ -124,7 +124,7 @@ class BaseEmbedder(
     # -- scikit-learn -----------------------------------------------------------------------------------
 
     @fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y=None):
+    def fit(self, X, y=None) -> Self:
         """Resolve the backbone and learn the width of its rows. Nothing is trained, so nothing leaks.
 
         Parameters
@@ -219,6 +219,10 @@ class BaseEmbedder(
             As `transform` does.
         """
         return self._transformed(X, self._compute)
+
+    if TYPE_CHECKING:  # scikit-learn's own has no types
+
+        def fit_transform(self, X: Any, y: Any = None, **fit_params: Any) -> np.ndarray: ...
 
     def _transformed(self, X, compute) -> np.ndarray:
         """What `transform` returns, where rows that no cache knows come from `compute`: `_compute` or the like."""

@@ -123,7 +123,7 @@ class SampleOperation(Operation):
     def __post_init__(self):
         check_number(self, "probability", 0, 1)
 
-    def on_sample(self, value, rng, *, sampling_rate=None):
+    def on_sample(self, value, rng, *, sampling_rate=None) -> Any:
         return self._change(value, rng, sampling_rate) if rng.random() < self.probability else value
 
     @abstractmethod

@@ -85,7 +85,7 @@ class UserOperation(Operation):
     function: Callable[..., Any]
     modality: str  # type: ignore[misc]
 
-    def on_sample(self, value, rng, *, sampling_rate=None):
+    def on_sample(self, value, rng, *, sampling_rate=None) -> Any:
         result = self.function(value, rng) if _takes_rng(self.function) else self.function(value)
         if self.modality == "image" and hasattr(result, "convert"):
             return result.convert("RGB")
@@ -97,7 +97,7 @@ class UserOperation(Operation):
             f"augment: {shown(self.function)} returned {_told(result)}. It must return {_VALUES[self.modality]}."
         )
 
-    def describe(self):
+    def describe(self) -> str:
         return shown(self.function)
 
 

@@ -80,7 +80,7 @@ class SpecAugment(Operation):
                     "nothing to hear. Their product must be below 1."
                 )
 
-    def on_item(self, item, rng, backbone):
+    def on_item(self, item, rng, backbone) -> Item:
         for key, layout in _LAYOUTS.items():
             if key in item.data:
                 return replace(item, data={**item.data, key: self._mask(item, key, layout, rng)})

@@ -164,11 +164,11 @@ class SynonymReplacement(TextOperation):
                 "{'invoice': ['bill', 'statement']}, or a function of a word."
             )
 
-    def require(self):
+    def require(self) -> None:
         if self.synonyms == "wordnet":
             _wordnet("word")
 
-    def describe(self):
+    def describe(self) -> str:
         if isinstance(self.synonyms, Mapping):
             return f"{self.name}(synonyms of {len(self.synonyms)} words, rate={self.rate})"
         return super().describe()

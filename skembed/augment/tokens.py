@@ -75,7 +75,7 @@ class TokenMasking(TokenOperation):
 
     name: ClassVar[str] = "token_masking"
 
-    def on_item(self, item, rng, backbone):
+    def on_item(self, item, rng, backbone) -> Item:
         hit, mask = self._hit(item, rng, backbone), _mask_token(backbone)
         if not len(hit):
             return item
@@ -105,7 +105,7 @@ class TokenDropout(TokenOperation):
 
     name: ClassVar[str] = "token_dropout"
 
-    def on_item(self, item, rng, backbone):
+    def on_item(self, item, rng, backbone) -> Item:
         hit = self._hit(item, rng, backbone)
         if not len(hit):
             return item

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from sklearn.decomposition import PCA
@@ -74,7 +74,9 @@ class EmbeddingMapDisplay:
         self.axis_names = axis_names
 
     @classmethod
-    def from_embedder(cls, embedder, X, y=None, *, method: str = "pca", random_state: int | None = 0, **options):
+    def from_embedder(
+        cls, embedder, X, y=None, *, method: str = "pca", random_state: int | None = 0, **options
+    ) -> Self:
         """Embed samples and draw their map.
 
         Parameters
@@ -114,7 +116,9 @@ class EmbeddingMapDisplay:
         return cls(positions, y, samples=samples, axis_names=names).plot(**options)
 
     @classmethod
-    def from_estimator(cls, estimator, X, y=None, *, method: str = "pca", random_state: int | None = 0, **options):
+    def from_estimator(
+        cls, estimator, X, y=None, *, method: str = "pca", random_state: int | None = 0, **options
+    ) -> Self:
         """Draw the map of what a fitted estimator makes of samples.
 
         Parameters
@@ -145,7 +149,7 @@ class EmbeddingMapDisplay:
         positions, names = project(transformed(estimator, X, cls.__name__))
         return cls(positions, y, samples=as_samples(X), axis_names=names).plot(**options)
 
-    def plot(self, ax=None, *, thumbnails: bool = False, max_thumbnails: int = 60, max_classes: int = 40):
+    def plot(self, ax=None, *, thumbnails: bool = False, max_thumbnails: int = 60, max_classes: int = 40) -> Self:
         """Draw the map.
 
         Parameters

@@ -356,6 +356,12 @@ class BaseFineTuner(PredictingMixin, HintingParametersMixin, TransformerMixin, C
         check_is_fitted(self)
         return self.embedder_.embed(X)
 
+    if TYPE_CHECKING:  # scikit-learn's own have no types
+
+        def fit_transform(self, X: Any, y: Any = None, **fit_params: Any) -> np.ndarray: ...
+
+        def score(self, X: Any, y: Any, sample_weight: Any = None) -> float: ...
+
     def get_feature_names_out(self, input_features=None) -> np.ndarray:
         """Names of the columns that `transform` returns."""
         check_is_fitted(self)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 from sklearn.base import RegressorMixin
@@ -143,7 +143,7 @@ class FineTuneRegressor(RegressorMixin, BaseFineTuner):
 
     @with_callbacks
     @fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y, sample_weight=None, *, groups=None, X_val=None, y_val=None):
+    def fit(self, X, y, sample_weight=None, *, groups=None, X_val=None, y_val=None) -> Self:
         """Fit the probe, train from it, keep the better of the two.
 
         Parameters

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from numbers import Integral
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin, clone
@@ -105,7 +105,7 @@ class BackboneSelector(TransformerMixin, BaseEstimator):
 
     # The candidates are asked for with their own validation.
     @fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y):
+    def fit(self, X, y) -> Self:
         """Score all candidates and keep the best.
 
         Parameters
@@ -151,7 +151,7 @@ class BackboneSelector(TransformerMixin, BaseEstimator):
         self.ranking_ = [each.row for each in scored]
         return self
 
-    def transform(self, X):
+    def transform(self, X) -> Any:
         """Embed raw samples with the chosen candidate.
 
         Parameters
@@ -167,7 +167,11 @@ class BackboneSelector(TransformerMixin, BaseEstimator):
         check_is_fitted(self)
         return _rows(self.best_embedder_, X)
 
-    def get_feature_names_out(self, input_features=None):
+    if TYPE_CHECKING:  # scikit-learn's own has no types
+
+        def fit_transform(self, X: Any, y: Any = None, **fit_params: Any) -> Any: ...
+
+    def get_feature_names_out(self, input_features=None) -> np.ndarray:
         """Names of the chosen candidate's features.
 
         Parameters
