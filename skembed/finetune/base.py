@@ -78,6 +78,7 @@ class BaseFineTuner(PredictingMixin, HintingParametersMixin, TransformerMixin, C
         "refit": ["boolean"],
         "replay_prefix": ["boolean"],
         "checkpoint_dir": [str, os.PathLike, None],
+        "on_interrupt": [StrOptions({"raise", "keep"})],
         "warm_start": ["boolean"],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
@@ -119,18 +120,38 @@ class BaseFineTuner(PredictingMixin, HintingParametersMixin, TransformerMixin, C
 
     def _fit(self, X, y, sample_weight, groups, X_val, y_val):
         from skembed.diagnosis.examine import diagnose_fit
+        from skembed.diagnosis.report import Diagnosis
         from skembed.finetune.callbacks import FitCallbacks
         from skembed.finetune.fitting import run_fit
+        from skembed.finetune.stages import INTERRUPTED
 
         request = self._request(X, y, sample_weight, groups, X_val, y_val)
         callbacks = FitCallbacks(self, request, X, y, sample_weight)
         request = replace(request, report=self._begin_report(callbacks), follow=callbacks.follow)
         outcome = run_fit(request)
         self.strategy_, self.advice_ = request.strategy, request.advice
-        self.diagnosis_ = diagnose_fit(request, outcome, self, grouped=groups is not None)
         self._finish(outcome, request.task, len(request.train), len(request.held_out))
+        interrupted = outcome.progress.ended == INTERRUPTED
+        # Replaces the diagnosis of an earlier fit, in case the new one is interrupted.
+        self.diagnosis_ = Diagnosis(findings=(), checked=())
+        try:
+            self.diagnosis_ = diagnose_fit(request, outcome, self, grouped=groups is not None)
+        except KeyboardInterrupt:
+            interrupted = True
         callbacks.end()
+        if interrupted:
+            self._end_interrupted()
         return self
+
+    def _end_interrupted(self) -> None:
+        """Warn of an interrupt or raise it again, now that the estimator is fitted."""
+        if self.on_interrupt == "keep":
+            warn("The fit was interrupted; the best weights so far were kept.", FitWarning)
+            return
+        raise KeyboardInterrupt(
+            f"The fit was interrupted after {self.n_epochs_} epochs; this estimator is fitted with the best "
+            "weights so far. To go on without this exception, use on_interrupt='keep'."
+        )
 
     def _request(self, X, y, sample_weight=None, groups=None, X_val=None, y_val=None) -> Request:
         """What is to be fitted, all of it checked."""
@@ -327,9 +348,7 @@ class BaseFineTuner(PredictingMixin, HintingParametersMixin, TransformerMixin, C
             score_name=self._score_name(),
             notes=outcome.notes,
         )
-        if outcome.progress.ended == "interrupted":
-            warn("The fit was interrupted; the best weights so far were kept.", FitWarning)
-        elif outcome.progress.ended.startswith("diverged"):
+        if outcome.progress.ended.startswith("diverged"):
             warn(
                 f"Training stopped: {outcome.progress.ended.partition(': ')[2]} The best weights so far were kept. "
                 f"learning_rate={self.learning_rate} is too high for this data: try {self.learning_rate / 10:.2g}, "

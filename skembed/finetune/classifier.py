@@ -137,6 +137,9 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
     checkpoint_dir : str or PathLike, default=None
         Where each epoch is written down: the same fit, killed, goes on from there and ends at the same result. Several
         fits may share a directory. With ``random_state=None`` the seed is 0 then.
+    on_interrupt : {"raise", "keep"}, default="raise"
+        What Ctrl-C does once training has begun. Either way the estimator is fitted with the best weights so far and
+        the checkpoint stays. "raise" then raises KeyboardInterrupt, which ends searches; "keep" only warns.
     warm_start : bool, default=False
         Begin a second `fit` with the backbone and the head of the first. The head's rows are matched by class: new
         and renamed classes begin afresh. Changed parameters of `embedder` apply; a head on features of another
@@ -259,6 +262,7 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
         refit=True,
         replay_prefix=True,
         checkpoint_dir=None,
+        on_interrupt="raise",
         warm_start=False,
         random_state=None,
         verbose=False,
@@ -299,6 +303,7 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
         self.refit = refit
         self.replay_prefix = replay_prefix
         self.checkpoint_dir = checkpoint_dir
+        self.on_interrupt = on_interrupt
         self.warm_start = warm_start
         self.random_state = random_state
         self.verbose = verbose

@@ -25,7 +25,7 @@ from skembed.finetune.probe import Probe, Standardizer, search_probe
 from skembed.finetune.report import describe_advice, describe_nothing_unfrozen
 from skembed.finetune.request import Linear, Outcome, Request
 from skembed.finetune.snapshot import best_so_far
-from skembed.finetune.stages import Recipe, Stage, plan_stages
+from skembed.finetune.stages import INTERRUPTED, Recipe, Stage, plan_stages
 from skembed.finetune.storing import tuned_embedder
 from skembed.finetune.tasks import Scores
 from skembed.naming import shown
@@ -62,7 +62,7 @@ def run_fit(request: Request) -> Outcome:
         checkpoint.resume(recipe)
     recipe.run()
     outcome = _keep(request, recipe, frozen, encoded, standardizer, probe)
-    if checkpoint is not None and outcome.progress.ended != "interrupted":
+    if checkpoint is not None and outcome.progress.ended != INTERRUPTED:
         checkpoint.remove()
     return outcome
 
@@ -261,19 +261,23 @@ def _keep(
     if request.advice is not None:
         notes += describe_advice(request.advice)
     whole = np.arange(len(request.y))
-    refit = request.refit and len(request.held_out) > 0 and progress.ended != "interrupted"
+    refit = request.refit and len(request.held_out) > 0 and progress.ended != INTERRUPTED
     kept = "fine-tuned" if progress.path else "probe"
-    if kept == "probe":
-        if refit and probe.strength:
-            standardizer, probe = _refitted_probe(request, frozen, encoded, probe.strength)
-            notes.append(f"The probe was fitted once more on all {len(whole)} samples.")
-        head = Linear.of_probe(standardizer, probe, progress.baseline.temperature)
-        embedder = request.embedder
-    else:
-        network = recipe.network
-        if refit:
+    network = recipe.network
+    # An interrupt of the second fit ends with the result of the first, which is whole.
+    try:
+        if refit and kept == "fine-tuned":
             network, note = _repeated(request, recipe, frozen, encoded, probe)
             notes.append(note)
+        elif refit and probe.strength:
+            standardizer, probe = _refitted_probe(request, frozen, encoded, probe.strength)
+            notes.append(f"The probe was fitted once more on all {len(whole)} samples.")
+    except KeyboardInterrupt:
+        progress.ended = INTERRUPTED
+        notes.append("The second fit, on all samples, was interrupted: the first was kept.")
+    if kept == "probe":
+        head, embedder = Linear.of_probe(standardizer, probe, progress.baseline.temperature), request.embedder
+    else:
         head = Linear.of_head(network.head, progress.best.temperature)
         embedder = tuned_embedder(request.embedder, network)
     return Outcome(embedder, head, kept, progress, recipe.stages, progress.best, progress.baseline, frozen, notes)

@@ -36,7 +36,7 @@ class FineTuneRegressor(RegressorMixin, BaseFineTuner):
         See `FineTuneClassifier`.
     scoring : str or callable, default=None
         The scorer by which epochs are compared. None compares the held-out squared error.
-    validation_fraction, refit, replay_prefix, checkpoint_dir, warm_start, random_state, verbose
+    validation_fraction, refit, replay_prefix, checkpoint_dir, on_interrupt, warm_start, random_state, verbose
         See `FineTuneClassifier`.
 
     Attributes
@@ -99,6 +99,7 @@ class FineTuneRegressor(RegressorMixin, BaseFineTuner):
         refit=True,
         replay_prefix=True,
         checkpoint_dir=None,
+        on_interrupt="raise",
         warm_start=False,
         random_state=None,
         verbose=False,
@@ -137,6 +138,7 @@ class FineTuneRegressor(RegressorMixin, BaseFineTuner):
         self.refit = refit
         self.replay_prefix = replay_prefix
         self.checkpoint_dir = checkpoint_dir
+        self.on_interrupt = on_interrupt
         self.warm_start = warm_start
         self.random_state = random_state
         self.verbose = verbose

@@ -25,8 +25,10 @@ from skembed.finetune.loop import (
 from skembed.finetune.network import FrozenNetwork
 from skembed.finetune.tasks import Scores, Task
 
-__all__ = ["Progress", "Recipe", "Stage", "plan_stages"]
+__all__ = ["INTERRUPTED", "Progress", "Recipe", "Stage", "plan_stages"]
 
+#: Reason for the end of a fit that was stopped by KeyboardInterrupt; see `Progress.ended`.
+INTERRUPTED = "interrupted"
 #: A loss that is lower by less than this part is no better.
 _LEAST_GAIN = 1e-4
 #: Training samples whose loss is less than this part of the held-out loss are known by heart.
@@ -230,7 +232,7 @@ class Recipe:
         except TrainingError as error:
             progress.ended = f"diverged: {error}"
         except KeyboardInterrupt:
-            progress.ended = "interrupted"
+            progress.ended = INTERRUPTED
         self.network.load(self.best_state)
 
     def _attempt(self) -> None:
@@ -339,11 +341,11 @@ class Recipe:
 
     def _keep(self, stage: Stage, scores: Scores | None) -> None:
         progress = self.progress
-        if scores is not None:
-            progress.best = scores
-        self.best_state = {**self.best_state, **_copied(self.network.state(stage.n_unfrozen))}
+        best_state = {**self.best_state, **_copied(self.network.state(stage.n_unfrozen))}
         earlier = [done for done in progress.path if done[3] != progress.round]
-        progress.path = [*earlier, (progress.stage, progress.attempt, progress.epoch, progress.round)]
+        path = [*earlier, (progress.stage, progress.attempt, progress.epoch, progress.round)]
+        # One statement after all copies, so that an interrupt does not leave scores of other weights.
+        self.best_state, progress.path, progress.best = best_state, path, scores or progress.best
 
     def _record(
         self,

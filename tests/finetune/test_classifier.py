@@ -411,23 +411,6 @@ def test_out_of_memory_on_one_sample_says_what_to_do(rows, monkeypatch):
         _fit(rows, strategy="full")
 
 
-def test_an_interrupted_fit_keeps_the_best_weights(rows, monkeypatch):
-    original, calls = loop.Epoch.step, []
-
-    def interrupted(self, batch, rng):
-        calls.append(1)
-        if len(calls) == 40:
-            raise KeyboardInterrupt
-        return original(self, batch, rng)
-
-    monkeypatch.setattr(loop.Epoch, "step", interrupted)
-    with pytest.warns(FitWarning, match="interrupted"):
-        classifier = _fit(rows, strategy="full", max_epochs=60, patience=60)
-    assert 0 < len(classifier.history_) < 60
-    assert classifier.validation_score_ >= classifier.probe_score_
-    assert "Ended: interrupted" in classifier.report_
-
-
 def test_unreadable_samples_are_left_out_where_the_embedder_says_so():
     texts = ["a cat", None, "the mat", "a dog"] * 5
     labels = np.array([0, 1, 1, 0] * 5)
