@@ -99,7 +99,11 @@ def _from_array(X: np.ndarray, name: str) -> list[Any]:
         raise TypeError(f"{name} is a 0-dimensional array. Pass a list of samples.")
     if X.dtype.kind in "OUST" and X.ndim == 2:
         if X.shape[1] != 1:
-            raise ValueError(f"{name} has shape {X.shape}: {X.shape[1]} columns where one was expected.")
+            raise ValueError(
+                f"{name} has shape {X.shape}: {X.shape[1]} columns where one was expected. Pass one column of raw "
+                "samples. A meta-estimator that adds columns to X, such as ClassifierChain, belongs behind the "
+                "embedder: make_pipeline(embedder, ClassifierChain(...))."
+            )
         X = X[:, 0]
     if X.ndim == 3 and X.shape[2] in (3, 4):
         raise ValueError(
