@@ -1,14 +1,27 @@
 """Transfer learning as scikit-learn estimators.
 
 Public names are resolved when they are first used: ``import skembed`` imports neither torch nor transformers.
+The logger "skembed" tells which backbones are loaded and which rows come from a cache.
 """
 
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from skembed import (
+        advice,
+        augment,
+        backbones,
+        diagnosis,
+        displays,
+        exceptions,
+        measures,
+        selection,
+        testing,
+    )
     from skembed.advice import advise
     from skembed.audio import AudioEmbedder
     from skembed.backbones.registry import list_backbones
@@ -21,6 +34,9 @@ if TYPE_CHECKING:
     from skembed.image import ImageEmbedder
     from skembed.selection import BackboneSelector, rank_backbones
     from skembed.text import TextEmbedder
+    from skembed.versions import show_versions
+
+logging.getLogger("skembed").addHandler(logging.NullHandler())
 
 __version__ = "0.1.0"
 
@@ -40,7 +56,12 @@ _HOMES = {
     "list_backbones": "skembed.backbones.registry",
     "rank_backbones": "skembed.selection",
     "set_config": "skembed.config",
+    "show_versions": "skembed.versions",
 }
+#: Modules that are attributes without having been imported.
+_MODULES = (
+    "advice", "augment", "backbones", "diagnosis", "displays", "exceptions", "measures", "selection", "testing"
+)  # fmt: skip
 
 __all__ = [
     "AudioEmbedder",
@@ -51,20 +72,35 @@ __all__ = [
     "ImageEmbedder",
     "TextEmbedder",
     "__version__",
+    "advice",
     "advise",
+    "augment",
+    "backbones",
     "config_context",
     "diagnose",
+    "diagnosis",
+    "displays",
+    "exceptions",
     "find_learning_rate",
     "get_config",
     "list_backbones",
+    "measures",
     "rank_backbones",
+    "selection",
     "set_config",
+    "show_versions",
+    "testing",
 ]
 
 
 def __getattr__(name: str):
+    if name in _MODULES:
+        return importlib.import_module(f"skembed.{name}")
     if name not in _HOMES:
-        raise AttributeError(f"module 'skembed' has no attribute {name!r}")
+        from skembed.naming import did_you_mean
+
+        hint = "" if name.startswith("__") else did_you_mean(name, __all__)
+        raise AttributeError(f"module 'skembed' has no attribute {name!r}.{hint}")
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 

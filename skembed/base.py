@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 from hashlib import sha256
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -246,6 +247,31 @@ class BaseEmbedder(
         if result.n_truncated:
             warn(self._truncation_message(result.n_truncated, len(samples)), TruncationWarning)
         return self._finished(result.embeddings)
+
+    def get_feature_names_out(self, input_features=None) -> np.ndarray:
+        """Return the names of the columns that `transform` returns.
+
+        Parameters
+        ----------
+        input_features : array-like of str, default=None
+            Ignored; here for the API.
+
+        Returns
+        -------
+        ndarray of str
+            Such as "textembedder17"; of several layers side by side "textembedder_layer0_17", by the layer from 0.
+        """
+        check_is_fitted(self, "_n_features_out")
+        layers = self._reading.layers
+        if len(layers) == 1 or self._reading.pooling == "layer_attention":
+            return super().get_feature_names_out(input_features)
+        prefix = type(self).__name__.lower()
+        names = [f"{prefix}_layer{layer}_{i}" for layer in layers for i in range(self._layer_width(layer))]
+        return np.asarray(names[: self._n_features_out], dtype=object)
+
+    def _layer_width(self, layer: int) -> int:
+        """Return the features of one layer, which convolutional stages differ in."""
+        return self._probe_width(self._card(), replace(self._reading, layers=(layer,)))
 
     def _finished(self, rows: np.ndarray) -> np.ndarray:
         """Whole rows as `transform` returns them: cut, and of length one where that is wanted."""

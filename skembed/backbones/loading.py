@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import importlib
+import logging
 import os
 import threading
 from collections import OrderedDict
@@ -29,6 +30,8 @@ from skembed.engine.modes import standard_modes
 from skembed.exceptions import BackboneNotFoundError
 
 __all__ = ["LoadedBackbones", "load", "loaded", "open_spec"]
+
+_LOGGER = logging.getLogger(__name__)
 
 
 class _Family:
@@ -120,6 +123,8 @@ class LoadedBackbones:
                     multiply_by_onednn(backbone.module)
                     keep_freed_memory()
                 self.n_loads += 1
+                place = "a function" if located is None else located.directory
+                _LOGGER.info("loaded %s from %s on %s in %s", base.name, place, device, dtype)
                 self._held[key] = _Family(backbone)
             self._held.move_to_end(key)
             while len(self._held) > self.capacity:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from skembed.engine.extract import Extraction
 
 __all__ = ["Embedded", "embed"]
+
+_LOGGER = logging.getLogger(__name__)
 
 
 class Compute(Protocol):
@@ -120,6 +123,7 @@ def _embed_new(samples, compute, rows, errors, keys, new: list[int], cache, name
                 rows[i] = row
                 found.add(i)
         bar.update(len(found))
+        _LOGGER.debug("cache %r: %d of %d rows found, %d to embed", cache, len(found), len(new), len(new) - len(found))
         _compute(samples, compute, rows, errors, keys, [i for i in new if i not in found], cache, namespace, bar)
 
 
