@@ -6,6 +6,7 @@
     └── SkembedError
         ├── DecodeError (ValueError)         one sample cannot be read; knows its index and path
         ├── BackboneNotFoundError (ValueError)   no weights under that name, here or on the hub
+        │   └── BackboneReadError                a directory is there, but is damaged or no usable backbone
         ├── WeightsMismatchError             the weights found now are not those the estimator was fitted with
         ├── IntegrityError                   a file is not what its checksum says
         └── TrainingError                    training cannot go on: the loss is no number
@@ -23,6 +24,7 @@ from __future__ import annotations
 
 __all__ = [
     "BackboneNotFoundError",
+    "BackboneReadError",
     "CacheWarning",
     "DecodeError",
     "DecodeWarning",
@@ -81,6 +83,13 @@ def _rebuild_decode_error(cls, message, index, path):
 
 class BackboneNotFoundError(SkembedError, ValueError):
     """No backbone of that name, or no weights for it and no way to fetch them."""
+
+
+class BackboneReadError(BackboneNotFoundError):
+    """A directory is there, but a file in it is damaged, or its configuration and weights make no usable backbone.
+
+    It is a `BackboneNotFoundError`, so that code which goes on with the next of several backbones does so here, too.
+    """
 
 
 class WeightsMismatchError(SkembedError):

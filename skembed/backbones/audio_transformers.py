@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import ASTFeatureExtractor, ASTModel, AutoConfig, AutoModel
+from transformers import ASTFeatureExtractor, ASTModel, AutoModel
 
 from skembed.backbones.advanced import advance_each, collate_advanced
 from skembed.backbones.audio_waveform import WaveformBackbone, shortest_input
@@ -26,7 +26,7 @@ from skembed.backbones.base import (
     split_windows,
 )
 from skembed.backbones.blocks import blocks_from_layers, count_beside, enter_behind, record_blocks
-from skembed.backbones.transformers_loading import layer_names, load_pretrained, quiet
+from skembed.backbones.transformers_loading import layer_names, load_pretrained, quiet, read_config
 from skembed.backbones.weights import read_json
 from skembed.exceptions import BackboneNotFoundError
 
@@ -110,8 +110,7 @@ def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> Back
     BackboneNotFoundError
         If the family is none of ours, or weights are missing.
     """
-    with quiet():
-        config = AutoConfig.from_pretrained(directory, local_files_only=True)
+    config = read_config(directory)
     if config.model_type == "whisper":
         return open_whisper(spec, directory, fingerprint)
     if config.model_type == "audio-spectrogram-transformer":

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import dropout, gelu
-from transformers import AutoConfig, WhisperFeatureExtractor
+from transformers import WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from skembed.backbones.adapters import adapted
@@ -27,7 +27,7 @@ from skembed.backbones.base import (
     split_windows,
 )
 from skembed.backbones.blocks import blocks_from_layers
-from skembed.backbones.transformers_loading import load_pretrained, quiet
+from skembed.backbones.transformers_loading import load_pretrained, quiet, read_config
 
 __all__ = ["LogMel", "WhisperBackbone", "open_whisper", "whole_frames"]
 
@@ -240,8 +240,8 @@ def open_whisper(spec: BackboneSpec, directory: Path, fingerprint: str) -> Whisp
     BackboneNotFoundError
         If weights are missing.
     """
+    config = read_config(directory)
     with quiet():
-        config = AutoConfig.from_pretrained(directory, local_files_only=True)
         extractor = WhisperFeatureExtractor.from_pretrained(directory, local_files_only=True)
     module = load_pretrained(WhisperEncoder, directory, **_key_mapping(directory))
     names = [f"layers.{i}" for i in range(config.encoder_layers)]

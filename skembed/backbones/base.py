@@ -211,6 +211,9 @@ class Backbone(ABC):
     #: Whether many samples are prepared faster in one call (tokenizers) than each on its own, in threads.
     prepares_together: ClassVar[bool] = False
 
+    def prepare_inference(self) -> None:  # noqa: B027, most networks have nothing to find out
+        """Find out what makes this network faster; called once, after it was read in float32."""
+
     @abstractmethod
     def preprocess(self, samples: Sequence[Any], options: Any) -> list[list[Item]]:
         """Turn decoded samples (RGB images, strings, mono waveforms at `sampling_rate`) into items.

@@ -84,7 +84,6 @@ def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> Timm
         class_token=layouts[-1].n_prefix > 0 and getattr(module, "cls_token", None) is not None,
         extra={"prepare": prepare, "layers": layers, "layouts": layouts},
     )
-    backbone.prepare_inference()
     return backbone
 
 

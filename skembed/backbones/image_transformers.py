@@ -11,14 +11,13 @@ from typing import Any, NamedTuple
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import AutoConfig
 from transformers.image_processing_backends import PilBackend
 
 from skembed.backbones.base import BackboneSpec, Block, Tokens
 from skembed.backbones.blocks import blocks_from_layers, dry_run, record_blocks, with_buffers
 from skembed.backbones.image_inference import ImageBackbone
 from skembed.backbones.image_prepare import ImagePreparation
-from skembed.backbones.transformers_loading import layer_names, load_pretrained, quiet
+from skembed.backbones.transformers_loading import layer_names, load_pretrained, quiet, read_config
 from skembed.backbones.weights import read_json
 from skembed.exceptions import BackboneNotFoundError
 
@@ -93,8 +92,7 @@ def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> Tran
     BackboneNotFoundError
         If the family is none of ours, weights are missing, or it is not said how images are prepared.
     """
-    with quiet():
-        kind = AutoConfig.from_pretrained(directory, local_files_only=True).model_type
+    kind = read_config(directory).model_type
     family = _FAMILIES.get(kind)
     if family is None:
         raise BackboneNotFoundError(
@@ -129,7 +127,6 @@ def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> Tran
             "forward": forward,
         },
     )
-    backbone.prepare_inference()
     return backbone
 
 

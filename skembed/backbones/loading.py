@@ -24,6 +24,7 @@ from skembed.backbones.linear import multiply_by_onednn
 from skembed.backbones.locating import Located, identify
 from skembed.backbones.modality import refuse_other_reader
 from skembed.backbones.tuned import TunedWeights
+from skembed.backbones.vetting import check_directory, reading
 from skembed.backbones.weights import read_json
 from skembed.engine.device import resolve_precision
 from skembed.engine.modes import standard_modes
@@ -154,9 +155,12 @@ def open_spec(spec: BackboneSpec, located: Located | None = None) -> Backbone:
         if spec.tuned is not None:
             spec.tuned.check_base(backbone.fingerprint)
     else:
-        refuse_other_reader(spec, located.directory)
-        adapter = importlib.import_module(f"skembed.backbones.{_adapter(spec.source, located.directory)}")
-        backbone = adapter.open_backbone(spec, located.directory, located.fingerprint)
+        check_directory(located.directory)
+        with reading(located.directory):
+            refuse_other_reader(spec, located.directory)
+            adapter = importlib.import_module(f"skembed.backbones.{_adapter(spec.source, located.directory)}")
+            backbone = adapter.open_backbone(spec, located.directory, located.fingerprint)
+        backbone.prepare_inference()
     if spec.tuned is not None:
         _apply(backbone, spec.tuned)
     return backbone

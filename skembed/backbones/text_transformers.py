@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoTokenizer
 
 from skembed.backbones.advanced import advance_each, collate_advanced, join_advanced
 from skembed.backbones.base import Backbone, BackboneSpec, Block, Item, TextOptions, Tokens, split_windows
@@ -28,7 +28,7 @@ from skembed.backbones.packing import (
     plan_packing,
 )
 from skembed.backbones.sentence_layout import read_sentence_layout
-from skembed.backbones.transformers_loading import layer_names, load_pretrained, quiet
+from skembed.backbones.transformers_loading import layer_names, load_pretrained, read_config, read_part
 from skembed.exceptions import BackboneNotFoundError
 
 __all__ = ["TextBackbone", "open_backbone"]
@@ -273,8 +273,8 @@ def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> Text
         If weights are missing or are no safetensors, if there is no tokenizer, or if the family is none that
         is read.
     """
-    config = _read(AutoConfig, directory, "configuration")
-    tokenizer = _read(AutoTokenizer, directory, "tokenizer")
+    config = read_config(directory)
+    tokenizer = read_part(AutoTokenizer, directory, "tokenizer")
     module: Any = _load_module(config, directory)
     allow_packing(module)
     # What was loaded knows its own part: config.json of a whole CLIP describes two towers.
@@ -310,18 +310,6 @@ def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> Text
             "normalize": layout.normalize,
         },
     )
-
-
-def _read(cls, directory: Path, what: str):
-    try:
-        with quiet():
-            # Left out, transformers asks at the terminal whether code that lies in the directory may run.
-            return cls.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise BackboneNotFoundError(
-            f"{directory} holds no {what} that transformers reads ({str(error).strip().splitlines()[0]}). "
-            "Save network and tokenizer side by side with their save_pretrained(directory)."
-        ) from error
 
 
 def _load_module(config, directory: Path) -> nn.Module:

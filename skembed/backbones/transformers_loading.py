@@ -8,12 +8,54 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import AutoConfig
 from transformers.utils import logging
 
+from skembed.backbones.vetting import reading
 from skembed.backbones.weights import require_safetensors
-from skembed.exceptions import BackboneNotFoundError
+from skembed.exceptions import BackboneNotFoundError, BackboneReadError
 
-__all__ = ["layer_names", "load_pretrained", "quiet"]
+__all__ = ["layer_names", "load_pretrained", "quiet", "read_config", "read_part"]
+
+
+def read_config(directory: Path) -> Any:
+    """Return the configuration of a directory, as transformers reads it.
+
+    Raises
+    ------
+    BackboneReadError
+        If transformers does not know the family, or cannot read the file.
+    """
+    return read_part(AutoConfig, directory, "configuration")
+
+
+def read_part(cls: Any, directory: Path, what: str) -> Any:
+    """Return what a class of transformers reads from a directory, without running code that is stored there.
+
+    Parameters
+    ----------
+    cls : class of transformers
+        With `from_pretrained`.
+    directory : Path
+        Holds its files.
+    what : str
+        Its name in the message of an error.
+
+    Raises
+    ------
+    BackboneReadError
+        Whatever transformers or a library below it raises.
+    """
+    try:
+        with quiet(), reading(directory):
+            # Left out, transformers asks at the terminal whether code that lies in the directory may run.
+            return cls.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    except BackboneReadError as error:
+        cause = str(error.__cause__ or error).strip().splitlines() or [type(error.__cause__).__name__]
+        raise BackboneReadError(
+            f"{directory} holds no {what} that transformers reads ({cause[0][:300]}). "
+            "Save network and tokenizer side by side with their save_pretrained(directory)."
+        ) from error.__cause__
 
 
 @contextmanager
@@ -54,6 +96,9 @@ def load_pretrained(cls: Any, directory: Path, **kwargs: Any) -> nn.Module:
             dtype=torch.float32,
             use_safetensors=True,
             local_files_only=True,
+            # Whatever config.json says: transformers would fetch the kernel of a name that it does not know.
+            attn_implementation=None,
+            experts_implementation=None,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are in the report, and refused below with the missing ones
             **kwargs,

@@ -8,7 +8,7 @@ import json
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from skembed.exceptions import BackboneNotFoundError
+from skembed.exceptions import BackboneNotFoundError, BackboneReadError
 
 __all__ = ["decisive_files", "fingerprint_directory", "read_json", "require_safetensors", "sha256_file"]
 
@@ -50,8 +50,21 @@ def fingerprint_directory(directory: Path) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file as a dict, or {} where there is none."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    """Return a JSON file's content, or {} if there is no such file.
+
+    Raises
+    ------
+    BackboneReadError
+        If the file is not JSON.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise BackboneReadError(
+            f"{path} is not valid JSON ({type(error).__name__}: {str(error)[:100]}). Download the backbone again."
+        ) from error
 
 
 def require_safetensors(directory: Path) -> None:
