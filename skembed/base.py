@@ -23,7 +23,7 @@ from skembed.config import get_config
 from skembed.engine.reading import Reading
 from skembed.exceptions import TruncationWarning, WeightsMismatchError
 from skembed.inputs import as_samples, warn_unreadable
-from skembed.parameters import HintingParametersMixin
+from skembed.parameters import HintingParametersMixin, check_path
 
 if TYPE_CHECKING:
     from skembed.backbones.base import Backbone
@@ -147,6 +147,8 @@ class BaseEmbedder(
         ValueError
             If `layers`, `truncate_dim` or another parameter is out of the backbone's range.
         """
+        for name in ("backbone", "cache"):
+            check_path(getattr(self, name), name)
         self._samples(X, reset=True)
         self.spec_ = resolve(self.backbone, self._modality, revision=self.revision, options=self._network_options())
         decoding = self._decoding()

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from skembed.cache import EmbeddingCache
+from skembed.parameters import check_path
 
 __all__ = ["config_context", "get_config", "set_config"]
 
@@ -38,7 +39,7 @@ def set_config(*, cache: Any = _UNSET) -> None:
     """Change settings for this process and for processes that it starts from now on.
 
     Workers of joblib that run already do not notice; set it before the first search with ``n_jobs``, or in the
-    environment variable SKEMBED_CACHE ("memory", "none" or a directory).
+    environment variable SKEMBED_CACHE ("memory", "none" or a directory; empty is as unset).
 
     Parameters
     ----------
@@ -50,6 +51,7 @@ def set_config(*, cache: Any = _UNSET) -> None:
         return
     if not (cache is None or isinstance(cache, (str, os.PathLike, EmbeddingCache))):
         raise TypeError(f'cache={cache!r} is no cache. Use "memory", a directory, an EmbeddingCache, or None.')
+    check_path(cache, "cache")
     _settings["cache"] = cache
     os.environ[_VARIABLE] = _for_environment(cache)
 
@@ -77,7 +79,7 @@ def config_context(*, cache: Any = _UNSET) -> Iterator[None]:
 
 
 def _from_environment() -> str | None:
-    value = os.environ.get(_VARIABLE) or "memory"
+    value = os.environ.get(_VARIABLE, "").strip() or "memory"
     return None if value.lower() == "none" else value
 
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from skembed._sklearn import InvalidParameterError, StrOptions
 from skembed.naming import did_you_mean
 
-__all__ = ["HintingParametersMixin"]
+__all__ = ["HintingParametersMixin", "check_path"]
 
 
 class HintingParametersMixin:
@@ -33,3 +33,24 @@ class HintingParametersMixin:
         if not isinstance(value, str) or not options:
             return ""
         return did_you_mean(value, sorted(set().union(*(each.options for each in options))))
+
+
+def check_path(path: Any, name: str) -> None:
+    """Refuse an empty path, which an unset variable gives and which would mean the working directory.
+
+    Parameters
+    ----------
+    path : object
+        Anything but an empty or blank string passes.
+    name : str
+        Name of the parameter, for the error.
+
+    Raises
+    ------
+    ValueError
+        If `path` is an empty or blank string.
+    """
+    if isinstance(path, str) and not path.strip():
+        raise ValueError(
+            f"{name}={path!r} is an empty path or name; perhaps a variable is not set. Give one, or leave {name} out."
+        )

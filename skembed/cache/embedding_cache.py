@@ -9,7 +9,7 @@ import uuid
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from skembed.cache.memory import MemoryStore
 from skembed.cache.shards import ShardStore
 from skembed.cache.sqlite import USED_ANEW_AFTER, SqliteStore
 from skembed.exceptions import CacheWarning
+from skembed.parameters import check_path
 
 __all__ = ["CacheInfo", "EmbeddingCache", "resolve_cache"]
 
@@ -46,6 +47,9 @@ class CacheInfo:
     hits, misses : int
         Rows that this object, its copies included, was asked for in this process, and found or not. Embedders that
         name the directory share one of their own, which `skembed.cache.resolve_cache` gives.
+    last_used : datetime or None
+        When a row was last read or written, by any process as far as the disk tells (reads are noted there once per
+        day), in UTC; None if never.
     """
 
     location: str
@@ -53,6 +57,7 @@ class CacheInfo:
     bytes: int
     hits: int
     misses: int
+    last_used: datetime | None
 
 
 class EmbeddingCache:
@@ -94,6 +99,7 @@ class EmbeddingCache:
     def __init__(self, location: str | os.PathLike | None = None, *, max_bytes: int | None = None):
         if max_bytes is not None and max_bytes < 0:
             raise ValueError(f"max_bytes={max_bytes} is negative. Use a number of bytes, or None.")
+        check_path(location, "location")
         self.location = None if location is None else Path(location).expanduser().absolute()
         self.max_bytes = max_bytes
         # The same in every process for a directory, and with it joblib's hash of an estimator.
@@ -104,8 +110,9 @@ class EmbeddingCache:
         #: What was read from the disk or written to it of late; a copy, of which nothing needs to be kept.
         self._recent = MemoryStore(_RECENT)
         self._recent_since = time.time()
-        self._warned = False
+        self._warned = self._warned_of_deletion = False
         self._hits = self._misses = 0
+        self._last_used: float | None = None
         #: Held while samples are looked up and embedded, so that two threads never embed the same one.
         self.turn = threading.RLock()
         _instances[self._token] = self
@@ -128,7 +135,9 @@ class EmbeddingCache:
             None where there is no row, or no whole one.
         """
         mark = namespace.encode()
+        self._last_used = time.time()
         self._forget_daily()
+        self._forget_deleted()
         rows: list[np.ndarray | None] = [None] * len(keys)
         missing = list(range(len(keys)))
         for store in (self._memory, self._recent):
@@ -158,7 +167,9 @@ class EmbeddingCache:
             One a key. They may not be NaN: what failed is to be tried again.
         """
         mark = namespace.encode()
+        self._last_used = time.time()
         self._forget_daily()
+        self._forget_deleted()
         if self._store is not None:
             try:
                 self._store.put_many(namespace, keys, rows)
@@ -174,6 +185,20 @@ class EmbeddingCache:
         if abs(time.time() - self._recent_since) >= USED_ANEW_AFTER:
             self._recent.shrink(0)
             self._recent_since = time.time()
+
+    def _forget_deleted(self) -> None:
+        """Begin anew where the file or directory was deleted while this process had it open."""
+        if self._store is None or not self._store.forget_deleted():
+            return
+        # Rows that are only remembered here would never be written to the new file.
+        self._recent.shrink(0)
+        if not self._warned_of_deletion:
+            self._warned_of_deletion = True
+            warn(
+                f"The cache in {str(self.location)!r} was deleted or replaced while this process used it. A new one is "
+                "begun, and samples that only the old one held are embedded again.",
+                CacheWarning,
+            )
 
     def _remember(self, mark: bytes, keys: Sequence[bytes], rows: Sequence[np.ndarray | None]) -> None:
         known = [(mark + key, row) for key, row in zip(keys, rows, strict=True) if row is not None]
@@ -195,13 +220,32 @@ class EmbeddingCache:
     # -- keeping house ----------------------------------------------------------------------------------
 
     def info(self) -> CacheInfo:
-        """Entries, bytes, hits and misses."""
-        entries, n_bytes = len(self._memory), self._memory.n_bytes
+        """Return entries, bytes and last use of the cache, whoever wrote it, and hits and misses of this object."""
+        entries, n_bytes, times = len(self._memory), self._memory.n_bytes, [self._last_used]
         if self._store is not None:
+            self._forget_deleted()
             stored, on_disk = self._store.count()
             entries, n_bytes = entries + stored, n_bytes + on_disk
+            times.append(self._store.last_used())
+        last_used = max((datetime.fromtimestamp(value, UTC) for value in times if value is not None), default=None)
         location = "memory" if self.location is None else str(self.location)
-        return CacheInfo(location, entries, n_bytes, self._hits, self._misses)
+        return CacheInfo(location, entries, n_bytes, self._hits, self._misses, last_used)
+
+    def clear(self) -> int:
+        """Remove all rows, in memory and on disk, of all backbones and settings.
+
+        Returns
+        -------
+        int
+            Rows removed.
+
+        See Also
+        --------
+        prune : Remove rows that were not used for long.
+        """
+        self._recent.shrink(0)
+        removed = self._memory.shrink(-1)
+        return removed + (self._store.clear() if self._store is not None else 0)
 
     def prune(self, *, max_bytes: int | None = None, older_than: float | timedelta | None = None) -> int:
         """Remove rows that were not used for long.
@@ -320,6 +364,7 @@ def resolve_cache(cache: Any) -> EmbeddingCache | None:
     """The cache that a parameter means: "memory" is one for the whole process, a path one for each directory."""
     if cache is None or isinstance(cache, EmbeddingCache):
         return cache
+    check_path(cache, "cache")
     location = None if cache == "memory" else str(Path(cache).expanduser().absolute())
     name = location or "memory"
     if name not in _named:

@@ -148,6 +148,14 @@ class ShardStore:
         """Flush; no files are open between two calls."""
         self.flush()
 
+    def forget_deleted(self) -> bool:
+        """Forget the index if the directory was deleted since it was read; return True if it was."""
+        with self._turn():
+            if not any(known.names for known in self._known.values()) or self._root.is_dir():
+                return False
+            self._known.clear()
+            return True
+
     def _read(self, namespace: str, keys: Sequence[bytes], found: dict[bytes, np.ndarray | None]) -> None:
         """Add to `found` what is whole in the shards known so far; forget what is not."""
         known = self._known[namespace]
@@ -192,6 +200,17 @@ class ShardStore:
                 continue
             # The directory's name is a short digest, which another namespace might share.
             known.add(name, entries if owner == namespace else [])
+
+    def clear(self) -> int:
+        """Remove all rows; return how many."""
+        with self._turn():
+            buffered = sum(len(rows) for rows in self._buffer.values())
+            self._buffer.clear()
+            return buffered + self.prune(0, None)
+
+    def last_used(self) -> float | None:
+        """Return when the youngest file was written, in seconds since 1970; None without files."""
+        return max((_written(path) / 1e9 for path in self._list(_SHARD)), default=None)
 
     def count(self) -> tuple[int, int]:
         """Rows, and bytes of the files and of what is yet to be written."""

@@ -15,6 +15,7 @@ from typing import TypeVar
 import numpy as np
 
 from skembed.cache.codec import decode_row, encode_row, owner_of
+from skembed.cache.open_files import close_least_recently_used
 
 __all__ = ["USED_ANEW_AFTER", "CacheUnavailable", "SqliteStore"]
 
@@ -56,6 +57,8 @@ class SqliteStore:
         self._lock = threading.RLock()
         self._pid = os.getpid()
         self._connection: sqlite3.Connection | None = None
+        #: Device and inode of the open file; None where there is no file.
+        self._identity: tuple[int, int] | None = None
         self._namespaces: dict[str, int] = {}
         # A connection must not be closed in a forked child, nor garbage collected there.
         self._inherited: list[sqlite3.Connection | None] = []
@@ -90,6 +93,19 @@ class SqliteStore:
 
     def flush(self) -> None:
         """Nothing to do: each `put_many` is on disk when it returns."""
+
+    def forget_deleted(self) -> bool:
+        """Close the file if it was deleted or replaced since it was opened; return True if it was.
+
+        What is written to a deleted file is lost when the file is closed. The next call opens a new one.
+        """
+        with self._lock:
+            if self._connection is None or self._identity is None or self._pid != os.getpid():
+                return False
+            if _identity(self.directory / _FILE) == self._identity:
+                return False
+            self.close()
+            return True
 
     def _get(self, connection, namespace: str, keys: Sequence[bytes]) -> list[np.ndarray | None]:
         number = self._number(connection, namespace, make=False)
@@ -137,6 +153,14 @@ class SqliteStore:
             return connection.execute("SELECT COUNT(*) FROM rows").fetchone()[0]
 
         return self._run(count), sum(path.stat().st_size for path in self._files())
+
+    def last_used(self) -> float | None:
+        """Return when a row was written or, to the day, read last, in seconds since 1970; None without rows."""
+        return self._run(lambda connection: connection.execute("SELECT MAX(used) FROM rows").fetchone()[0])
+
+    def clear(self) -> int:
+        """Remove all rows; return how many."""
+        return self.prune(0, None)
 
     def prune(self, max_bytes: int | None, older_than: float | None) -> int:
         """Remove rows not used for `older_than` seconds, then the longest unused until `max_bytes` remain."""
@@ -187,6 +211,16 @@ class SqliteStore:
                 self._connection.close()
             self._connection = None
 
+    def close_if_idle(self) -> bool:
+        """Close the file unless another thread uses it now; return True if it is closed."""
+        if self._pid != os.getpid() or not self._lock.acquire(blocking=False):
+            return False
+        try:
+            self.close()
+            return True
+        finally:
+            self._lock.release()
+
     # -- the connection ---------------------------------------------------------------------------------
 
     def _run(self, work: Callable[[sqlite3.Connection], _Result]) -> _Result:
@@ -218,6 +252,8 @@ class SqliteStore:
             try:
                 if self._connection is None:
                     self._connection = self._open()
+                    self._identity = _identity(self.directory / _FILE)
+                close_least_recently_used(self)
                 return work(self._connection)
             except sqlite3.OperationalError as error:
                 if not _is_busy(error) or time.monotonic() > until:
@@ -280,6 +316,15 @@ class SqliteStore:
 
     def _files(self) -> Iterator[Path]:
         return (path for path in (self.directory / f"{_FILE}{end}" for end in ("", "-wal", "-shm")) if path.exists())
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Device and inode of a file, None where there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _connect(name: str, *, uri: bool) -> sqlite3.Connection:

@@ -26,7 +26,7 @@ from skembed.finetune.schedules import SCHEDULES
 from skembed.finetune.targets import describe_one_hot
 from skembed.finetune.validation import hold_out
 from skembed.inputs import check_present
-from skembed.parameters import HintingParametersMixin
+from skembed.parameters import HintingParametersMixin, check_path
 
 if TYPE_CHECKING:
     from skembed.advice import Advice
@@ -103,6 +103,7 @@ class BaseFineTuner(PredictingMixin, HintingParametersMixin, TransformerMixin, C
 
     def _validate_params(self) -> None:
         super()._validate_params()
+        check_path(self.checkpoint_dir, "checkpoint_dir")
         check_target_modules(self.target_modules)
 
     def _hint(self, name: str, value: Any) -> str:

@@ -48,7 +48,7 @@ class Checkpoint:
         for array in arrays:
             digest.update(np.ascontiguousarray(array).tobytes())
         digest.update(repr(np.asarray(y).tolist()).encode())
-        self.path = Path(directory) / f"fit-{digest.hexdigest()[:24]}.safetensors"
+        self.path = Path(directory).expanduser() / f"fit-{digest.hexdigest()[:24]}.safetensors"
         try:
             private_directory(self.path.parent)
         except (FileExistsError, NotADirectoryError) as error:
