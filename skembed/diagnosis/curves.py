@@ -14,12 +14,14 @@ from skembed.finetune.tasks import TEMPERATURES
 
 __all__ = ["CHECKED", "UNJUDGED", "Curves", "read_curves"]
 
-CHECKED = ("overfitting", "underfitting", "negative transfer", "instability", "miscalibration")
+CHECKED = ("overfitting", "generalization gap", "underfitting", "negative transfer", "instability", "miscalibration")
 #: What can be looked for where nothing is held out.
 UNJUDGED = ("underfitting", "instability")
 #: All thresholds are parts of the naive loss, that of a model which knows the frequencies of the targets and nothing
 #: else: what is a large loss depends on the number of classes. They are rules of thumb.
 _NARROW_GAP = 0.15
+#: A held-out loss so far above the training loss is named, and is a warning where it is high besides.
+_WIDE_GAP = 0.25
 _RISE = 0.02
 _HIGH_LOSS = 0.4
 _FALLING = 0.01
@@ -63,6 +65,12 @@ class Curves:
         floor then, and are not compared with those of knowing nothing.
     altered : bool
         Whether training had augmented samples, which are harder, and not equally so in every epoch.
+    probe_train_loss : float
+        Training loss of the linear probe, where it was kept.
+    best_error : float
+        Standard error of `best_loss`.
+    accuracy : float or None
+        Held-out accuracy of what was kept; None where the score is something else.
     """
 
     history: list[dict[str, Any]]
@@ -76,6 +84,9 @@ class Curves:
     temperature: float
     softened: bool = False
     altered: bool = False
+    probe_train_loss: float = float("nan")
+    best_error: float = 0.0
+    accuracy: float | None = None
 
     def attempts(self) -> list[list[dict[str, Any]]]:
         """Epochs of each attempt at each stage, in order."""
@@ -103,7 +114,7 @@ def read_curves(curves: Curves) -> list[Finding]:
     # Losses that come down from where a rate threw them are no sign of too few epochs.
     low = [] if unstable or curves.softened or curves.altered else list(_underfitting(curves))
     harm = _harm(curves, slower_by=UNSTABLE if unstable else UNSURE)
-    return [*unstable, *_overfitting(curves), *low, *harm, *_calibration(curves)]
+    return [*unstable, *_overfitting(curves), *_gap(curves), *low, *harm, *_calibration(curves)]
 
 
 def _place(record: dict[str, Any]) -> str:
@@ -215,6 +226,59 @@ def _overfitted(curves: Curves, attempt: list[dict[str, Any]], kept: dict[str, A
         more = enumerated([*means.regularised(), *means.slower(UNSURE)[:1], *means.shallower()])
         remedy = f"Nothing has to be mended. If training is to gain more: {more}; more samples help most."
         yield Finding("overfitting", "note", evidence, remedy, numbers=_numbers(curves, best, last))
+
+
+def _gap(curves: Curves) -> Iterator[Finding]:
+    """A held-out loss far above the training loss, whether or not it rose: of what was kept, or else at the end.
+
+    Softened and augmented training has higher losses than plain training: then the gap is no smaller than this one.
+    """
+    kept = None if curves.chosen is None else curves.history[curves.chosen - 1]
+    what = "the linear probe" if kept is None else f"epoch {kept['epoch']}"
+    train_loss = curves.probe_train_loss if kept is None else kept["train_loss"]
+    if _is_wide(curves, train_loss, curves.best_loss):
+        severity = "warning" if curves.part(curves.best_loss) >= _HIGH_LOSS else "note"
+        accuracy = "" if curves.accuracy is None else f"; accuracy {curves.accuracy:.2f}"
+        evidence = f"What was kept, {what}, has {_apart(curves, train_loss, curves.best_loss, accuracy)}"
+        yield _gap_finding(curves, severity, evidence, train_loss, curves.best_loss, _narrower(curves.means, kept))
+        return
+    last = curves.history[-1] if curves.judged else None
+    if last is not None and last["epoch"] != curves.chosen and _is_wide(curves, last["train_loss"], last["valid_loss"]):
+        evidence = (
+            f"The last epoch, {last['epoch']} ({_place(last)}), had "
+            f"{_apart(curves, last['train_loss'], last['valid_loss'])} What was kept, {what}, is not touched by it."
+        )
+        remedy = f"Nothing has to be mended, unless training is to gain more. {_narrower(curves.means, last)}"
+        yield _gap_finding(curves, "note", evidence, last["train_loss"], last["valid_loss"], remedy)
+
+
+def _is_wide(curves: Curves, train_loss: float, held_out_loss: float) -> bool:
+    gap = held_out_loss - train_loss
+    return curves.part(gap) >= _WIDE_GAP and gap > _SURE * curves.best_error
+
+
+def _apart(curves: Curves, train_loss: float, held_out_loss: float, accuracy: str = "") -> str:
+    return (
+        f"a training loss of {train_loss:.4f} and a held-out loss of {held_out_loss:.3f} (standard error "
+        f"{curves.best_error:.3f}{accuracy}), where knowing nothing has {curves.naive_loss:.3f}: it knows the training "
+        "samples far better than others."
+    )
+
+
+def _gap_finding(
+    curves: Curves, severity: str, evidence: str, train_loss: float, held_out_loss: float, remedy: str
+) -> Finding:
+    numbers = {"train_loss": train_loss, "held_out_loss": held_out_loss, "error": curves.best_error}
+    numbers["gap"] = held_out_loss - train_loss
+    return Finding("generalization gap", severity, evidence, remedy, numbers=numbers)
+
+
+def _narrower(means: Means, kept: dict[str, Any] | None) -> str:
+    if kept is None:
+        return "More samples help most; or another layer (layers=) or backbone (rank_backbones)."
+    # A training loss far below the held-out loss is what stronger regularization acts on.
+    regularized = enumerated([*means.regularised(), *means.shallower()])
+    return f"More samples help most; {regularized or 'or another backbone (rank_backbones)'}."
 
 
 def _rose(curves: Curves, best: dict[str, Any], last: dict[str, Any]) -> bool:

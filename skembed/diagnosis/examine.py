@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skembed.advice.targets import KnownTargets, know_targets
 from skembed.diagnosis import curves, drift
+from skembed.diagnosis.certainty import describe_judging, standard_error
 from skembed.diagnosis.data import MOST_SAMPLES, find_few, find_imbalance, find_leaks, find_noise
 from skembed.diagnosis.remedies import UNSTABLE, UNSURE, Means
 from skembed.diagnosis.report import Diagnosis
@@ -33,8 +34,8 @@ _MOST_COMPARED = 500
 #: Fewer held-out samples judge nothing.
 _LEAST_JUDGED = 10
 #: What held-out losses alone tell, and what says nothing of its own where there is no signal.
-_BY_HELD_OUT = ("overfitting", "negative transfer", "miscalibration")
-_MOOT = ("underfitting", "miscalibration")
+_BY_HELD_OUT = ("overfitting", "generalization gap", "negative transfer", "miscalibration")
+_MOOT = ("underfitting", "generalization gap", "miscalibration")
 
 
 def diagnose(fitted: BaseFineTuner, X=None, y=None, *, random_state: int | None = 0) -> Diagnosis:
@@ -170,7 +171,7 @@ def _with_samples(fitted: BaseFineTuner, start, found: _Samples, positions: np.n
     again = {"forgetting", *(each.name for each in about)}
     findings = [*about, *(each for each in before.findings if each.name not in again)]
     checked = tuple(dict.fromkeys([*before.checked, "forgetting"]))
-    return Diagnosis(worst_first(findings), checked, blocks, numbers)
+    return Diagnosis(worst_first(findings), checked, blocks, numbers, before.judging)
 
 
 # -- what a fit knows of itself -------------------------------------------------------------------------
@@ -199,6 +200,8 @@ def diagnose_fit(request: Request, outcome: Outcome, estimator: BaseFineTuner, *
     rng = np.random.default_rng(request.seed)
     encoded = request.task.encode(request.y)
     read = _curves(request, outcome, encoded, means)
+    scores, judges = outcome.scores, request.weights[request.held_out]
+    judging, bounds = describe_judging(scores.each, judges, scores.loss, read.accuracy)
     findings = curves.read_curves(read)
     about, checked = _of_data(request, outcome, encoded, rng, means)
     # Targets that frozen features know nothing of may yet be learned; then there is no want of structure.
@@ -217,10 +220,16 @@ def diagnose_fit(request: Request, outcome: Outcome, estimator: BaseFineTuner, *
     judged = n_judged >= _LEAST_JUDGED
     findings += drift.find_forgetting(blocks, means, judged=judged, slower_by=_slower_by(findings))
     findings += [] if judged or not request.max_epochs else [_not_judged(n_judged)]
-    numbers = {"naive_loss": read.naive_loss, "probe_loss": read.probe_loss, "best_loss": read.best_loss}
+    numbers = {"naive_loss": read.naive_loss, "probe_loss": read.probe_loss, "best_loss": read.best_loss, **bounds}
     losses = [name for name in (curves.CHECKED if judged else curves.UNJUDGED) if name not in moot]
     looked = [*(losses if request.max_epochs else ()), *checked, *(["forgetting"] if blocks else [])]
-    return Diagnosis(worst_first(findings), tuple(looked), blocks, numbers)
+    return Diagnosis(worst_first(findings), tuple(looked), blocks, numbers, judging)
+
+
+def _accuracy(request: Request, outcome: Outcome, means: Means) -> float | None:
+    """Held-out accuracy of what was kept; None where the score is something else."""
+    has_accuracy = hasattr(request.task, "classes") and means.parameters.get("scoring") is None
+    return outcome.scores.score if has_accuracy and len(request.held_out) else None
 
 
 def _slower_by(findings: Sequence[Finding]) -> float:
@@ -258,7 +267,19 @@ def _curves(request: Request, outcome: Outcome, encoded: np.ndarray, means: Mean
         temperature=outcome.scores.temperature,
         softened=settings.mixup > 0 or settings.cutmix > 0 or settings.label_smoothing > 0,
         altered=request.augmentation is not None,
+        probe_train_loss=_probe_train_loss(request, outcome, encoded),
+        best_error=standard_error(outcome.scores.each),
+        accuracy=_accuracy(request, outcome, means),
     )
+
+
+def _probe_train_loss(request: Request, outcome: Outcome, encoded: np.ndarray) -> float:
+    """Training loss of the probe, where that was kept and can be compared with a held-out loss."""
+    if outcome.kept != "probe" or len(request.held_out) < _LEAST_JUDGED:
+        return float("nan")
+    train = request.train
+    outputs = outcome.head(outcome.frozen[train])
+    return request.task.judge(outputs, request.y[train], encoded[train], request.weights[train]).loss
 
 
 def _naive_loss(request: Request, encoded: np.ndarray) -> float:

@@ -28,6 +28,8 @@ class Diagnosis:
         size (Frobenius norms); and "cka", how alike its outputs are to those before the fit, where samples were given.
     numbers : dict of str to float
         What was measured besides.
+    judging : str
+        What was measured on the held-out samples, with confidence intervals, where fewer than 100 were held out.
 
     Examples
     --------
@@ -43,6 +45,7 @@ class Diagnosis:
     checked: tuple[str, ...]
     blocks: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     numbers: Mapping[str, float] = field(default_factory=dict)
+    judging: str = ""
 
     @property
     def healthy(self) -> bool:
@@ -65,7 +68,9 @@ class Diagnosis:
         return self.findings[self.names.index(name)]
 
     def __str__(self) -> str:
-        left = [name for name in self.checked if name not in self.names]
+        # A wide gap is overfitting in other words, even where the held-out loss did not rise.
+        named = (*self.names, "overfitting") if "generalization gap" in self else self.names
+        left = [name for name in self.checked if name not in named]
         looked = f"Looked for {', '.join(left)}." if left else ""
         if not self.findings:
             lines = [f"Healthy: nothing was found. {looked}".strip()]
@@ -75,7 +80,9 @@ class Diagnosis:
             first = fine if self.healthy else f"{n_findings} finding{'s' if n_findings > 1 else ''}"
             lines = [f"{first}, the worst first:", describe(self.findings)]
             lines += [f"Not found: {', '.join(left)}."] if left else []
-        lines = [textwrap.fill(line, _WIDTH) if line.startswith(("Not", "Healthy:")) else line for line in lines]
+        lines += [self.judging] if self.judging else []
+        plain = ("Not", "Healthy:", "Decided")
+        lines = [textwrap.fill(line, _WIDTH) if line.startswith(plain) else line for line in lines]
         return "\n".join([*lines, *self._table()])
 
     def _table(self) -> list[str]:
