@@ -128,7 +128,9 @@ class BaseFineTuner(PredictingMixin, HintingParametersMixin, TransformerMixin, C
 
         request = self._request(X, y, sample_weight, groups, X_val, y_val)
         callbacks = FitCallbacks(self, request, X, y, sample_weight)
-        request = replace(request, report=self._begin_report(callbacks), follow=callbacks.follow)
+        request = replace(
+            request, report=self._begin_report(callbacks), follow=callbacks.follow, announce=self._announce
+        )
         outcome = run_fit(request)
         self.strategy_, self.advice_ = request.strategy, request.advice
         self._finish(outcome, request.task, len(request.train), len(request.held_out))
@@ -316,12 +318,16 @@ class BaseFineTuner(PredictingMixin, HintingParametersMixin, TransformerMixin, C
             ema=None if self.ema is None else float(self.ema),
         )
 
+    def _announce(self, sentence: str) -> None:
+        """Print a sentence about the running fit if `verbose` asks for it."""
+        if self.verbose:
+            print(f"[{type(self).__name__}] {sentence}", flush=True)
+
     def _begin_report(self, callbacks: FitCallbacks):
-        """A function that is told of each epoch: it prints, and asks scikit-learn's callbacks whether to stop."""
+        """Return a function that prints each epoch and asks scikit-learn's callbacks whether to stop."""
 
         def report(record: dict[str, Any]) -> bool:
-            if self.verbose:
-                print(f"[{type(self).__name__}] {describe_epoch(record)}", flush=True)
+            self._announce(describe_epoch(record))
             return callbacks.end_epoch()
 
         return report

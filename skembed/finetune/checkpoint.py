@@ -22,7 +22,7 @@ from skembed.finetune.restoring import checked_progress, checked_tensors, is_fin
 from skembed.finetune.stages import Recipe
 from skembed.sealed_files import private_directory, replacing, seal
 
-__all__ = ["Checkpoint"]
+__all__ = ["Checkpoint", "warn_unwritable"]
 
 #: Raised when what a checkpoint holds changes: none of an older version is read.
 _VERSION = 3
@@ -41,6 +41,13 @@ class Checkpoint:
         Targets.
     arrays : sequence of ndarray
         The rest of the data, and where training begins.
+
+    Raises
+    ------
+    ValueError
+        If `directory` is a file or is below a file.
+    OSError
+        If the directory cannot be created, such as for missing permissions.
     """
 
     def __init__(self, directory: Any, what: tuple, y: np.ndarray, arrays: Sequence[np.ndarray]):
@@ -74,10 +81,7 @@ class Checkpoint:
             with replacing(self.path) as draft:
                 save_file(whole, draft, metadata=metadata)
         except (OSError, SafetensorError) as error:
-            warn(
-                f"No checkpoint could be written to {self.path.parent} ({error}). The fit goes on without.",
-                FitWarning,
-            )
+            warn_unwritable(self.path.parent, error)
             recipe.save = None
 
     def _seal(self, progress: str, tensors: Mapping[str, Tensor]) -> str:
@@ -91,9 +95,10 @@ class Checkpoint:
         FitWarning
             If the file is damaged, was edited, or does not fit the recipe. It counts as absent.
         """
-        if not self.path.is_file():
-            return False
         try:
+            # Inside the block: it raises PermissionError where the directory may not be searched.
+            if not self.path.is_file():
+                return False
             record, tensors = self._read()
             steps = record.pop("average_steps", None)
             if type(steps) is not int or steps < 0:
@@ -139,8 +144,34 @@ class Checkpoint:
         return record, tensors
 
     def remove(self) -> None:
-        """The fit is over."""
-        self.path.unlink(missing_ok=True)
+        """Delete the file of a fit that has ended.
+
+        Warns
+        -----
+        FitWarning
+            If the file cannot be deleted. The result of the fit does not depend on it.
+        """
+        try:
+            self.path.unlink(missing_ok=True)
+        except OSError as error:
+            warn(f"The checkpoint {self.path} cannot be deleted ({error}). Delete it by hand.", FitWarning)
+
+
+def warn_unwritable(directory: Any, error: Exception) -> None:
+    """Warn that a fit runs without checkpoints because its directory cannot be written.
+
+    Parameters
+    ----------
+    directory : path-like
+        Value of `checkpoint_dir`.
+    error : Exception
+        Reason, as the system states it.
+    """
+    warn(
+        f"No checkpoint could be written to checkpoint_dir={str(directory)!r} ({error}). The fit continues "
+        "without, and cannot be resumed later. Give a directory that is writable and has space.",
+        FitWarning,
+    )
 
 
 def _content(progress: str, tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,7 @@ from skembed.backbones.loading import load
 from skembed.engine.device import resolve_device, resolve_precision
 from skembed.engine.modes import standard_modes
 from skembed.exceptions import FitWarning
-from skembed.finetune.checkpoint import Checkpoint
+from skembed.finetune.checkpoint import Checkpoint, warn_unwritable
 from skembed.finetune.data import TrainingData, Views, embed_first
 from skembed.finetune.given import describe_alike, describe_copies
 from skembed.finetune.kinds import check_method
@@ -22,7 +23,7 @@ from skembed.finetune.methods import parse_strategy
 from skembed.finetune.network import FrozenNetwork, Head, Network
 from skembed.finetune.prefix import Prefixes
 from skembed.finetune.probe import Probe, Standardizer, search_probe
-from skembed.finetune.report import describe_advice, describe_nothing_unfrozen
+from skembed.finetune.report import describe_advice, describe_nothing_unfrozen, describe_resumption
 from skembed.finetune.request import Linear, Outcome, Request
 from skembed.finetune.snapshot import best_so_far
 from skembed.finetune.stages import INTERRUPTED, Recipe, Stage, plan_stages
@@ -31,6 +32,8 @@ from skembed.finetune.tasks import Scores
 from skembed.naming import shown
 
 __all__ = ["run_fit", "untrained"]
+
+_LOGGER = logging.getLogger(__name__)
 
 
 @standard_modes()
@@ -59,7 +62,8 @@ def run_fit(request: Request) -> Outcome:
     checkpoint = _checkpoint(request, frozen)
     if checkpoint is not None:
         recipe.save = checkpoint.save
-        checkpoint.resume(recipe)
+        if checkpoint.resume(recipe):
+            request = _with_resumption(request, recipe)
     recipe.run()
     outcome = _keep(request, recipe, frozen, encoded, standardizer, probe)
     if checkpoint is not None and outcome.progress.ended != INTERRUPTED:
@@ -85,6 +89,15 @@ def _with_words_on(request: Request, frozen: np.ndarray) -> Request:
     for sentence in [*alike, *(copies if request.own_validation else [])]:
         warn(sentence, FitWarning)
     return replace(request, notes=(*request.notes, *alike, *copies))
+
+
+def _with_resumption(request: Request, recipe: Recipe) -> Request:
+    """Return the request with a note on the epoch it resumes at, which is also logged and printed."""
+    sentence = describe_resumption(len(recipe.progress.history), request.max_epochs, request.checkpoint_dir)
+    _LOGGER.info(sentence)
+    if request.announce is not None:
+        request.announce(sentence)
+    return replace(request, notes=(*request.notes, sentence))
 
 
 def _most_unfrozen(request: Request) -> int:
@@ -244,7 +257,12 @@ def _checkpoint(request: Request, frozen: np.ndarray) -> Checkpoint | None:
         shown(request.task.scoring),
     )
     start = [] if request.start is None else [request.start.head.weight, request.start.head.bias]
-    return Checkpoint(request.checkpoint_dir, what, request.y, [frozen, request.weights, *start])
+    try:
+        return Checkpoint(request.checkpoint_dir, what, request.y, [frozen, request.weights, *start])
+    except OSError as error:
+        # Hours of training are worth more than the means to resume them, and `save` does the same for a full disk.
+        warn_unwritable(request.checkpoint_dir, error)
+        return None
 
 
 def _keep(

@@ -12,7 +12,7 @@ from skembed.finetune.tasks import Scores
 if TYPE_CHECKING:
     from skembed.advice import Advice
 
-__all__ = ["describe_advice", "describe_epoch", "describe_fit", "describe_nothing_unfrozen"]
+__all__ = ["describe_advice", "describe_epoch", "describe_fit", "describe_nothing_unfrozen", "describe_resumption"]
 
 
 def describe_epoch(record: dict[str, Any]) -> str:
@@ -71,6 +71,31 @@ def describe_nothing_unfrozen(progress: Progress, stages: Sequence[Stage], max_e
         f"Nothing was unfrozen: max_epochs={max_epochs} was spent on the head. From {max_epochs + 1} on there are "
         "epochs for blocks too."
     ]
+
+
+def describe_resumption(n_done: int, max_epochs: int, directory: Any) -> str:
+    """Return a sentence on the epoch at which a fit resumes from its checkpoint.
+
+    Parameters
+    ----------
+    n_done : int
+        Epochs that the checkpoint holds.
+    max_epochs : int
+        See `FineTuneClassifier`.
+    directory : path-like
+        Value of `checkpoint_dir`.
+
+    Examples
+    --------
+    >>> describe_resumption(5, 20, "fits")
+    "Resumed at epoch 6 of 20 from checkpoint_dir='fits'."
+    >>> describe_resumption(20, 20, "fits")
+    "Resumed after the last of 20 epochs from checkpoint_dir='fits'."
+    """
+    place = (
+        f"at epoch {n_done + 1} of {max_epochs}" if n_done < max_epochs else f"after the last of {max_epochs} epochs"
+    )
+    return f"Resumed {place} from checkpoint_dir={str(directory)!r}."
 
 
 def describe_fit(

@@ -98,6 +98,8 @@ class Request:
         Told of each epoch.
     follow : callable, optional
         Before training it gets a function that returns the fitted attributes of the best estimator so far.
+    announce : callable, optional
+        Called with sentences for the user about the running fit.
     """
 
     embedder: BaseEmbedder
@@ -128,6 +130,7 @@ class Request:
     notes: tuple[str, ...] = ()
     report: Callable[[dict[str, Any]], bool | None] | None = None
     follow: Callable[[Callable[[], dict[str, Any]]], None] | None = None
+    announce: Callable[[str], None] | None = None
 
 
 @dataclass

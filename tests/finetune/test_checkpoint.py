@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -165,6 +166,58 @@ def test_without_a_seed_a_fit_still_resumes(rows, tmp_path, monkeypatch):
     np.testing.assert_array_equal(
         resumed.predict_proba(rows[0]), _classifier(random_state=0).fit(*rows).predict_proba(rows[0])
     )
+
+
+def test_a_resumed_fit_says_at_which_epoch(rows, tmp_path, monkeypatch, capsys, caplog):
+    with monkeypatch.context() as context:
+        _kill_after(context, 5)
+        with pytest.raises(Killed):
+            _classifier(tmp_path, max_epochs=20).fit(*rows)
+    caplog.set_level("INFO", logger="skembed")
+    resumed = _classifier(tmp_path, max_epochs=20, verbose=1).fit(*rows)
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert first.startswith("[FineTuneClassifier] Resumed at epoch 6 of 20 from checkpoint_dir=")
+    assert second.startswith("[FineTuneClassifier] epoch 6")
+    assert "Resumed at epoch 6 of 20" in caplog.text
+    assert "Resumed at epoch 6 of 20" in resumed.report_
+
+
+def test_only_a_resumed_fit_says_so_and_silently_unless_verbose(rows, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as context:
+        _kill_after(context, 1)
+        with pytest.raises(Killed):
+            _classifier(tmp_path, max_epochs=3).fit(*rows)
+    assert "Resumed at epoch 2 of 3" in _classifier(tmp_path, max_epochs=3).fit(*rows).report_
+    assert capsys.readouterr().out == ""
+    assert "Resumed" not in _classifier(tmp_path, max_epochs=3).fit(*rows).report_
+
+
+@pytest.mark.parametrize("function", ["mkdir", "is_dir", "is_file"])
+def test_a_checkpoint_directory_without_permissions_costs_a_warning_only(rows, tmp_path, monkeypatch, function):
+    """As root, which tests may run as, no directory refuses: so the system's answer is imitated."""
+    directory = tmp_path / "closed" / "fits"
+    original = getattr(Path, function)
+
+    def refuse(path, *arguments, **keywords):
+        if path == directory or directory in path.parents:
+            raise PermissionError(13, "Permission denied", str(path))
+        return original(path, *arguments, **keywords)
+
+    expected = _classifier(max_epochs=3).fit(*rows).predict_proba(rows[0])
+    monkeypatch.setattr(Path, function, refuse)
+    with pytest.warns(FitWarning, match="closed.*Permission denied"):
+        classifier = _classifier(directory, max_epochs=3).fit(*rows)
+    np.testing.assert_array_equal(classifier.predict_proba(rows[0]), expected)
+
+
+def test_a_checkpoint_that_cannot_be_deleted_costs_a_warning_only(rows, tmp_path, monkeypatch):
+    def refuse(path, *_, **__):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.warns(FitWarning, match="cannot be deleted .*Permission denied"):
+        classifier = _classifier(tmp_path, max_epochs=2).fit(*rows)
+    assert classifier.n_epochs_ == 2
 
 
 def test_a_damaged_checkpoint_begins_anew_with_a_warning(rows, tmp_path, monkeypatch):
