@@ -2,7 +2,7 @@
 
 Each has a constructor that takes what is drawn, class methods that get it from an estimator or an embedder, and
 ``plot``. They need matplotlib, which is imported when something is drawn: ``pip install "skembed[plot]"``. Maps
-by UMAP need ``pip install umap-learn`` too.
+by UMAP also need ``pip install umap-learn``; those by principal components and t-SNE do not.
 """
 
 from skembed.displays.confusion import ConfusionExamplesDisplay

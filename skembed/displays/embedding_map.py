@@ -7,12 +7,11 @@ from functools import partial
 from typing import Any, Self
 
 import numpy as np
-from sklearn.decomposition import PCA
 from sklearn.utils.multiclass import type_of_target
 
 from skembed._plotting import COLOUR, GREY, bare, class_style, plain_labels, pyplot, shorten_middle
-from skembed._sklearn import fit_transform_array
 from skembed.displays.estimators import as_embedder, transformed
+from skembed.displays.projections import projection
 from skembed.displays.samples import describe_sample, follow_mouse, image_of, spread_out
 from skembed.inputs import as_samples
 
@@ -54,6 +53,7 @@ class EmbeddingMapDisplay:
     ----------
     .. [1] McInnes, Healy & Melville (2018), UMAP: Uniform Manifold Approximation and Projection for
        Dimension Reduction.
+    .. [2] van der Maaten & Hinton (2008), Visualizing Data using t-SNE.
 
     Examples
     --------
@@ -87,10 +87,12 @@ class EmbeddingMapDisplay:
             Raw samples.
         y : array-like of shape (n_samples,), default=None
             Classes or numbers.
-        method : {"pca", "umap"}, default="pca"
-            Principal components, or UMAP [1]_, which needs ``pip install umap-learn``.
+        method : {"pca", "tsne", "umap"}, default="pca"
+            Projection to two dimensions. Principal components are the fastest and keep distances between groups;
+            t-SNE [2]_ and UMAP [1]_ keep neighbors together, so use one of them to see groups. UMAP needs
+            ``pip install umap-learn``. t-SNE lowers its perplexity of 30 for fewer than 91 samples.
         random_state : int or None, default=0
-            Seeds the map.
+            Seed of the map.
         **options
             See `plot`.
 
@@ -109,7 +111,7 @@ class EmbeddingMapDisplay:
             If matplotlib, or umap-learn for its method, is not installed.
         """
         pyplot(cls.__name__)
-        project = _projection(method, random_state)
+        project = projection(method, random_state)
         made = as_embedder(embedder, cls.__name__)
         samples = as_samples(X)
         positions, names = project(made.fit(X).embed(X))
@@ -145,7 +147,7 @@ class EmbeddingMapDisplay:
             If matplotlib, or umap-learn for its method, is not installed.
         """
         pyplot(cls.__name__)
-        project = _projection(method, random_state)
+        project = projection(method, random_state)
         positions, names = project(transformed(estimator, X, cls.__name__))
         return cls(positions, y, samples=as_samples(X), axis_names=names).plot(**options)
 
@@ -266,49 +268,3 @@ def _caption(samples: Sequence[Any], y: Any, i: int) -> str:
     """What is shown of a sample under the mouse."""
     name = "" if y is None else f", {np.asarray(y).ravel()[i]}"
     return f"{describe_sample(samples[i])}\n[{i}]{name}".strip()
-
-
-def _projection(method: str, random_state: int | None):
-    """A function from rows to positions and the names of the axes; rows that are not finite have no place."""
-    methods = {"pca": _pca, "umap": _umap}
-    if method not in methods:
-        raise ValueError(f'method={method!r} is unknown. Use "pca" or "umap".')
-    fit = methods[method](random_state)
-
-    def project(rows: np.ndarray) -> tuple[np.ndarray, tuple[str, str]]:
-        rows = np.asarray(rows, dtype=np.float64)
-        good = np.isfinite(rows).all(axis=1)
-        if good.sum() < 3:
-            raise ValueError(f"{good.sum()} samples with finite embeddings are no map. Give at least three.")
-        positions = np.full((len(rows), 2), np.nan)
-        positions[good], names = fit(rows[good])
-        return positions, names
-
-    return project
-
-
-def _pca(random_state: int | None):
-    def fit(rows: np.ndarray):
-        if rows.shape[1] < 2:
-            return np.column_stack([rows, np.zeros(len(rows))]), ("the only feature", "")
-        pca = PCA(2, random_state=random_state)
-        places = fit_transform_array(pca, rows)
-        shares = [f"{100 * share:.0f} % of the variance" for share in pca.explained_variance_ratio_]
-        return places, (f"first principal component, {shares[0]}", f"second principal component, {shares[1]}")
-
-    return fit
-
-
-def _umap(random_state: int | None):
-    try:
-        from umap import UMAP
-    except ImportError as error:
-        raise ImportError('method="umap" needs umap-learn: pip install umap-learn. Or use method="pca".') from error
-
-    def fit(rows: np.ndarray):
-        # Its default of 15 neighbours must be fewer than the samples; seeded, it runs in one thread.
-        n_jobs = -1 if random_state is None else 1
-        umap = UMAP(n_neighbors=min(15, len(rows) - 1), random_state=random_state, n_jobs=n_jobs)
-        return fit_transform_array(umap, rows), ("UMAP, first dimension", "UMAP, second dimension")
-
-    return fit

@@ -234,8 +234,6 @@ def test_without_umap_the_error_says_what_to_install(monkeypatch, rows):
     monkeypatch.setitem(sys.modules, "umap", None)
     with pytest.raises(ImportError, match="pip install umap-learn"):
         EmbeddingMapDisplay.from_embedder(ArrayEmbedder(), *rows, method="umap")
-    with pytest.raises(ValueError, match="method='tsne' is unknown"):
-        EmbeddingMapDisplay.from_embedder(ArrayEmbedder(), *rows, method="tsne")
 
 
 def test_what_cannot_be_drawn_is_named(rows):
