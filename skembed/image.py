@@ -61,9 +61,10 @@ class ImageEmbedder(BaseEmbedder):
         Side in pixels of the square that the network sees. None takes the backbone's own.
     background : str or tuple of 3 int, default="white"
         Colour behind transparent pixels: a name or code that Pillow knows, or red, green and blue from 0 to 255.
-    max_pixels : int, default=178956970
-        Larger images are refused before they are decoded (decompression bombs). The default is twice what
-        Pillow warns at.
+    max_pixels : int or "auto", default="auto"
+        Largest number of pixels of an image; larger ones are refused before they are decoded (decompression bombs).
+        "auto" bounds memory instead: images are refused whose decoding takes more than 512 MB, from 25 million pixels
+        in a WEBP file to 134 million in a plain PNG file. Set a number to accept larger images that you trust.
     engine : {"torch", "openvino"}, default="torch"
         What computes the network. "openvino" compiles it for this CPU at its first batch, which takes seconds, and is
         faster from then on; it needs ``pip install "skembed[compiled]"``.
@@ -97,7 +98,7 @@ class ImageEmbedder(BaseEmbedder):
         **BaseEmbedder._parameter_constraints,
         "image_size": [Interval(Integral, 1, None, closed="left"), None],
         "background": [str, tuple, list],
-        "max_pixels": [Interval(Integral, 1, None, closed="left")],
+        "max_pixels": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "engine": [StrOptions({"torch", "openvino"})],
     }
 
@@ -118,7 +119,7 @@ class ImageEmbedder(BaseEmbedder):
         verbose=False,
         image_size=None,
         background="white",
-        max_pixels=178_956_970,
+        max_pixels="auto",
         engine="torch",
     ):
         self.backbone = backbone

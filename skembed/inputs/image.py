@@ -6,12 +6,11 @@ import io
 import os
 import struct
 import threading
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import (
     BmpImagePlugin,
-    ExifTags,
     GifImagePlugin,
     Image,
     ImageOps,
@@ -24,6 +23,8 @@ from PIL import (
 
 from skembed.exceptions import DecodeError
 from skembed.inputs.decode import is_missing, open_file, reason
+from skembed.inputs.image_limits import check_scans, check_size, orientation
+from skembed.inputs.image_modes import flatten, from_array
 
 __all__ = ["FORMATS", "read_image"]
 
@@ -49,7 +50,7 @@ def read_image(
     sample: Any,
     *,
     background: tuple[int, int, int] = (255, 255, 255),
-    max_pixels: int = 178_956_970,
+    max_pixels: int | Literal["auto"] = "auto",
     at_least: tuple[int, int] | None = None,
 ) -> Image.Image:
     """An image as RGB.
@@ -64,8 +65,9 @@ def read_image(
         Arrays have shape (height, width) or (height, width, 1, 3 or 4): uint8, uint16, bool, or floats in [0, 1].
     background : tuple of 3 int
         Red, green and blue from 0 to 255.
-    max_pixels : int
-        More are refused before anything is decoded.
+    max_pixels : int or "auto"
+        Largest number of pixels; larger images are refused before they are decoded. "auto" refuses images whose
+        decoding takes more than 512 MB of memory, whatever their number of pixels.
     at_least : (int, int), optional
         Width and height in pixels, as the image is seen upright. A JPEG file of which this is the half or less may be
         decoded at a half, fourth or eighth of its size, never below this and only where its sides can be
@@ -88,9 +90,11 @@ def read_image(
         sample = sample.get("bytes") or path
     if isinstance(sample, Image.Image):
         with _lock_of(sample):
-            return _to_rgb(sample, background, max_pixels, None, getattr(sample, "filename", None) or None)
+            image = _to_rgb(sample, background, max_pixels, None, getattr(sample, "filename", None) or None)
+            # The caller's image may change after this.
+            return image.copy() if image.im is sample.im else image
     if isinstance(sample, np.ndarray):
-        return _to_rgb(_from_array(sample), background, max_pixels, None, None)
+        return _to_rgb(from_array(sample), background, max_pixels, None, None)
     if isinstance(sample, (str, os.PathLike)):
         with open_file(sample) as file:
             return _from_file(file, background, max_pixels, at_least, file.name)
@@ -114,9 +118,11 @@ def _from_file(file, background, max_pixels, at_least, path) -> Image.Image:
     try:
         file.seek(0)
         with _open_header(file) as image:
+            if isinstance(image, JpegImagePlugin.JpegImageFile):
+                check_scans(file, image)
             return _to_rgb(image, background, max_pixels, at_least, path)
-    except DecodeError:
-        raise
+    except DecodeError as error:
+        raise DecodeError(error.message, path=path) from error
     except UnidentifiedImageError as error:
         raise DecodeError(f"this is no image in one of the formats {', '.join(FORMATS)}.", path=path) from error
     # Pillow's plugins raise nearly anything on broken files.
@@ -144,30 +150,26 @@ def _open_header(file) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image, background, max_pixels, at_least, path) -> Image.Image:
-    width, height = image.size
-    if width == 0 or height == 0:
-        raise DecodeError(f"the image has no pixels: {width} x {height}.", path=path)
-    if width * height > max_pixels:
-        raise DecodeError(
-            f"the image has {width} x {height} pixels, more than max_pixels={max_pixels}. Raise max_pixels if you "
-            "trust its source, or shrink it.",
-            path=path,
-        )
     try:
+        check_size(image, max_pixels)
         if at_least is not None and isinstance(image, JpegImagePlugin.JpegImageFile):
             _shrink_on_load(image, at_least)
         image.load()
-        return _flatten(ImageOps.exif_transpose(image), background)
+        check_size(image, max_pixels)  # again, since a PNG file may tell only now that it has to be turned
+        upright = ImageOps.exif_transpose(image) if orientation(image) != 1 else image
+        rgb = flatten(upright, background)
     except DecodeError as error:
         raise DecodeError(error.message, path=path) from error
     except Exception as error:
         raise _broken(error, path) from error
+    # Not the plugin's image, which may keep the file's content and its decoder's buffers.
+    return rgb._new(rgb.im) if rgb is image else rgb
 
 
 def _shrink_on_load(image: JpegImagePlugin.JpegImageFile, at_least: tuple[int, int]) -> None:
     """Have a JPEG file that is still to be loaded decoded at a part of its size."""
     width, height = image.size
-    sideways = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    sideways = orientation(image) >= 5
     least_width, least_height = at_least[::-1] if sideways else at_least
     for part in (8, 4, 2):
         divides = width % part == 0 and height % part == 0
@@ -178,63 +180,3 @@ def _shrink_on_load(image: JpegImagePlugin.JpegImageFile, at_least: tuple[int, i
 
 def _broken(error: Exception, path) -> DecodeError:
     return DecodeError(f"the image is broken: {reason(error)}. Save it again, or leave it out.", path=path)
-
-
-def _flatten(image: Image.Image, background) -> Image.Image:
-    """RGB, with nothing to see through."""
-    if image.mode.startswith("I") or image.mode == "F":
-        image = _grey_to_8_bits(image)
-    elif image.mode == "La":  # premultiplied, which converts to nothing but LA
-        image = image.convert("LA")
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        canvas = Image.new("RGBA", layer.size, (*background, 255))
-        return Image.alpha_composite(canvas, layer).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _grey_to_8_bits(image: Image.Image) -> Image.Image:
-    values = np.asarray(image).astype(np.float64)
-    if not np.isfinite(values).all():
-        raise DecodeError(f"the image has {int((~np.isfinite(values)).sum())} NaN or infinite pixels.")
-    highest = 65535.0 if image.mode.startswith("I;16") or values.max(initial=0) > 255 else 255.0
-    if image.mode == "F" and values.max(initial=0) <= 1:
-        highest = 1.0
-    grey = Image.fromarray((values / highest * 255).round().clip(0, 255).astype(np.uint8))
-    if isinstance(hidden := image.info.get("transparency"), int):
-        grey.putalpha(Image.fromarray(np.where(values == hidden, 0, 255).astype(np.uint8)))
-    return grey
-
-
-def _from_array(array: np.ndarray) -> Image.Image:
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[:, :, 0]
-    if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
-        hint = ""
-        if array.ndim == 3 and array.shape[0] in (1, 3, 4):
-            hint = " It looks channels-first: use array.transpose(1, 2, 0)."
-        raise DecodeError(
-            f"an image array has shape (height, width) or (height, width, 1, 3 or 4), got {array.shape}.{hint}"
-        )
-    if 0 in array.shape:
-        raise DecodeError(f"the image has no pixels: shape {array.shape}.")
-    return Image.fromarray(_to_8_bits(array))
-
-
-def _to_8_bits(array: np.ndarray) -> np.ndarray:
-    if array.dtype == np.uint8:
-        return np.ascontiguousarray(array)
-    if array.dtype == np.bool_:
-        return array.astype(np.uint8) * 255
-    if array.dtype == np.uint16:
-        return (array / 257.0).round().astype(np.uint8)
-    if array.dtype.kind == "f":
-        if not np.isfinite(array).all():
-            raise DecodeError(f"the image has {int((~np.isfinite(array)).sum())} NaN or infinite pixels.")
-        if array.min() < 0 or array.max() > 1:
-            raise DecodeError(
-                f"floating pixels lie in [0, 1], got [{array.min():g}, {array.max():g}]. Divide by the highest value, "
-                "or give uint8."
-            )
-        return (array * 255).round().astype(np.uint8)
-    raise DecodeError(f"image arrays are uint8, uint16, bool or floats in [0, 1], got {array.dtype}.")

@@ -1,0 +1,90 @@
+"""Limits of image decoding: sizes and scans that a small file can declare without paying for them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from PIL import ExifTags, Image, JpegImagePlugin, PngImagePlugin
+
+from skembed.exceptions import DecodeError
+
+__all__ = ["MAX_DECODED_BYTES", "check_scans", "check_size", "decoded_bytes", "orientation"]
+
+#: Memory in bytes that decoding one image may take with the default limit.
+MAX_DECODED_BYTES = 512 * 2**20
+
+#: Scans of a JPEG file times its pixels. Each scan is a pass over the image; 2e9 decode in about ten seconds, and
+#: a progressive photograph of 100 million pixels with the usual ten scans is at half of it.
+_MAX_SCANNED_PIXELS = 2 * 10**9
+
+#: Bytes per pixel of Pillow's storage; every mode not listed takes four.
+_STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}
+
+#: Bytes per pixel that a decoder takes besides the result: libwebp's canvases with the copy that Pillow is given,
+#: libjpeg's coefficients of a progressive file, the strips of libtiff.
+_DECODER = {"WEBP": 16, "TIFF": 4}
+_PROGRESSIVE = 6
+
+
+def orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 to 8; 1 for a PNG file whose EXIF data may follow its pixels."""
+    if isinstance(image, PngImagePlugin.PngImageFile) and image.tile and "exif" not in image.info:
+        return 1  # to look for more, Pillow would decode the image
+    value: Any = image.getexif().get(ExifTags.Base.Orientation)
+    return int(value) if value in range(2, 9) else 1
+
+
+def decoded_bytes(image: Image.Image) -> int:
+    """Return the memory in bytes that decoding takes at its peak, conversion to RGB included."""
+    stored = _STORED.get(image.mode, 4)
+    decoder = _DECODER.get(image.format or "", 0)
+    if isinstance(image, JpegImagePlugin.JpegImageFile) and image.info.get("progressive"):
+        decoder = _PROGRESSIVE
+    # A second image is needed where anything changes after decoding.
+    ready = image.mode == "RGB" and not image.has_transparency_data and orientation(image) == 1
+    converted = 0 if ready else 4
+    if not image.mode.startswith(("RGB", "L", "P", "1", "CMYK")):
+        converted += 1  # scaled to 8 bits first
+    return image.width * image.height * (stored + max(decoder, converted))
+
+
+def check_size(image: Image.Image, max_pixels: int | Literal["auto"]) -> None:
+    """Raise DecodeError if an opened image is empty or too large to be decoded."""
+    width, height = image.size
+    if width == 0 or height == 0:
+        raise DecodeError(f"the image has no pixels: {width} x {height}.")
+    if max_pixels == "auto":
+        needed = decoded_bytes(image)
+        if needed > MAX_DECODED_BYTES:
+            raise DecodeError(
+                f"the image has {width} x {height} pixels, and decoding it takes about {needed // 2**20} MB, more than "
+                f"the {MAX_DECODED_BYTES // 2**20} MB that max_pixels='auto' allows. Set max_pixels={width * height} "
+                "if you trust its source, or shrink it."
+            )
+    elif width * height > max_pixels:
+        raise DecodeError(
+            f"the image has {width} x {height} pixels, more than max_pixels={max_pixels}. Raise max_pixels if you "
+            "trust its source, or shrink it."
+        )
+
+
+def check_scans(file: Any, image: JpegImagePlugin.JpegImageFile) -> None:
+    """Raise DecodeError if a JPEG file has so many scans that decoding would not end soon.
+
+    In compressed data the marker of a scan cannot occur by chance; a thumbnail adds a few.
+    """
+    start = file.tell()  # Pillow has read up to the first scan's marker
+    if not image.info.get("progressive") and file.read(3)[2:] == bytes([image.layers]):
+        file.seek(start)
+        return  # a single scan with all components, after which libjpeg stops
+    file.seek(0)
+    scans, last = 0, b""
+    while block := file.read(2**20):
+        scans += (last + block).count(b"\xff\xda")
+        last = block[-1:]
+    file.seek(start)
+    if scans * image.width * image.height > _MAX_SCANNED_PIXELS and scans > 4:
+        raise DecodeError(
+            f"the JPEG file has {scans} scans of {image.width} x {image.height} pixels, which would take minutes to "
+            "decode. Save it again, or leave it out."
+        )
