@@ -58,7 +58,7 @@ class ImageEmbedder(BaseEmbedder):
     verbose : bool, default=False
         Show a progress bar.
     image_size : int, default=None
-        Side in pixels of the square that the network sees. None takes the backbone's own.
+        Side in pixels of the square that the network sees, up to 8192. None takes the backbone's own.
     background : str or tuple of 3 int, default="white"
         Colour behind transparent pixels: a name or code that Pillow knows, or red, green and blue from 0 to 255.
     max_pixels : int or "auto", default="auto"
@@ -96,7 +96,7 @@ class ImageEmbedder(BaseEmbedder):
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **BaseEmbedder._parameter_constraints,
-        "image_size": [Interval(Integral, 1, None, closed="left"), None],
+        "image_size": [Interval(Integral, 1, 8192, closed="both"), None],
         "background": [str, tuple, list],
         "max_pixels": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "engine": [StrOptions({"torch", "openvino"})],

@@ -22,6 +22,12 @@ __all__ = ["ImagePreparation"]
 #: Times the resized sides, for `ImagePreparation.least_size`.
 _ROOM = 2.9
 
+#: Longest side in pixels that a configuration may ask for: 805 MB as float32.
+_MAX_SIDE = 8192
+
+#: Pixels of a whole resized image, 64 MB; of larger ones only the part that the crop keeps is computed.
+_MAX_RESIZED_PIXELS = 2**24
+
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -71,6 +77,12 @@ class ImagePreparation:
                 f"resize={self.resize!r} without a crop gives images of unequal size, which cannot share a batch. "
                 "Set do_center_crop and crop_size, or an exact size, in the backbone's preprocessor_config.json."
             )
+        for name, size in (("resize", self.resize), ("crop", self.crop)):
+            if size is not None and not all(1 <= side <= _MAX_SIDE for side in _pair(size)):
+                raise BackboneNotFoundError(
+                    f"{name}={size!r} is out of range: sides have 1 to {_MAX_SIDE} pixels. Correct the size in the "
+                    "backbone's preprocessor_config.json, or image_size."
+                )
 
     @property
     def output_size(self) -> tuple[int, int]:
@@ -113,10 +125,44 @@ class ImagePreparation:
         """
         # Resizing straight into the crop, by Pillow's `box`, is 1.2 to 1.5 times faster, but off by up to 25 levels.
         if self.resize is not None:
-            image = image.resize(self._resized(*image.size), self.resampling)
+            width, height = self._resized(*image.size)
+            if self.crop is not None and width * height > _MAX_RESIZED_PIXELS:
+                image = self._resize_center(image, width, height)
+            else:
+                image = image.resize((width, height), self.resampling)
         if self.crop is not None:
             image = self._centre(image, *self.crop)
         return np.asarray(image)
+
+    def _resize_center(self, image: Image.Image, width: int, height: int) -> Image.Image:
+        """Return the part of a resized image that the crop keeps, without computing the rest.
+
+        `width` and `height` are those of the whole resized image. Pixels differ from those of the whole by at most one
+        level, since Pillow takes the box in single precision.
+        """
+        assert self.crop is not None
+        horizontal = self._kept(image.width, width, self.crop[1])
+        vertical = self._kept(image.height, height, self.crop[0])
+        (left, right, x0, x1, kept_width), (top, bottom, y0, y1, kept_height) = horizontal, vertical
+        part = image.crop((left, top, right, bottom))
+        return part.resize((kept_width, kept_height), self.resampling, box=(x0, y0, x1, y1))
+
+    def _kept(self, source: int, resized: int, crop: int) -> tuple[int, int, float, float, int]:
+        """Return what one side keeps: first and last source pixel, the box from the first on, and the new length."""
+        if resized <= crop:
+            return 0, source, 0.0, float(source), resized
+        scale = source / resized
+        first = self._offset(resized, crop) * scale
+        last = first + crop * scale
+        # Lanczos reaches furthest, three pixels of the coarser of the two grids.
+        reach = math.ceil(3 * max(scale, 1)) + 1
+        start, stop = max(0, math.floor(first) - reach), min(source, math.ceil(last) + reach)
+        return start, stop, first - start, min(last - start, float(stop - start)), crop
+
+    def _offset(self, length: int, crop: int) -> int:
+        """Return the first pixel that a crop of the center keeps."""
+        margin = (length - crop) / 2
+        return round(margin) if self.rounding == "timm" else int(margin)
 
     def normalise(self, images: Sequence[np.ndarray]) -> Tensor:
         """Scale the pixels of a batch, in the very operations that timm uses, each of them in one pass.
@@ -152,11 +198,11 @@ class ImagePreparation:
         return max(1, round(width / ratio)), max(1, round(height / ratio))
 
     def _centre(self, image: Image.Image, height: int, width: int) -> Image.Image:
-        if width > image.width or height > image.height:
-            image = self._pad(image, max(width, image.width), max(height, image.height))
-        left, top = (image.width - width) / 2, (image.height - height) / 2
-        left, top = (round(left), round(top)) if self.rounding == "timm" else (int(left), int(top))
-        return image.crop((left, top, left + width, top + height))
+        # Longer sides are cut before shorter ones are padded: both at once could be of any size.
+        kept_width, kept_height = min(width, image.width), min(height, image.height)
+        left, top = self._offset(image.width, kept_width), self._offset(image.height, kept_height)
+        image = image.crop((left, top, left + kept_width, top + kept_height))
+        return image if image.size == (width, height) else self._pad(image, width, height)
 
     def _pad(self, image: Image.Image, width: int, height: int) -> Image.Image:
         up = 0 if self.rounding == "timm" else 1
