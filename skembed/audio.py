@@ -55,7 +55,7 @@ class AudioEmbedder(BaseEmbedder):
         for all processes and runs; an `EmbeddingCache` that several embedders share; None for nowhere. "auto" is
         what `skembed.set_config` says, "memory" at first.
     on_error : {"raise", "warn", "nan"}, default="raise"
-        What happens to a sample that cannot be read: an error that names its index and path, a row of NaN
+        What happens to a sample that cannot be read or embedded: an error that names its index and path, a row of NaN
         and a warning that counts and names them, or a silent row of NaN.
     verbose : bool, default=False
         Show a progress bar.

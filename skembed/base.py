@@ -194,7 +194,8 @@ class BaseEmbedder(
         Raises
         ------
         DecodeError
-            If a sample cannot be read and ``on_error="raise"``; names its index and its path.
+            If a sample cannot be read and ``on_error="raise"``; names its index and its path. A
+            `NonFiniteRowError`, which is a DecodeError, if the network returns NaN or infinite numbers for it.
         WeightsMismatchError
             If the weights found now are not those that the embedder was fitted with.
         """
@@ -385,5 +386,11 @@ def _resolve_pooling(pooling: str, card: Card, name: str) -> str:
 
 def _unit_length(rows: np.ndarray) -> np.ndarray:
     """Rows of Euclidean length one; a row of zeros stays as it is."""
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    with np.errstate(over="ignore"):
+        norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    if np.isinf(norms).any():
+        # Squares of numbers beyond 1e19 overflow in float32.
+        rows = rows.astype(np.float64)
+        norms = np.linalg.norm(rows, axis=1, keepdims=True)
+        return (rows / np.where(norms == 0, 1, norms)).astype(np.float32)
     return rows / np.where(norms == 0, 1, norms)

@@ -5,6 +5,7 @@
     Exception
     └── SkembedError
         ├── DecodeError (ValueError)         one sample cannot be read; knows its index and path
+        │   └── NonFiniteRowError            the network returned NaN or infinite numbers for one sample
         ├── BackboneNotFoundError (ValueError)   no weights under that name, here or on the hub
         │   └── BackboneReadError                a directory is there, but is damaged or no usable backbone
         ├── WeightsMismatchError             the weights found now are not those the estimator was fitted with
@@ -32,6 +33,7 @@ __all__ = [
     "FitWarning",
     "InputWarning",
     "IntegrityError",
+    "NonFiniteRowError",
     "SkembedError",
     "SkembedWarning",
     "TrainingError",
@@ -81,6 +83,10 @@ def _rebuild_decode_error(cls, message, index, path):
     return cls(message, index=index, path=path)
 
 
+class NonFiniteRowError(DecodeError):
+    """The network returned NaN or infinite numbers for a sample, as when it overflows in float16."""
+
+
 class BackboneNotFoundError(SkembedError, ValueError):
     """No backbone of that name, or no weights for it and no way to fetch them."""
 
@@ -113,7 +119,7 @@ class TruncationWarning(SkembedWarning):
 
 
 class DecodeWarning(SkembedWarning):
-    """Samples could not be read; their rows are NaN."""
+    """Samples could not be read or embedded; their rows are NaN."""
 
 
 class InputWarning(SkembedWarning):

@@ -19,6 +19,7 @@ from skembed.backbones.base import Backbone, Item
 from skembed.engine.batching import halve, plan_batches
 from skembed.engine.device import is_out_of_memory, move
 from skembed.engine.modes import standard_modes
+from skembed.engine.nonfinite import find_nonfinite
 from skembed.engine.pooling import combine_layers, pool
 from skembed.engine.reading import Reading
 from skembed.exceptions import DecodeError, DeviceWarning
@@ -63,11 +64,11 @@ class Extraction:
     Parameters
     ----------
     embeddings : ndarray of shape (n_samples, n_features), float32
-        NaN in the rows of samples that could not be read.
+        NaN in the rows of samples that could not be read, or that the network returned no finite numbers for.
     truncated : ndarray of shape (n_samples,), bool
         Samples of which a part was cut off.
     errors : list of DecodeError
-        One for each sample that could not be read, in order.
+        One for each row of NaN, in order.
     """
 
     embeddings: np.ndarray
@@ -116,7 +117,7 @@ def extract(
     chunk_size : int
         Decoded samples held in memory at a time; batches are planned inside a chunk.
     on_error : {"raise", "warn", "nan"}
-        What happens to a sample that cannot be read.
+        What happens to a sample that cannot be read, or whose row is not finite.
     report : callable, optional
         Called after each batch with the samples that it completed.
     advance : callable, optional
@@ -151,8 +152,28 @@ def extract(
             if advance is not None:
                 items = advance(items, [places[start + i] for i in good])
             where = np.array([start + i for i in good], dtype=np.int64)
-            embed_items(backbone, items, reading, batch_size, _placed(result, where, report))
+            dtype = next(backbone.module.parameters()).dtype
+            place = _placed(result, where, report)
+            embed_items(
+                backbone, items, reading, batch_size, _finite_only(place, result, where, places, dtype, on_error)
+            )
+    result.errors.sort(key=lambda error: error.index or 0)
     return result
+
+
+def _finite_only(place, result: Extraction, where: np.ndarray, places: Sequence[int], dtype, on_error: str):
+    """Return a function that records an error for each row that is not finite, and gives the others to `place`."""
+
+    def place_finite(done: np.ndarray, rows: np.ndarray) -> None:
+        errors = find_nonfinite(rows, [places[i] for i in where[done]], dtype)
+        if errors and on_error == "raise":
+            raise errors[0]
+        result.errors += errors
+        finite = np.isfinite(rows).all(axis=1)
+        if finite.any():
+            place(done[finite], rows[finite])
+
+    return place_finite
 
 
 def _placed(result: Extraction, where: np.ndarray, report: Report | None):
@@ -244,7 +265,9 @@ def embed_items(backbone, items: Sequence[Sequence[Item]], reading: Reading, bat
         done = []
         for i, vector in zip(batch, vectors, strict=True):
             sample = owner[i]
-            sums[sample] = sums[sample] + vector * weights[i] if sample in sums else vector * weights[i]
+            # The sum of windows that overflowed may be inf - inf, which is NaN: the caller looks for it.
+            with np.errstate(invalid="ignore"):
+                sums[sample] = sums[sample] + vector * weights[i] if sample in sums else vector * weights[i]
             left[sample] -= 1
             if left[sample] == 0:
                 done.append(sample)

@@ -34,11 +34,11 @@ class Embedded:
     Parameters
     ----------
     embeddings : ndarray of shape (n_samples, n_features), float32
-        NaN in the rows of samples that could not be read.
+        NaN in the rows of samples that could not be read, or that the network returned no finite numbers for.
     n_truncated : int
         Samples of which a part was cut off.
     errors : list of DecodeError
-        One for each sample that could not be read, in order.
+        One for each row of NaN, in order.
     """
 
     embeddings: np.ndarray

@@ -13,6 +13,7 @@ from skembed.augment import Augmentation, sample_rng
 from skembed.base import BaseEmbedder
 from skembed.engine.device import resolve_device
 from skembed.engine.extract import embed_items, prepare, workers
+from skembed.engine.nonfinite import find_nonfinite
 from skembed.finetune.loop import Source
 from skembed.finetune.network import FrozenNetwork, Network
 from skembed.finetune.prefix import (
@@ -133,6 +134,9 @@ def embed_view(embedder: BaseEmbedder, samples: Sequence[Any], views: Views, vie
     for chunk in prepared_chunks(embedder, backbone, samples, views=views, view=view):
         part = rows[start : start + len(chunk)]
         embed_items(backbone, chunk, embedder._reading, _batch_size(embedder), part.__setitem__)
+        errors = find_nonfinite(part, range(start, start + len(chunk)), next(backbone.module.parameters()).dtype)
+        if errors and embedder.on_error == "raise":
+            raise errors[0]
         start += len(chunk)
     return embedder._finished(rows)
 

@@ -9,7 +9,7 @@ from numbers import Real
 from typing import Any, BinaryIO
 
 from skembed._warn import warn
-from skembed.exceptions import DecodeError, DecodeWarning
+from skembed.exceptions import DecodeError, DecodeWarning, NonFiniteRowError
 
 __all__ = ["decode_all", "is_missing", "open_file", "reason", "warn_unreadable"]
 
@@ -64,11 +64,12 @@ def decode_all(
 
 
 def warn_unreadable(errors: Sequence[DecodeError], total: int) -> None:
-    """One warning that counts the samples that could not be read and names the first five."""
+    """One warning that counts the samples that could not be read or embedded, and names the first five."""
     named = "\n".join(f"  {error}" for error in errors[:5])
     more = f"\n  and {len(errors) - 5} more" if len(errors) > 5 else ""
+    failed = "embedded" if any(isinstance(error, NonFiniteRowError) for error in errors) else "read"
     warn(
-        f"{len(errors)} of {total} samples could not be read; their rows are NaN:\n{named}{more}",
+        f"{len(errors)} of {total} samples could not be {failed}; their rows are NaN:\n{named}{more}",
         DecodeWarning,
     )
 
