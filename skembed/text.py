@@ -58,9 +58,11 @@ class TextEmbedder(BaseEmbedder):
         Tokens a text, special tokens included. None takes the backbone's own limit.
     long_text : {"truncate", "chunk"}, default="truncate"
         Texts longer than `max_length` are cut, with a warning that counts them, or split into windows whose
-        embeddings are averaged, weighted by their tokens.
+        embeddings are averaged, weighted by their tokens. Of a text that is cut no more than 1,000,000 characters
+        are tokenized.
     prompt : str, default=""
-        Put before every text, as instruction-tuned models want: "query: " for E5, for instance.
+        Put before every text, as instruction-tuned models want: "query: " for E5, for instance. A prompt that fills
+        `max_length` is an error.
 
     Attributes
     ----------

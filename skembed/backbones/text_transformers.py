@@ -63,8 +63,12 @@ _DEFAULT_LENGTH = 512
 #: Where a text is cut, no more characters than so many a token are tokenised.
 _CHARACTERS_PER_TOKEN = 12
 #: The last tokens of a text that was cut by characters may differ from the whole text's (runs of spaces do):
-#: they are never used.
-_MARGIN = 16
+#: they are never used. Inside of a word more of them may: BERT's tokenizer makes up to 100 of its rest.
+_MARGIN, _MARGIN_IN_WORD = 16, 128
+#: Factor by which more characters are read of a text whose start had too few tokens.
+_GROWTH = 8
+#: Characters of a text that is cut beyond which nothing is read, whatever they become: 10^8 without a space took 6 GB.
+_MAX_CHARACTERS = 1_000_000
 
 
 class TextBackbone(Backbone):
@@ -112,10 +116,26 @@ class TextBackbone(Backbone):
             If `max_length` is more than the network has positions for, or leaves no room for text.
         """
         room = self.room(options)
+        self._check_prompt(options, room)
         texts = [options.prompt + text for text in map(self._lower, samples)]
         if options.long_text == "chunk":
             return [[self._item(part) for part in split_windows(ids, room)] for ids in self._tokenize(texts)]
-        return [[self._item(ids[:room], truncated=len(ids) > room)] for ids in self._tokenize_start(texts, room)]
+        return [
+            [self._item(ids[:room], truncated=not whole or len(ids) > room)]
+            for ids, whole in self._tokenize_start(texts, room)
+        ]
+
+    def _check_prompt(self, options: TextOptions, room: int) -> None:
+        """Refuse a prompt that leaves no room for text, so that all rows would be equal."""
+        if not options.prompt or options.long_text == "chunk":
+            return
+        ((ids, _),) = self._tokenize_start([options.prompt], room)
+        if len(ids) >= room:
+            raise ValueError(
+                f"The prompt has {len(ids)} tokens or more, and max_length={self.length_read(options)} leaves room for "
+                f"{room}: nothing of the texts would be read. Use a shorter prompt, a larger max_length, or "
+                "long_text='chunk'."
+            )
 
     def _lower(self, text: str) -> str:
         return text.lower() if self.extra["lowercase"] else text
@@ -160,16 +180,37 @@ class TextBackbone(Backbone):
         ids = self.extra["tokenizer"](texts, add_special_tokens=False, verbose=False)["input_ids"]
         return [np.asarray(tokens, dtype=np.int64) for tokens in ids]
 
-    def _tokenize_start(self, texts: list[str], room: int) -> list[np.ndarray]:
-        """As `_tokenize`; only the first `room` tokens, and whether there are more, can be relied on."""
-        characters = (room + _MARGIN) * _CHARACTERS_PER_TOKEN
-        starts = [_leading(text, characters) for text in texts]
-        ids = self._tokenize(starts)
-        # Cutting by characters is a mere short cut: where it left too few tokens, the whole text is read.
-        short = [i for i in range(len(texts)) if starts[i] != texts[i] and len(ids[i]) < room + _MARGIN]
-        for i, whole in zip(short, self._tokenize([texts[i] for i in short]), strict=True):
-            ids[i] = whole
-        return ids
+    def _tokenize_start(self, texts: list[str], room: int) -> list[tuple[np.ndarray, bool]]:
+        """As `_tokenize`, of no more of each text than its first `room` tokens need.
+
+        Returns
+        -------
+        list of (ndarray, bool)
+            Tokens, of which the first `room` are those of the whole text, and whether the whole text was read.
+        """
+        result: list[tuple[np.ndarray, bool]] = [(np.empty(0, np.int64), True)] * len(texts)
+        left, characters = list(range(len(texts))), (room + _MARGIN) * _CHARACTERS_PER_TOKEN
+        limit = max(characters, _MAX_CHARACTERS)
+        while left:
+            starts = [_leading(texts[i], characters) for i in left]
+            for i, start, ids in zip(left, starts, self._tokenize(starts), strict=True):
+                result[i] = ids, len(start) == len(texts[i])
+            if characters >= limit:
+                break
+            left = [
+                i
+                for i, start in zip(left, starts, strict=True)
+                if not self._is_enough(texts[i], start, result[i][0], room)
+            ]
+            characters = min(characters * _GROWTH, limit)
+        return result
+
+    @staticmethod
+    def _is_enough(text: str, start: str, ids: np.ndarray, room: int) -> bool:
+        """Return True if the first `room` tokens of the start of a text are those of the text."""
+        if len(start) == len(text):
+            return True
+        return len(ids) >= room + (_MARGIN if text[len(start)] == " " else _MARGIN_IN_WORD)
 
     def _item(self, ids: np.ndarray, truncated: bool = False) -> Item:
         tokens = np.concatenate([self.extra["prefix"], ids, self.extra["suffix"]]).astype(np.int64)
@@ -243,11 +284,11 @@ class TextBackbone(Backbone):
 
 
 def _leading(text: str, characters: int) -> str:
-    """The start of a text up to a space, so that no word is cut; all of it where there is no space."""
+    """Return so many characters of a text at most, and where there is a space among them, no part of a word."""
     if len(text) <= characters:
         return text
     end = text.rfind(" ", 0, characters)
-    return text[:end] if end > 0 else text
+    return text[: end if end > 0 else characters]
 
 
 def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> TextBackbone:

@@ -230,6 +230,55 @@ def test_no_word_is_cut_before_it_is_tokenised(tiny):
         assert _ids(item) == tokenizer(text, truncation=True, max_length=16)["input_ids"]
 
 
+@KINDS
+@pytest.mark.parametrize("separator", [",", "/", "", "\u4e2d", "\n"])
+def test_texts_without_spaces_are_cut_before_they_are_tokenised(tiny, monkeypatch, name, separator):
+    """The same tokens as from the whole text, of a small part of its characters."""
+    directory, _, backbone = tiny(name)
+    rng = np.random.default_rng(0)
+    words = ["cat", "dog", "moon", "x" * 70, "again", "a" * 130]
+    text = separator.join(words[i] for i in rng.integers(0, len(words), size=2_000))
+    whole = tf.AutoTokenizer.from_pretrained(directory)(text, truncation=True, max_length=16)["input_ids"]
+    tokenizer, read = backbone.extra["tokenizer"], []
+
+    def counting(texts, **arguments):
+        read.extend(len(text) for text in texts)
+        return tokenizer(texts, **arguments)
+
+    monkeypatch.setitem(backbone.extra, "tokenizer", counting)
+    ((item,),) = _items(backbone, [text], max_length=16)
+    assert _ids(item) == whole
+    if name != "bert" or separator:  # one endless word is one unknown token there
+        assert item.truncated
+        assert sum(read) < len(text) / 4
+
+
+@KINDS
+def test_one_endless_word_is_read_in_part(tiny, name):
+    backbone = tiny(name)[2]
+    read = []
+    tokenizer = backbone.extra["tokenizer"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("skembed.backbones.text_transformers._MAX_CHARACTERS", 10_000)
+        patch.setitem(
+            backbone.extra, "tokenizer", lambda texts, **kw: read.extend(map(len, texts)) or tokenizer(texts, **kw)
+        )
+        ((item,),) = _items(backbone, ["a" * 200_000], max_length=16)
+    assert item.truncated
+    assert max(read) <= 10_000
+
+
+def test_a_prompt_that_leaves_no_room_for_text_is_an_error(tiny):
+    backbone = tiny("bert")[2]
+    prompt = "the cat and the dog and the moon "
+    with pytest.raises(ValueError, match=r"prompt has \d+ tokens or more, and max_length=6 leaves room for 4"):
+        _items(backbone, ["again"], prompt=prompt, max_length=6)
+    with pytest.raises(ValueError, match="prompt has"):
+        _items(backbone, ["again"], prompt="word " * 10**5)
+    assert len(_items(backbone, ["again"], prompt=prompt, max_length=6, long_text="chunk")[0]) > 1
+    assert not _items(backbone, ["again"], prompt="the ", max_length=6)[0][0].truncated
+
+
 def test_runs_of_spaces_are_cut_as_in_the_whole_text(tiny):
     directory, _, backbone = tiny("qwen2")
     tokenizer = tf.AutoTokenizer.from_pretrained(directory)
