@@ -10,6 +10,7 @@ from skembed.displays.drift import DriftDisplay
 from skembed.displays.embedding_map import EmbeddingMapDisplay
 from skembed.displays.fine_tune import FineTuneDisplay
 from skembed.displays.layer_probe import LayerProbeDisplay
+from skembed.finetune.rate_display import RateCurveDisplay
 from skembed.selection.display import TransferabilityDisplay
 
 __all__ = [
@@ -18,5 +19,6 @@ __all__ = [
     "EmbeddingMapDisplay",
     "FineTuneDisplay",
     "LayerProbeDisplay",
+    "RateCurveDisplay",
     "TransferabilityDisplay",
 ]

@@ -19,7 +19,7 @@ __all__ = ["ConfusedPair", "ConfusionExamplesDisplay"]
 #: Pixels of the side of an example.
 _EXAMPLE = 112
 #: Characters of a class's name at an axis and over examples, and of a text among the examples.
-_TICK, _TITLE, _LINE = 18, 17, 64
+_TICK, _TITLE, _LINE = 18, 13, 64
 #: Of more classes, of which the other column has none, it is asked whether they are classes.
 _MANY_CLASSES = 20
 
@@ -85,7 +85,9 @@ class ConfusionExamplesDisplay:
         self.samples = samples
 
     @classmethod
-    def from_estimator(cls, estimator, X, y, **options) -> ConfusionExamplesDisplay:
+    def from_estimator(
+        cls, estimator, X, y, *, ax=None, n_pairs: int = 5, n_examples: int = 5, max_classes: int = 30
+    ) -> ConfusionExamplesDisplay:
         """Predict, and draw what was confused.
 
         Parameters
@@ -96,7 +98,7 @@ class ConfusionExamplesDisplay:
             Raw samples, best some that were not trained on.
         y : array-like of shape (n_samples,)
             Their classes.
-        **options
+        ax, n_pairs, n_examples, max_classes
             See `plot`.
 
         Returns
@@ -122,10 +124,13 @@ class ConfusionExamplesDisplay:
                 "such as a FineTuneClassifier, or a Pipeline of an embedder and a classifier."
             )
         check_is_fitted(estimator)
-        return cls.from_predictions(y, estimator.predict(X), X, **options)
+        options = {"n_pairs": n_pairs, "n_examples": n_examples, "max_classes": max_classes}
+        return cls.from_predictions(y, estimator.predict(X), X, ax=ax, **options)
 
     @classmethod
-    def from_predictions(cls, y_true, y_pred, X, **options) -> ConfusionExamplesDisplay:
+    def from_predictions(
+        cls, y_true, y_pred, X, *, ax=None, n_pairs: int = 5, n_examples: int = 5, max_classes: int = 30
+    ) -> ConfusionExamplesDisplay:
         """Draw what was confused.
 
         Parameters
@@ -134,7 +139,7 @@ class ConfusionExamplesDisplay:
             Classes.
         X : list, ndarray, Series or one-column dataframe of shape (n_samples,)
             Raw samples.
-        **options
+        ax, n_pairs, n_examples, max_classes
             See `plot`.
 
         Returns
@@ -149,7 +154,8 @@ class ConfusionExamplesDisplay:
         ImportError
             If matplotlib is not installed.
         """
-        return cls(y_true, y_pred, as_samples(X)).plot(**options)
+        display = cls(y_true, y_pred, as_samples(X))
+        return display.plot(ax, n_pairs=n_pairs, n_examples=n_examples, max_classes=max_classes)
 
     def plot(
         self, ax=None, *, n_pairs: int = 5, n_examples: int = 5, max_classes: int = 30
@@ -192,11 +198,14 @@ class ConfusionExamplesDisplay:
         matrix, *places = self._places(ax, names)
         self.axes_, self.figure_ = np.array([matrix, *places], dtype=object), matrix.figure
         self._draw_matrix(matrix, shown, names)
+        matrix.set_title(f"accuracy {np.mean(true == predicted):.3f}, n = {len(true)}", fontsize="medium", loc="left")
         draw = _draw_images if is_image(self.samples[0]) else _draw_lines
         for place, pair in zip(places, self.pairs_, strict=False):
             draw(place, self.samples, pair.indices[:n_examples], n_examples)
             both = (shorten_middle(name, _TITLE) for name in (pair.true, pair.predicted))
+            n_shown = min(n_examples, len(pair.indices))
             count = f"{len(pair.indices)} of {pair.n_true}"
+            count += f", {n_shown} shown" if n_shown < len(pair.indices) else ""
             title = " taken for ".join(both) + f": {count}"
             plain_labels([place.set_title(title, fontsize="small", fontweight="bold", loc="left")])
         if not self.pairs_:

@@ -75,7 +75,17 @@ class EmbeddingMapDisplay:
 
     @classmethod
     def from_embedder(
-        cls, embedder, X, y=None, *, method: str = "pca", random_state: int | None = 0, **options
+        cls,
+        embedder,
+        X,
+        y=None,
+        *,
+        method: str = "pca",
+        random_state: int | None = 0,
+        ax=None,
+        thumbnails: bool = False,
+        max_thumbnails: int = 60,
+        max_classes: int = 40,
     ) -> Self:
         """Embed samples and draw their map.
 
@@ -93,7 +103,7 @@ class EmbeddingMapDisplay:
             ``pip install umap-learn``. t-SNE lowers its perplexity of 30 for fewer than 91 samples.
         random_state : int or None, default=0
             Seed of the map.
-        **options
+        ax, thumbnails, max_thumbnails, max_classes
             See `plot`.
 
         Returns
@@ -115,19 +125,31 @@ class EmbeddingMapDisplay:
         made = as_embedder(embedder, cls.__name__)
         samples = as_samples(X)
         positions, names = project(made.fit(X).embed(X))
-        return cls(positions, y, samples=samples, axis_names=names).plot(**options)
+        display = cls(positions, y, samples=samples, axis_names=names)
+        return display.plot(ax, thumbnails=thumbnails, max_thumbnails=max_thumbnails, max_classes=max_classes)
 
     @classmethod
     def from_estimator(
-        cls, estimator, X, y=None, *, method: str = "pca", random_state: int | None = 0, **options
+        cls,
+        estimator,
+        X,
+        y=None,
+        *,
+        method: str = "pca",
+        random_state: int | None = 0,
+        ax=None,
+        thumbnails: bool = False,
+        max_thumbnails: int = 60,
+        max_classes: int = 40,
     ) -> Self:
         """Draw the map of what a fitted estimator makes of samples.
 
         Parameters
         ----------
         estimator : fitted fine-tuner, embedder or Pipeline
-            Of a Pipeline that ends with a predictor, what the predictor gets is drawn.
-        X, y, method, random_state, **options
+            Of a Pipeline that ends with a predictor, what the predictor gets is drawn. An embedder may be unfitted: a
+            clone of it is fitted, as in `from_embedder`.
+        X, y, method, random_state, ax, thumbnails, max_thumbnails, max_classes
             See `from_embedder`.
 
         Returns
@@ -142,14 +164,15 @@ class EmbeddingMapDisplay:
         TypeError
             If the estimator transforms nothing.
         NotFittedError
-            If it is not fitted.
+            If it is not fitted and not an embedder.
         ImportError
             If matplotlib, or umap-learn for its method, is not installed.
         """
         pyplot(cls.__name__)
         project = projection(method, random_state)
         positions, names = project(transformed(estimator, X, cls.__name__))
-        return cls(positions, y, samples=as_samples(X), axis_names=names).plot(**options)
+        display = cls(positions, y, samples=as_samples(X), axis_names=names)
+        return display.plot(ax, thumbnails=thumbnails, max_thumbnails=max_thumbnails, max_classes=max_classes)
 
     def plot(self, ax=None, *, thumbnails: bool = False, max_thumbnails: int = 60, max_classes: int = 40) -> Self:
         """Draw the map.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
@@ -79,6 +80,8 @@ def as_embedder(embedder: Any, who: str) -> BaseEmbedder:
 def transformed(estimator: Any, X: Any, who: str) -> np.ndarray:
     """Rows that a fitted estimator makes of X; of a Pipeline that ends with a predictor, what the predictor gets.
 
+    A clone of an unfitted embedder is fitted first.
+
     Raises
     ------
     TypeError
@@ -93,8 +96,18 @@ def transformed(estimator: Any, X: Any, who: str) -> np.ndarray:
             f"estimator is a {type(estimator).__name__}, which has no transform. {who} needs an embedder, a fine-tuner "
             "or a Pipeline that begins with one."
         )
+    estimator = _fitted_embedder(estimator, X) if isinstance(estimator, BaseEmbedder) else estimator
     check_is_fitted(estimator)
     return np.asarray(estimator.transform(X), dtype=np.float64)
+
+
+def _fitted_embedder(embedder: BaseEmbedder, X: Any) -> BaseEmbedder:
+    """Return the embedder where it is fitted, otherwise a fitted clone."""
+    try:
+        check_is_fitted(embedder)
+    except NotFittedError:
+        return clone(embedder).fit(X)
+    return embedder
 
 
 def layer_features(embedder: BaseEmbedder, X: Any, layers: Any = "all") -> tuple[list[int], list[np.ndarray]]:

@@ -9,10 +9,12 @@ import numpy as np
 
 from skembed._plotting import BEST, COLOUR, bare, pyplot
 from skembed.displays.estimators import as_embedder, layer_features
-from skembed.selection.probes import linear_probe_folds
-from skembed.selection.targets import resolve_task
+from skembed.selection.probes import check_folds, linear_probe_folds
+from skembed.selection.targets import class_codes, resolve_task
 
 __all__ = ["LayerProbeDisplay"]
+
+_FOLDS = 5
 
 
 class LayerProbeDisplay:
@@ -64,7 +66,7 @@ class LayerProbeDisplay:
         y,
         *,
         layers="all",
-        cv=5,
+        cv=None,
         scoring: str | None = None,
         task: str = "auto",
         random_state: int | None = 0,
@@ -82,7 +84,9 @@ class LayerProbeDisplay:
             Classes or numbers.
         layers : "all" or list of int, default="all"
             Which layers; negative ones count from the last.
-        cv, scoring, task, random_state
+        cv : int or cross-validation splitter, default=None
+            Folds. None uses five, or as many as the smallest class has samples where it has fewer.
+        scoring, task, random_state
             See `skembed.selection.linear_probe_score`.
         ax : matplotlib Axes, default=None
             Where to draw; None makes a figure.
@@ -95,7 +99,7 @@ class LayerProbeDisplay:
         Raises
         ------
         ValueError
-            If y cannot be scored, or a class is too small for the folds.
+            If y cannot be scored, or a class has one sample or fewer samples than `cv`.
         TypeError
             If it is no embedder.
         ImportError
@@ -104,6 +108,7 @@ class LayerProbeDisplay:
         # Before minutes of embedding, and not after them.
         pyplot(cls.__name__)
         kind = resolve_task(y, task)
+        cv = _folds(y, kind, cv)
         positions, features = layer_features(as_embedder(embedder, cls.__name__), X, layers)
         scores = [
             linear_probe_folds(rows, y, cv=cv, scoring=scoring, task=kind, random_state=random_state)
@@ -155,3 +160,14 @@ class LayerProbeDisplay:
         ax.legend(frameon=False, loc="lower right")
         self.ax_, self.figure_ = ax, ax.figure
         return self
+
+
+def _folds(y: Any, task: str, cv: Any) -> Any:
+    """Return the folds to use, checked against the smallest class."""
+    if task != "classification":
+        return _FOLDS if cv is None else cv
+    codes, _ = class_codes(y, len(y))
+    if cv is None:
+        cv = min(_FOLDS, max(2, int(np.bincount(codes).min())))
+    check_folds(codes, cv)
+    return cv

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.base import clone
 
-from skembed._plotting import BEST, COLOUR, bare, pyplot
 from skembed.engine.modes import standard_modes
 from skembed.engine.seeding import seeded
 from skembed.exceptions import TrainingError
 from skembed.finetune.fitting import untrained
 from skembed.finetune.loop import epoch_rng
+from skembed.finetune.rate_display import RateCurveDisplay
 from skembed.finetune.stages import Recipe
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class RateCurve:
             f"{self.rates[lowest]:.1e}, {self.losses[lowest]:.3g}."
         )
 
-    def plot(self, ax: Any = None) -> Any:
+    def plot(self, ax: Any = None) -> RateCurveDisplay:
         """Draw the curve and the suggestion.
 
         Parameters
@@ -64,23 +64,15 @@ class RateCurve:
 
         Returns
         -------
-        ax : matplotlib Axes
+        RateCurveDisplay
+            Display with the attributes `ax_` and `figure_`.
 
         Raises
         ------
         ImportError
             If matplotlib is not installed: ``pip install "skembed[plot]"``.
         """
-        plt = pyplot("RateCurve.plot")
-        if ax is None:
-            _, ax = plt.subplots(layout="constrained")
-        ax.plot(self.rates, self.losses, color=COLOUR)
-        ax.axvline(self.suggestion, linestyle="--", color=BEST, label=f"suggestion {self.suggestion:.1e}")
-        ax.set_xscale("log")
-        ax.set(xlabel="learning rate of the head", ylabel="training loss, smoothed")
-        bare(ax, grid="y")
-        ax.legend(frameon=False)
-        return ax
+        return RateCurveDisplay(self.rates, self.losses, self.suggestion).plot(ax)
 
 
 def find_learning_rate(

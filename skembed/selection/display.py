@@ -159,7 +159,7 @@ class TransferabilityDisplay:
         # Points and not bars: these scores have no zero that a length could start from.
         ax.hlines(places, values.min(where=~failed, initial=np.inf), values, color=COLOUR, alpha=0.25, linewidth=2)
         ax.scatter(values[~failed], places[~failed], s=45, color=COLOUR, zorder=3)
-        ax.scatter(values[:1], places[:1], s=70, color=BEST, zorder=4)
+        ax.scatter(values[:1], places[:1], s=70, color=BEST, zorder=4, label="highest score")
         for place, line, lost in zip(places, lines, failed, strict=True):
             text = _reason(line) if lost else _cost(line, values[place])
             # Points away from the frame, and not a part of its width: the best candidate's dot reaches over it.
@@ -181,6 +181,8 @@ class TransferabilityDisplay:
         ax.margins(x=0.04)
         ax.set_xlabel(_LABELS.get(self.score, self.score))
         bare(ax, grid="x")
+        # Above the frame, where neither points nor the reasons of failures are.
+        ax.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0, frameon=False, fontsize="small")
         self.ax_, self.figure_ = ax, ax.figure
         return self
 

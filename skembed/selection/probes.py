@@ -172,18 +172,31 @@ def linear_probe_folds(
     )
 
 
+def check_folds(codes: np.ndarray, cv: int | Any) -> None:
+    """Raise ValueError where the smallest class has fewer samples than there are folds.
+
+    Parameters
+    ----------
+    codes : ndarray of shape (n_samples,), int
+        Classes, from 0.
+    cv : int or splitter
+        Folds; a splitter is not checked.
+    """
+    smallest = int(np.bincount(codes).min())
+    # Fewer folds than asked would be another measurement under the same name.
+    if isinstance(cv, int) and smallest < cv:
+        fewer = f"Use cv={smallest} or fewer, or leave out" if smallest > 1 else "Leave out"
+        raise ValueError(
+            f"cv={cv}: the smallest class has {smallest} sample{'s' if smallest > 1 else ''}, and every fold needs "
+            f"one. {fewer} classes that are too small."
+        )
+
+
 def _cross_validate(model, X, y, cv, scoring, task: str, random_state) -> np.ndarray:
     rows = check_rows(X)
     if resolve_task(y, task) == "classification":
         values, _ = class_codes(y, len(rows))
-        smallest = int(np.bincount(values).min())
-        # Fewer folds than asked would be another measurement under the same name.
-        if isinstance(cv, int) and smallest < cv:
-            fewer = f"Use cv={smallest} or fewer, or leave out" if smallest > 1 else "Leave out"
-            raise ValueError(
-                f"cv={cv}: the smallest class has {smallest} sample{'s' if smallest > 1 else ''}, and every fold needs "
-                f"one. {fewer} classes that are too small."
-            )
+        check_folds(values, cv)
         default: Any = StratifiedKFold
     else:
         values = target_columns(y, len(rows), "regression")

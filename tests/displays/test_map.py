@@ -239,7 +239,7 @@ def test_without_umap_the_error_says_what_to_install(monkeypatch, rows):
 def test_what_cannot_be_drawn_is_named(rows):
     X, y = rows
     with pytest.raises(NotFittedError):
-        EmbeddingMapDisplay.from_estimator(ArrayEmbedder(), X, y)
+        EmbeddingMapDisplay.from_estimator(make_pipeline(ArrayEmbedder(), StandardScaler()), X, y)
     with pytest.raises(TypeError, match="estimator is a LogisticRegression, which has no transform"):
         EmbeddingMapDisplay.from_estimator(LogisticRegression().fit(X, y), X, y)
     with pytest.raises(TypeError, match="embedder is a StandardScaler"):

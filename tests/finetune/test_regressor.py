@@ -9,6 +9,7 @@ import pytest
 from sklearn.linear_model import Ridge
 
 from skembed import FineTuneClassifier, FineTuneRegressor, find_learning_rate
+from skembed.displays import RateCurveDisplay
 from skembed.testing import ArrayEmbedder
 
 
@@ -104,10 +105,12 @@ def test_rates_are_checked(rows):
 def test_the_curve_is_drawn(rows, monkeypatch):
     pyplot = pytest.importorskip("matplotlib.pyplot")
     curve = find_learning_rate(_regressor(strategy="head"), *rows, n_steps=30)
-    axes = curve.plot()
-    assert axes.get_xscale() == "log"
+    display = curve.plot()
+    assert isinstance(display, RateCurveDisplay)
+    assert display.ax_.get_xscale() == "log"
+    assert display.figure_ is display.ax_.figure
     own = pyplot.figure().add_subplot()
-    assert curve.plot(own) is own
+    assert curve.plot(own).ax_ is own
     pyplot.close("all")
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     with pytest.raises(ImportError, match=r'RateCurve\.plot needs matplotlib: pip install "skembed\[plot\]"'):
