@@ -19,6 +19,8 @@ from skembed.backbones.audio_waveform import WaveformBackbone, shortest_input
 from skembed.backbones.base import BackboneSpec
 from skembed.backbones.blocks import blocks_from_layers
 from skembed.backbones.bundled import is_published, materialize_directory
+from skembed.backbones.size_limits import rehearse
+from skembed.backbones.vetting import reading
 from skembed.backbones.weights import read_json, require_safetensors
 from skembed.exceptions import BackboneNotFoundError
 
@@ -111,8 +113,15 @@ def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> Torc
         raise BackboneNotFoundError(
             f"{directory}: builder={config.get('builder')!r} is none of {sorted(_BUILDERS.values())}."
         )
-    arguments = config["args"]
-    module: nn.Module = getattr(torchaudio.models, config["builder"])(**arguments)
+    arguments: Any = config.get("args")
+    if not isinstance(arguments, dict):
+        raise BackboneNotFoundError(
+            f"{directory / 'config.json'}: args must be a dict of arguments, got a {type(arguments).__name__}."
+        )
+    builder = getattr(torchaudio.models, config["builder"])
+    with reading(directory / "config.json"):
+        rehearse(directory, lambda: builder(**arguments))
+        module: nn.Module = builder(**arguments)
     try:
         module.load_state_dict(load_file(directory / "model.safetensors"))
     except RuntimeError as error:

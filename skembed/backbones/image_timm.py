@@ -18,6 +18,7 @@ from skembed.backbones.base import BackboneSpec, Block, Tokens
 from skembed.backbones.blocks import dry_run, first_tensor, record_blocks, with_buffers
 from skembed.backbones.image_inference import ImageBackbone
 from skembed.backbones.image_prepare import ImagePreparation
+from skembed.backbones.size_limits import rehearse
 from skembed.backbones.weights import read_json, require_safetensors
 from skembed.exceptions import BackboneNotFoundError
 
@@ -91,11 +92,13 @@ def _build(directory: Path, image_size: int | None) -> nn.Module:
     """The network with its weights, at the size asked for, and without its classifier."""
     architecture, arguments, pretrained = _configuration(directory)
 
-    def build(**size):
+    def build(weights=True, **size):
         # With the classifier that the checkpoint has, timm loads strictly: nothing stays random.
         arguments_ = {**arguments, **size, "num_classes": pretrained["num_classes"]}
-        return timm.create_model(architecture, pretrained=True, pretrained_cfg=pretrained, **arguments_)
+        return timm.create_model(architecture, pretrained=weights, pretrained_cfg=pretrained, **arguments_)
 
+    # 0.1 to 0.8 s on two cores.
+    rehearse(directory, lambda: build(weights=False))
     try:
         try:
             module = build() if image_size is None else build(img_size=image_size)

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import AutoConfig
 from transformers.utils import logging
 
+from skembed.backbones.size_limits import limit_network
 from skembed.backbones.vetting import reading
 from skembed.backbones.weights import require_safetensors
 from skembed.exceptions import BackboneNotFoundError, BackboneReadError
@@ -86,11 +87,13 @@ def load_pretrained(cls: Any, directory: Path, **kwargs: Any) -> nn.Module:
 
     Raises
     ------
+    BackboneReadError
+        If the configuration makes no network, or one much larger than the weights.
     BackboneNotFoundError
         If weights are missing: transformers would make them up at random and go on.
     """
     require_safetensors(directory)
-    with quiet():
+    with quiet(), reading(directory / "config.json"), limit_network(directory):
         module, report = cls.from_pretrained(
             directory,
             dtype=torch.float32,

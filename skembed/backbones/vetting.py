@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from skembed.backbones.size_limits import check_sizes
 from skembed.backbones.weights import decisive_files, read_json
 from skembed.engine.device import is_out_of_memory
 from skembed.exceptions import BackboneReadError, SkembedError
@@ -91,6 +92,7 @@ def check_directory(directory: Path) -> None:
         )
     config = directory / "config.json"
     _check_foreign(read_json(config), config)
+    check_sizes(directory)
 
 
 def _check_json(path: Path, expected: type) -> None:
@@ -104,7 +106,13 @@ def _check_json(path: Path, expected: type) -> None:
 def _check_foreign(config: dict[str, Any], path: Path) -> None:
     """Refuse keys that make a library fetch or run code, at any depth of a configuration."""
     if config.get("architecture") is not None:
-        sources = sorted(_TIMM_SOURCES.intersection(config.get("model_args") or {}))
+        arguments = config.get("model_args") or {}
+        if not isinstance(arguments, dict):
+            raise BackboneReadError(
+                f"{path}: model_args must be a dict of arguments, got a {type(arguments).__name__}. "
+                "Download the backbone again."
+            )
+        sources = sorted(_TIMM_SOURCES.intersection(arguments))
         if sources:
             raise BackboneReadError(f"{path}: model_args may not have {', '.join(sources)}. Remove the entry.")
     for section in _sections(config):
