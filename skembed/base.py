@@ -15,7 +15,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import check_is_fitted
 
 from skembed._sklearn import Interval, StrOptions, fit_context
-from skembed._warn import warn
+from skembed._warn import warn_once
 from skembed.backbones.registry import resolve
 from skembed.backbones.tuned import TunedWeights
 from skembed.cache import EmbeddingCache, resolve_cache
@@ -248,7 +248,8 @@ class BaseEmbedder(
         if result.errors and self.on_error == "warn":
             warn_unreadable(result.errors, len(samples))
         if result.n_truncated:
-            warn(self._truncation_message(result.n_truncated, len(samples)), TruncationWarning)
+            message = self._truncation_message(result.n_truncated, len(samples))
+            warn_once(f"{message} This is said once per process and setting.", TruncationWarning, self._namespace)
         return self._finished(result.embeddings)
 
     def get_feature_names_out(self, input_features=None) -> np.ndarray:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from sklearn.base import clone
 
+from skembed._warn import silenced
 from skembed.backbones.base import BackboneSpec
 from skembed.base import BaseEmbedder
 from skembed.exceptions import TruncationWarning
@@ -38,9 +38,7 @@ def layer_rows(embedder: BaseEmbedder, samples: Sequence[Any], layers: Sequence[
     plain: dict[str, Any] = {"normalize": False, "truncate_dim": None, "pooling": pooling}
     probe = np.asarray([embedder._probe()])
     widths = [clone(embedder).set_params(layers=layer, **plain).fit(probe)._width for layer in layers]
-    with warnings.catch_warnings():
-        # The embedder itself said so, of the same samples.
-        warnings.simplefilter("ignore", TruncationWarning)
+    with silenced(TruncationWarning):  # the embedder itself warned, of the same samples
         joined = clone(embedder).set_params(layers=list(layers), **plain).fit(probe).embed(samples)
     return np.split(joined, np.cumsum(widths)[:-1], axis=1)
 

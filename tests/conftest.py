@@ -37,6 +37,12 @@ def _no_network(request, monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", guarded)
 
 
+@pytest.fixture(autouse=True)
+def _warnings_begin_anew(monkeypatch):
+    """A test sees the warnings that are given once per process, whichever test came before."""
+    monkeypatch.setattr("skembed._warn._given", set())
+
+
 def data_directory() -> Path | None:
     """Where the real labelled data lies: $SKEMBED_DATA, or shared/data beside the checkout."""
     named = os.environ.get("SKEMBED_DATA")

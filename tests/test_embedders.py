@@ -253,7 +253,7 @@ def test_long_texts_are_counted_or_read_whole():
         cut = TextEmbedder().fit_transform([long, "short"])
     assert told[0].filename == __file__
     with pytest.warns(TruncationWarning) as told:
-        make_pipeline(TextEmbedder(), "passthrough").fit_transform([long, "short"])
+        make_pipeline(TextEmbedder(max_length=100), "passthrough").fit_transform([long, "short"])
     assert [each.filename for each in told] == [__file__], "not the line of scikit-learn that called us"
     whole = TextEmbedder(long_text="chunk").fit_transform([long, "short"])
     np.testing.assert_allclose(cut[1], whole[1], atol=1e-5)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from abc import abstractmethod
 from dataclasses import replace
 from numbers import Integral, Real
@@ -15,7 +14,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from skembed._sklearn import CallbackSupportMixin, Interval, StrOptions
-from skembed._warn import warn
+from skembed._warn import silenced, warn
 from skembed.base import BaseEmbedder
 from skembed.exceptions import FitWarning, TruncationWarning
 from skembed.finetune import given
@@ -237,8 +236,7 @@ class BaseFineTuner(PredictingMixin, HintingParametersMixin, TransformerMixin, C
 
         known = know_targets(y[train], self._kind if y.ndim == 1 or self._kind == "regression" else "multilabel")
         own = None if groups is None else np.asarray(groups)[train]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", TruncationWarning)  # the fit itself says so
+        with silenced(TruncationWarning):  # the fit itself warns
             advice = advise_samples(embedder, [samples[i] for i in train], known, groups=own, seed=seed)
         # Groups of a part of the samples are of no use to anyone.
         return replace(advice, findings=of_positions(advice.findings, positions[train]), groups=None)

@@ -283,7 +283,7 @@ def test_coverage_where_nothing_is_put_around_a_text(tmp_path):
         assert broken_share([word], backbone, options) == (n >= 4)
 
 
-def test_texts_that_are_cut_are_told_of_once(tmp_path):
+def test_texts_that_are_cut_are_told_of_once(tmp_path, monkeypatch):
     bert(tmp_path)
     embedder = TextEmbedder(str(tmp_path), precision="float32")
     words = np.random.default_rng(0).choice(["the", "cat", "sat", "on", "mat"], size=(24, 120))
@@ -293,6 +293,7 @@ def test_texts_that_are_cut_are_told_of_once(tmp_path):
     assert len(told) == 1
     counts = []
     for strategy in ("auto", "head"):
+        monkeypatch.setattr("skembed._warn._given", set())  # as in a new process
         with pytest.warns(TruncationWarning) as told:
             FineTuneClassifier(embedder, strategy=strategy, max_epochs=0, random_state=0).fit(texts, y)
         counts.append(len(told))
