@@ -11,6 +11,7 @@ import numpy as np
 import soundfile
 
 from skembed.exceptions import DecodeError
+from skembed.inputs.arrays import as_array
 from skembed.inputs.decode import is_missing, open_file, reason
 from skembed.inputs.decoders import declared_duration, is_decoder
 from skembed.inputs.mono import MonoBuilder
@@ -73,6 +74,7 @@ def _decode(sample: Any, sampling_rate: float | None, builder: MonoBuilder) -> N
             sample = (sample["array"], sample.get("sampling_rate"))
         else:
             sample = sample.get("bytes") or builder.path
+    sample = as_array(sample)
     if isinstance(sample, (str, os.PathLike)):
         with open_file(sample) as file:
             builder.path = file.name
@@ -125,7 +127,9 @@ def _add_array(array: Any, rate: Any, builder: MonoBuilder) -> None:
 def _channels_last(array: Any, path: str | None) -> np.ndarray:
     """Return samples of shape (n,) or (n, channels), as they are stored."""
     try:
-        samples = np.asarray(array)
+        samples = np.asarray(as_array(array))
+    except DecodeError:
+        raise
     except ValueError as error:
         raise DecodeError("the channels have unequal lengths. Give one array of numbers.", path=path) from error
     _scaled(samples[:0], path)  # refuses types

@@ -50,6 +50,12 @@ def decode_all(
             return read(sample), None
         except DecodeError as error:
             return None, error
+        # A lack of memory is no fault of the sample.
+        except MemoryError:
+            raise
+        # The code of lazy arrays, tensors and file objects raises anything.
+        except Exception as error:
+            return None, _unreadable(sample, error)
 
     decoded: list[Any] = []
     errors: list[DecodeError] = []
@@ -61,6 +67,16 @@ def decode_all(
             errors.append(located)
         decoded.append(value)
     return decoded, errors
+
+
+def _unreadable(sample: Any, error: Exception) -> DecodeError:
+    """Return the DecodeError for what the sample's own code raised."""
+    wrapped = DecodeError(
+        f"reading this {type(sample).__name__} failed with {type(error).__name__}: {reason(error)[:300]}. "
+        "Convert it to a form that the embedder reads, or leave it out."
+    )
+    wrapped.__cause__ = error
+    return wrapped
 
 
 def warn_unreadable(errors: Sequence[DecodeError], total: int) -> None:
@@ -84,7 +100,8 @@ def is_missing(sample: Any) -> bool:
     """
     if isinstance(sample, Real):
         return bool(sample != sample)
-    return sample is None or type(sample).__name__ in ("NAType", "NaTType")
+    # NumPy's mark of a masked value, without its import.
+    return sample is None or type(sample).__name__ in ("NAType", "NaTType", "MaskedConstant")
 
 
 def open_file(path: str | os.PathLike) -> BinaryIO:

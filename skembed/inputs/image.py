@@ -22,6 +22,7 @@ from PIL import (
 )
 
 from skembed.exceptions import DecodeError
+from skembed.inputs.arrays import as_array
 from skembed.inputs.decode import is_missing, open_file, reason
 from skembed.inputs.image_limits import check_scans, check_size, orientation
 from skembed.inputs.image_modes import flatten, from_array
@@ -61,7 +62,7 @@ def read_image(
 
     Parameters
     ----------
-    sample : str, PathLike, bytes, file object, PIL image, ndarray, or dict with "bytes" or "path"
+    sample : str, PathLike, bytes, file object, PIL image, ndarray, tensor, or dict with "bytes" or "path"
         Arrays have shape (height, width) or (height, width, 1, 3 or 4): uint8, uint16, bool, or floats in [0, 1].
     background : tuple of 3 int
         Red, green and blue from 0 to 255.
@@ -93,6 +94,7 @@ def read_image(
             image = _to_rgb(sample, background, max_pixels, None, getattr(sample, "filename", None) or None)
             # The caller's image may change after this.
             return image.copy() if image.im is sample.im else image
+    sample = as_array(sample)
     if isinstance(sample, np.ndarray):
         return _to_rgb(from_array(sample), background, max_pixels, None, None)
     if isinstance(sample, (str, os.PathLike)):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from skembed.exceptions import DecodeError
+from skembed.inputs.arrays import as_array
 from skembed.inputs.decode import open_file
 from skembed.inputs.decoders import declared_duration, is_decoder
 from skembed.inputs.mono import DEFAULT_MAX_DURATION
@@ -93,6 +94,8 @@ def content_key(sample: Any) -> bytes | None:
         return array_key(sample[0], repr(sample[1])) if isinstance(sample[1], (Real, type(None))) else None
     if isinstance(sample, (np.ndarray, list)):
         return array_key(sample, "None")
+    if hasattr(sample, "__array__") and not hasattr(sample, "getexif"):
+        return array_key(sample, "None")
     if callable(tobytes := getattr(sample, "tobytes", None)) and hasattr(sample, "getexif"):
         return _picture_key(sample, tobytes)
     return None
@@ -101,14 +104,18 @@ def content_key(sample: Any) -> bytes | None:
 def array_key(array: Any, note: str = "") -> bytes | None:
     """Digest of an array's type, shape and values, and of a note beside it (a sampling rate)."""
     try:
-        values = np.ascontiguousarray(array)
-    except (ValueError, TypeError):
+        given = as_array(array)
+        values, shape = np.ascontiguousarray(given), np.shape(given)
+    except MemoryError:
+        raise
+    # The code of lazy arrays and tensors raises anything; the same sample is refused when it is read.
+    except Exception:
         return None
     if values.dtype.hasobject:
         return None
     digest = _ARRAY.copy()
     # The lengths of what goes before the values are told by them, so that no two differing arrays read the same.
-    digest.update(f"{values.dtype.str}|{np.shape(array)}|{note}\0".encode())
+    digest.update(f"{values.dtype.str}|{shape}|{note}\0".encode())
     digest.update(values.data.cast("B") if values.size else b"")
     return digest.digest()
 

@@ -35,6 +35,11 @@ def as_samples(X: Any, *, name: str = "X") -> list[Any]:
     ValueError
         If it is empty, has several columns, or is an array of the shape of one colour image.
     """
+    if isinstance(X, dict) and X and all(hasattr(split, "column_names") for split in X.values()):
+        raise TypeError(
+            f"{name} is a {type(X).__name__} of the splits {', '.join(map(str, X))}. Pass one column of one split, "
+            f"such as {name}[{next(iter(X))!r}]['text']."
+        )
     if X is None or isinstance(X, (str, bytes, bytearray, os.PathLike, dict)):
         raise TypeError(
             f"{name} is a single {type(X).__name__}, not a collection of samples. Wrap it in a list: [{name}]."
@@ -50,6 +55,10 @@ def _unpack(X: Any, name: str) -> list[Any]:
         return list(X)
     if isinstance(X, np.ndarray):
         return _from_array(X, name)
+    if hasattr(X, "column_names") and hasattr(X, "features"):
+        return _from_dataset(X, name)
+    if hasattr(X, "to_pylist") and not hasattr(X, "num_columns"):  # an Array of pyarrow; narwhals takes the rest
+        return list(X.to_pylist())
     try:
         column = nw.from_native(X, allow_series=True, pass_through=True)
     except ValueError as error:  # two columns of one name
@@ -74,6 +83,17 @@ def _unpack(X: Any, name: str) -> list[Any]:
         f"{name} is a {type(X).__name__}, not a collection of samples. Pass a list, an array, a Series or a "
         f"one-column dataframe. A single sample goes into a list: [{name}]."
     )
+
+
+def _from_dataset(X: Any, name: str) -> list[Any]:
+    """Return the only column of a `datasets.Dataset`."""
+    columns = list(X.column_names or [])
+    if len(columns) != 1 or not hasattr(X, "__len__"):
+        raise TypeError(
+            f"{name} is a {type(X).__name__} with the columns {', '.join(map(str, columns[:5]))}. Pass one of them, "
+            f"such as {name}[{columns[0] if columns else 'text'!r}]; a streamed data set has to be made a list first."
+        )
+    return _unpack(X[columns[0]], name)
 
 
 def _undecoded(X: Any) -> Any:
