@@ -34,9 +34,13 @@ def main() -> None:
     require_classes(frame[label])
     print(f"{len(frame)} texts of {frame[label].nunique()} classes; text={text!r}, label={label!r}")
     baseline = make_pipeline(TfidfVectorizer(), LogisticRegression(max_iter=500))
+    embedder = TextEmbedder(arguments.backbone, verbose=True)
+    # Not standardized: MiniLM's rows have unit length, and 2,743 one-line descriptions of 12 topics gave an accuracy of
+    # .819 as they are and .806 standardized (five folds, three times).
+    model = LogisticRegression(max_iter=500)
     results = [
         score("TF-IDF", baseline, frame[text], frame[label]),
-        score_embeddings("TextEmbedder", TextEmbedder(arguments.backbone, verbose=True), frame[text], frame[label]),
+        score_embeddings("TextEmbedder", embedder, frame[text], frame[label], model=model),
     ]
     print(table(results))
 
