@@ -22,6 +22,7 @@ from skembed.cache import EmbeddingCache, resolve_cache
 from skembed.config import get_config
 from skembed.engine.reading import Reading
 from skembed.exceptions import TruncationWarning, WeightsMismatchError
+from skembed.identity import plain
 from skembed.inputs import as_samples, warn_unreadable
 from skembed.parameters import HintingParametersMixin, check_path
 
@@ -175,7 +176,7 @@ class BaseEmbedder(
         # Device and batch size are not part of it: they change a row by no more than rounding. Of the precision
         # only what was asked for is, since "auto" stays within the same tolerance everywhere.
         identity = (_SCHEMA, self._modality, self.spec_.options, self.fingerprint_, reading, decoding, self.precision)
-        self._namespace = sha256(repr(identity).encode()).hexdigest()
+        self._namespace = sha256(repr(plain(identity)).encode()).hexdigest()
         return self
 
     def transform(self, X) -> np.ndarray:
@@ -352,7 +353,7 @@ class BaseEmbedder(
 
     def _probe_width(self, card: Card, reading: Reading) -> int:
         """Features of a row, seen on a probe: convolutional stages differ in width and poolings join."""
-        key = sha256(repr(reading).encode()).hexdigest()[:16]
+        key = sha256(repr(plain(reading)).encode()).hexdigest()[:16]
         if key not in card.widths:
             from skembed.backbones.locating import write_card
             from skembed.engine.extract import probe_width

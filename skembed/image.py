@@ -140,9 +140,9 @@ class ImageEmbedder(BaseEmbedder):
         self.engine = engine
 
     def _network_options(self):
-        options = {} if self.image_size is None else {"image_size": int(self.image_size)}
+        options: dict[str, int | str] = {} if self.image_size is None else {"image_size": int(self.image_size)}
         if self.engine != "torch":
-            options["engine"] = self.engine
+            options["engine"] = str(self.engine)
         return tuple(options.items())
 
     def _reader(self, backbone):
@@ -158,7 +158,8 @@ class ImageEmbedder(BaseEmbedder):
         return content_key
 
     def _decoding(self):
-        return (_colour(self.background), self.max_pixels)
+        # Not `max_pixels`, which refuses an image or changes nothing of its row.
+        return (_colour(self.background),)
 
     def _probe(self) -> Image.Image:
         return Image.fromarray(np.zeros((32, 32, 3), dtype=np.uint8))

@@ -18,6 +18,7 @@ LAYERS = [
     ("skembed.sealed_files", 1),
     ("skembed.findings", 1),
     ("skembed.naming", 1),
+    ("skembed.identity", 1),
     ("skembed.parameters", 2),
     ("skembed.versions", 7),
     ("skembed.measures", 2),

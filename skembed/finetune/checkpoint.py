@@ -20,6 +20,7 @@ from skembed.exceptions import FitWarning
 from skembed.finetune.loop import Averaged
 from skembed.finetune.restoring import checked_progress, checked_tensors, is_finite
 from skembed.finetune.stages import Recipe
+from skembed.identity import plain
 from skembed.sealed_files import private_directory, replacing, seal
 
 __all__ = ["Checkpoint", "warn_unwritable"]
@@ -51,7 +52,7 @@ class Checkpoint:
     """
 
     def __init__(self, directory: Any, what: tuple, y: np.ndarray, arrays: Sequence[np.ndarray]):
-        digest = sha256(repr((_VERSION, what)).encode())
+        digest = sha256(repr(plain((_VERSION, what))).encode())
         for array in arrays:
             digest.update(np.ascontiguousarray(array).tobytes())
         digest.update(repr(np.asarray(y).tolist()).encode())

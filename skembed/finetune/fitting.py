@@ -240,8 +240,8 @@ def _checkpoint(request: Request, frozen: np.ndarray) -> Checkpoint | None:
         return None
     what = (
         request.embedder.fingerprint_,
-        repr(request.embedder._reading),
-        repr(request.settings),
+        request.embedder._reading,
+        request.settings,
         request.strategy,
         request.method,
         request.n_unfrozen,

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from skembed.exceptions import DecodeError
+from skembed.identity import plain
 from skembed.inputs.arrays import as_array
 from skembed.inputs.decode import open_file
 from skembed.inputs.decoders import declared_duration, is_decoder
@@ -91,7 +92,7 @@ def content_key(sample: Any) -> bytes | None:
     if is_decoder(sample):
         return _decoder_key(sample)
     if isinstance(sample, tuple) and len(sample) == 2 and not isinstance(sample[0], Real):
-        return array_key(sample[0], repr(sample[1])) if isinstance(sample[1], (Real, type(None))) else None
+        return array_key(sample[0], repr(plain(sample[1]))) if isinstance(sample[1], (Real, type(None))) else None
     if isinstance(sample, (np.ndarray, list)):
         return array_key(sample, "None")
     if hasattr(sample, "__array__") and not hasattr(sample, "getexif"):
