@@ -58,7 +58,7 @@ class AudioEmbedder(BaseEmbedder):
         What happens to a sample that cannot be read or embedded: an error that names its index and path, a row of NaN
         and a warning that counts and names them, or a silent row of NaN.
     verbose : bool, default=False
-        Show a progress bar.
+        Show a progress bar for what takes longer than half a second; without a terminal, a line every 30 seconds.
     sampling_rate : int, default=None
         Samples per second (Hz) of raw arrays in X. Files carry their own rate; an array without a rate is an error.
     max_duration : float, default=None

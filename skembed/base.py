@@ -245,6 +245,7 @@ class BaseEmbedder(
             namespace=self._namespace,
             chunk_size=_CHUNKS_A_LOOKUP * self._chunk_size,
             progress=type(self).__name__ if self.verbose else None,
+            load=(self.spec_.name, self._load) if self.verbose else None,
         )
         if result.errors and self.on_error == "warn":
             warn_unreadable(result.errors, len(samples))

@@ -56,7 +56,7 @@ class ImageEmbedder(BaseEmbedder):
         What happens to a sample that cannot be read or embedded: an error that names its index and path, a row of NaN
         and a warning that counts and names them, or a silent row of NaN.
     verbose : bool, default=False
-        Show a progress bar.
+        Show a progress bar for what takes longer than half a second; without a terminal, a line every 30 seconds.
     image_size : int, default=None
         Side in pixels of the square that the network sees, up to 8192. None takes the backbone's own.
     background : str or tuple of 3 int, default="white"

@@ -53,7 +53,7 @@ class TextEmbedder(BaseEmbedder):
         What happens to a sample that cannot be read or embedded: an error that names its index and path, a row of NaN
         and a warning that counts and names them, or a silent row of NaN.
     verbose : bool, default=False
-        Show a progress bar.
+        Show a progress bar for what takes longer than half a second; without a terminal, a line every 30 seconds.
     max_length : int, default=None
         Tokens a text, special tokens included. None takes the backbone's own limit.
     long_text : {"truncate", "chunk"}, default="truncate"

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from skembed.cache import EmbeddingCache
 from skembed.exceptions import DecodeError
+from skembed.progress import loading, sample_progress
 
 if TYPE_CHECKING:
     from skembed.engine.extract import Extraction
@@ -56,6 +56,7 @@ def embed(
     namespace: str = "",
     chunk_size: int = 8192,
     progress: str | None = None,
+    load: tuple[str, Callable[[], Any]] | None = None,
 ) -> Embedded:
     """Rows of samples: equal ones are embedded once, and those that the cache knows not at all.
 
@@ -77,6 +78,8 @@ def embed(
         Samples that are looked up at a time.
     progress : str, optional
         Description of a progress bar over samples; None shows none.
+    load : (str, callable), optional
+        Name of the network, and a function that loads it; called before the first sample is computed.
 
     Returns
     -------
@@ -89,7 +92,8 @@ def embed(
     errors: dict[int, DecodeError] = {}
     first: dict[bytes, int] = {}
     same = np.arange(n_samples)
-    with tqdm(total=n_samples, desc=progress, unit="sample", disable=progress is None) as bar:
+    loader = None if load is None else _Loader(*load)
+    with sample_progress(n_samples, progress) as bar:
         for start in range(0, n_samples, chunk_size):
             part = range(start, min(start + chunk_size, n_samples))
             keys = {i: key(samples[i]) for i in part}
@@ -98,7 +102,7 @@ def embed(
                     same[i] = first.setdefault(found, i)
             new = [i for i in part if same[i] == i]
             bar.update(len(part) - len(new))
-            _embed_new(samples, compute, rows, errors, keys, new, cache, namespace, bar)
+            _embed_new(samples, _after(loader, bar, compute), rows, errors, keys, new, cache, namespace, bar)
     for i in np.flatnonzero(same != np.arange(n_samples)).tolist():
         if same[i] in errors:
             errors[i] = errors[same[i]].at(i)
@@ -106,6 +110,30 @@ def embed(
     return Embedded(
         np.ascontiguousarray(rows[:, :-1]), int(np.nansum(rows[:, -1])), [errors[i] for i in sorted(errors)]
     )
+
+
+class _Loader:
+    """Loads a network before the first sample is computed, and says so."""
+
+    def __init__(self, name: str, load: Callable[[], Any]):
+        self.name, self.load, self.done = name, load, False
+
+    def __call__(self, bar) -> None:
+        if not self.done:
+            with loading(bar, self.name):
+                self.load()
+            self.done = True
+
+
+def _after(loader: _Loader | None, bar, compute: Compute) -> Compute:
+    """Return `compute` with the network loaded before its first call."""
+
+    def load_and_compute(samples, *, positions, report):
+        if loader is not None:
+            loader(bar)
+        return compute(samples, positions=positions, report=report)
+
+    return load_and_compute
 
 
 def _embed_new(samples, compute, rows, errors, keys, new: list[int], cache, namespace: str, bar) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from abc import abstractmethod
 from dataclasses import replace
 from numbers import Integral, Real
@@ -324,8 +325,10 @@ class BaseFineTuner(PredictingMixin, HintingParametersMixin, TransformerMixin, C
     def _begin_report(self, callbacks: FitCallbacks):
         """Return a function that prints each epoch and asks scikit-learn's callbacks whether to stop."""
 
+        started = time.monotonic()
+
         def report(record: dict[str, Any]) -> bool:
-            self._announce(describe_epoch(record))
+            self._announce(describe_epoch(record, time.monotonic() - started))
             return callbacks.end_epoch()
 
         return report

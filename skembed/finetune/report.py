@@ -15,23 +15,41 @@ if TYPE_CHECKING:
 __all__ = ["describe_advice", "describe_epoch", "describe_fit", "describe_nothing_unfrozen", "describe_resumption"]
 
 
-def describe_epoch(record: dict[str, Any]) -> str:
-    """One line for one epoch.
+def describe_epoch(record: dict[str, Any], elapsed: float) -> str:
+    """Describe one epoch in one line, with the time it took and the time that is left.
+
+    Parameters
+    ----------
+    record : dict
+        An element of `history_`.
+    elapsed : float
+        Seconds since the fit began.
 
     Examples
     --------
-    >>> record = {"epoch": 3, "stage": "top block", "train_loss": 0.5, "valid_loss": 0.4, "valid_score": 0.9,
-    ...           "best": True, "seconds": 1.25}
-    >>> describe_epoch(record)
-    'epoch 3, top block: training loss 0.5000, held-out loss 0.4000, score 0.9000, 1.2 s, best so far'
+    >>> record = {"epoch": 3, "max_epochs": 20, "stage": "top block", "stage_number": 2, "n_stages": 3,
+    ...           "train_loss": 0.5, "valid_loss": None, "valid_score": None, "best": True, "seconds": 1.25}
+    >>> describe_epoch(record, elapsed=65.0).split('; ')[1]
+    '1.2 s, 1:05 elapsed, at most about 0:21 left'
     """
     parts = [f"training loss {record['train_loss']:.4f}"]
     if record["valid_loss"] is not None:
         parts += [f"held-out loss {record['valid_loss']:.4f}", f"score {record['valid_score']:.4f}"]
-    parts.append(f"{record['seconds']:.1f} s")
-    if record["best"] and record["valid_loss"] is not None:
-        parts.append("best so far")
-    return f"epoch {record['epoch']}, {record['stage']}: {', '.join(parts)}"
+        if record["best"]:
+            parts.append("best so far")
+    # As if all epochs took as long as this one. Deeper stages take longer, and most fits end long before.
+    left = (record["max_epochs"] - record["epoch"]) * record["seconds"]
+    where = f"epoch {record['epoch']} of at most {record['max_epochs']}, {record['stage']}"
+    where += f" (stage {record['stage_number']} of {record['n_stages']})"
+    time = f"{record['seconds']:.1f} s, {_clock(elapsed)} elapsed, at most about {_clock(left)} left"
+    return f"{where}: {', '.join(parts)}; {time}"
+
+
+def _clock(seconds: float) -> str:
+    """Minutes and seconds, and hours where there are some."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def describe_advice(advice: Advice) -> list[str]:

@@ -358,9 +358,13 @@ class Recipe:
         seconds: float,
     ) -> None:
         progress = self.progress
+        done = len(progress.history) + 1
         record = {
-            "epoch": len(progress.history) + 1,
+            "epoch": done,
+            "max_epochs": min(self.max_epochs, done + self._most_epochs_left(stage)),
             "stage": stage.name,
+            "stage_number": progress.stage + 1,
+            "n_stages": len(self.stages),
             "attempt": progress.attempt + 1,
             "round": progress.round + 1,
             "unfrozen": [block.name for block in self.network.top(stage.n_unfrozen)],
@@ -377,6 +381,13 @@ class Recipe:
         progress.history.append(record)
         if self.report is not None and self.report(record):
             progress.ended = "stopped by a callback"
+
+    def _most_epochs_left(self, stage: Stage) -> int:
+        """Epochs that may still come: each stage may be tried a second time, with stronger regularization."""
+        progress = self.progress
+        second_attempt = 0 if progress.attempt else stage.epochs
+        later = sum(2 * other.epochs for other in self.stages[progress.stage + 1 :])
+        return stage.epochs - progress.epoch + second_attempt + later
 
     # -- once more, with all samples --------------------------------------------------------------------
 

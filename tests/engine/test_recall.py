@@ -102,7 +102,8 @@ def test_nothing_is_nothing():
     assert _embed([], Lengths()).embeddings.shape == (0, 2)
 
 
-def test_progress_counts_hits_duplicates_and_errors(capsys):
+def test_progress_counts_hits_duplicates_and_errors(capsys, monkeypatch):
+    monkeypatch.setattr("skembed.progress.DELAY", 0.0)
     cache = EmbeddingCache()
     _embed(["a"], Lengths(), cache=cache)
     _embed(["a", "bb", "bb", "bad", "bad"], Lengths(), cache=cache, progress="Embedding")

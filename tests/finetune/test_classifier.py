@@ -426,7 +426,9 @@ def test_history_and_progress(rows, capsys):
     classifier = _fit(rows, strategy="progressive", verbose=1)
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == len(classifier.history_) == classifier.n_epochs_
-    assert printed[0].startswith("[FineTuneClassifier] epoch 1, head: training loss")
+    assert printed[0].startswith("[FineTuneClassifier] epoch 1 of at most 12, head (stage 1 of 4): training loss")
+    assert all("elapsed, at most about" in line for line in printed)
+    assert all(record["epoch"] <= record["max_epochs"] <= 12 for record in classifier.history_)
     assert [record["epoch"] for record in classifier.history_] == list(range(1, classifier.n_epochs_ + 1))
     deepest = max(classifier.history_, key=lambda record: len(record["unfrozen"]))
     rates = deepest["rates"]

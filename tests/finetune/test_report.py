@@ -16,6 +16,7 @@ def _record(stage, train_loss, valid_loss=None, valid_score=None, best=False, at
     return {
         "epoch": epoch, "stage": stage, "attempt": attempt, "train_loss": train_loss, "valid_loss": valid_loss,
         "valid_score": valid_score, "best": best, "seconds": seconds,
+        "max_epochs": 20, "stage_number": 2, "n_stages": 3,
     }  # fmt: skip
 
 
@@ -91,11 +92,15 @@ def test_nothing_was_held_out():
 
 def test_an_epoch_in_a_line():
     record = _record("top block", 0.5, 0.4, 0.9, seconds=1.26, epoch=12)
-    line = "epoch 12, top block: training loss 0.5000, held-out loss 0.4000, score 0.9000, 1.3 s"
-    assert describe_epoch(record) == line
-    assert describe_epoch({**record, "best": True}) == f"{line}, best so far"
+    start = "epoch 12 of at most 20, top block (stage 2 of 3): training loss 0.5000, held-out loss 0.4000, score 0.9000"
+    time = "1.3 s, 1:02:05 elapsed, at most about 0:10 left"
+    assert describe_epoch(record, 3725.0) == f"{start}; {time}"
+    assert describe_epoch({**record, "best": True}, 3725.0) == f"{start}, best so far; {time}"
 
 
 def test_an_epoch_that_nothing_judged():
-    record = _record("head", 0.5, best=True)
-    assert describe_epoch(record) == "epoch 1, head: training loss 0.5000, 1.0 s"
+    line = describe_epoch(_record("head", 0.5, best=True, epoch=20), 61.0)
+    assert line == (
+        "epoch 20 of at most 20, head (stage 2 of 3): training loss 0.5000; "
+        "1.0 s, 1:01 elapsed, at most about 0:00 left"
+    )
