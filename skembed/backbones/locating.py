@@ -61,8 +61,8 @@ def locate(spec: BackboneSpec) -> Path:
         If none of them has it; says which commands would help, and the nearest known names.
     """
     name = spec.name
-    if Path(name).is_dir():
-        return Path(name)
+    if (directory := Path(name).expanduser()).is_dir():
+        return directory
     if spec.revision is None:
         bundled = bundled_directory(name)
         if bundled is not None:

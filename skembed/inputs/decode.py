@@ -110,17 +110,18 @@ def open_file(path: str | os.PathLike) -> BinaryIO:
     Raises
     ------
     DecodeError
-        If there is none, it is a directory or a device, or it may not be read.
+        If there is none, it is a directory or a device, or it may not be read; or if the path is a web address or a
+        data URI.
     """
-    name = os.fsdecode(path)
+    name = os.path.expanduser(os.fsdecode(path))
+    _check_local(name)
     try:
         kind = os.stat(name).st_mode
     except FileNotFoundError as error:
         raise DecodeError(f"there is no such file (looked from {os.getcwd()}).", path=name) from error
     except (OSError, ValueError) as error:
-        shown = name if len(name) <= 200 else f"{name[:60]}... of {len(name)} characters"
         raise DecodeError(
-            f"this path leads nowhere: {reason(error)}. Give the path of a file, or its bytes.", path=shown
+            f"this path leads nowhere: {reason(error)}. Give the path of a file, or its bytes.", path=_short(name)
         ) from error
     if stat.S_ISDIR(kind):
         raise DecodeError("this is a directory, not a file. List its files.", path=name)
@@ -131,6 +132,21 @@ def open_file(path: str | os.PathLike) -> BinaryIO:
         return open(name, "rb")
     except OSError as error:
         raise DecodeError(f"the file cannot be opened: {reason(error)}.", path=name) from error
+
+
+def _check_local(name: str) -> None:
+    """Refuse what is given as a path and is none."""
+    if name[:5].lower() == "data:":
+        raise DecodeError(
+            'this is a data URI, not a path. Give its bytes: base64.b64decode(uri.partition(",")[2]).',
+            path=_short(name),
+        )
+    if "://" in name[:16]:
+        raise DecodeError("this is an address, and nothing is downloaded. Download it first.", path=_short(name))
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 200 else f"{name[:60]}... of {len(name)} characters"
 
 
 def reason(error: BaseException) -> str:
