@@ -57,8 +57,9 @@ class FitCallbacks:
 def _training_data(request: Request, X: Any, y: Any, sample_weight: Any) -> dict[str, Any]:
     """Return X and y as they were given, or lists of the samples that the fit uses where it leaves some out."""
     n_used = len(request.train) if request.own_validation else len(request.y)
-    weights = None if sample_weight is None else np.broadcast_to(np.asarray(sample_weight), len(y))
-    if n_used < len(y):
+    n_given = np.shape(np.asarray(y))[0]  # not len, which what is merely like an array may lack
+    weights = None if sample_weight is None else np.broadcast_to(np.asarray(sample_weight), n_given)
+    if n_used < n_given:
         X, y = list(request.samples[:n_used]), request.y[:n_used]
         weights = None if weights is None else weights[request.positions[:n_used]]
     metadata = None if weights is None else {"sample_weight": weights}

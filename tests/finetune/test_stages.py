@@ -523,7 +523,7 @@ def test_history(monkeypatch):
     assert [set(record) for record in history] == [
         {
             "epoch", "stage", "attempt", "round", "unfrozen", "n_trained", "rates", "train_loss", "valid_loss",
-            "valid_score", "valid_error", "best", "replayed", "seconds",
+            "valid_score", "valid_error", "best", "replayed", "seconds", "max_epochs", "stage_number", "n_stages",
         }
     ] * len(history)  # fmt: skip
     first, last = history[0], history[3]
