@@ -1,4 +1,4 @@
-"""How far a few held-out samples can be trusted: confidence intervals of an accuracy and of a mean loss."""
+"""Confidence intervals of an accuracy and of a mean loss, for decisions from a few held-out samples."""
 
 from __future__ import annotations
 

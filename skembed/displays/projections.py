@@ -65,7 +65,7 @@ def projection(method: str, random_state: int | None) -> Fit:
         rows = np.asarray(rows, dtype=np.float64)
         finite = np.isfinite(rows).all(axis=1)
         if finite.sum() < _MIN_SAMPLES:
-            raise ValueError(f"{finite.sum()} samples with finite embeddings are no map. Give at least three.")
+            raise ValueError(f"A map needs at least three samples with finite embeddings, got {finite.sum()}.")
         positions = np.full((len(rows), 2), np.nan)
         positions[finite], names = _at_origin(rows[finite]) if _all_equal(rows[finite]) else fit(rows[finite])
         return positions, names

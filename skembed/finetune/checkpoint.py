@@ -176,7 +176,7 @@ def warn_unwritable(directory: Any, error: Exception) -> None:
 
 
 def _content(progress: str, tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
-    """What a seal covers: the progress, and names, types, shapes and values of the tensors, one by one."""
+    """Return the bytes that a seal covers: the progress, and names, types, shapes and values of the tensors."""
     yield progress.encode()
     for name in sorted(tensors):
         value = tensors[name]

@@ -106,40 +106,41 @@ def check_weights(sample_weight: Any, n_samples: int) -> np.ndarray:
 
 
 def readable(embedder: BaseEmbedder, samples: Sequence[Any], name: str = "X") -> np.ndarray:
-    """Positions without those that could not be read, where the embedder is told to go on without them."""
+    """Return the positions of samples that could be embedded; all of them with ``on_error="raise"``."""
     if embedder.on_error == "raise":
         return np.arange(len(samples))
     chosen = np.flatnonzero(np.isfinite(embedder.embed(samples)).all(1))
     if not len(chosen):
         raise ValueError(
-            f"None of the {len(samples)} samples of {name} could be read. With on_error='raise' the embedder says why."
+            f"None of the {len(samples)} samples of {name} could be embedded. With on_error='raise' the embedder "
+            "says why."
         )
     return chosen
 
 
 def describe_left_out(n_samples: int, tried: np.ndarray, kept: np.ndarray, name: str = "X") -> list[str]:
-    """A sentence on the samples that could not be read; none where there are none.
+    """Describe the samples that could not be embedded in a sentence, if there are any.
 
     Parameters
     ----------
     n_samples : int
         That were given.
     tried, kept : ndarray of int64
-        Positions of those that were looked at, and of those that could be read.
+        Positions of those that were looked at, and of those that could be embedded.
     name : str
         What they are called.
 
     Examples
     --------
     >>> describe_left_out(4, np.arange(4), np.array([0, 3]))
-    ['2 of 4 samples of X could not be read and were left out: 1, 2.']
+    ['2 of 4 samples of X could not be embedded and were left out: 1, 2.']
     """
     lost = np.setdiff1d(tried, kept).tolist()
     if not lost:
         return []
     named = ", ".join(map(str, lost[:_MOST_NAMED])) + (", ..." if len(lost) > _MOST_NAMED else "")
     were = "were" if len(lost) > 1 else "was"
-    return [f"{len(lost)} of {n_samples} samples of {name} could not be read and {were} left out: {named}."]
+    return [f"{len(lost)} of {n_samples} samples of {name} could not be embedded and {were} left out: {named}."]
 
 
 def taken(chosen: np.ndarray, samples, y, weights, groups):

@@ -55,12 +55,12 @@ class PredictingMixin:
         Returns
         -------
         ndarray of shape (n_samples,) or (n_samples, n_outputs)
-            As y was; NaN for a number of a sample that could not be read.
+            As y was; NaN for a number of a sample that could not be embedded.
 
         Raises
         ------
         ValueError
-            If a class is asked of a sample that could not be read, where the embedder goes on with NaN.
+            If a class is asked of a sample that could not be embedded, where the embedder goes on with NaN.
         """
         found = self._predictions(X)
         return self._predicting.answers(found)

@@ -117,9 +117,9 @@ class Task(ABC):
             if unread:
                 first = ", ".join(map(str, unread[:_NAMED])) + (", ..." if len(unread) > _NAMED else "")
                 raise ValueError(
-                    f"{len(unread)} of {len(decision)} samples of X could not be read, and have no class: {first}. "
+                    f"{len(unread)} of {len(decision)} samples of X could not be embedded, and have no class: {first}. "
                     "Leave them out, or call predict_proba, which is NaN there; with on_error='raise' the embedder "
-                    "says why they cannot be read."
+                    "says why they cannot be embedded."
                 )
         return found["predict"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -16,24 +15,6 @@ from skembed.exceptions import BackboneReadError
 from tests.backbones import tiny
 
 EMBEDDERS = {"text": TextEmbedder, "image": ImageEmbedder, "audio": AudioEmbedder}
-
-
-@pytest.fixture(scope="module")
-def originals(tmp_path_factory):
-    built: dict[str, Path] = {}
-
-    def original(family: str) -> Path:
-        if family not in built:
-            built[family] = tmp_path_factory.mktemp(family)
-            tiny.BUILDERS[family](built[family])
-        return built[family]
-
-    return original
-
-
-@pytest.fixture
-def copy(originals, tmp_path):
-    return lambda family: Path(shutil.copytree(originals(family), tmp_path / family))
 
 
 def _fit(directory: Path, family: str):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,27 +16,6 @@ from tests.backbones import tiny
 EMBEDDERS = {"text": TextEmbedder, "image": ImageEmbedder, "audio": AudioEmbedder}
 #: One of each adapter.
 FAMILIES = ("bert", "gpt2", "hf_vit", "timm_vit", "wav2vec2")
-
-
-@pytest.fixture(scope="module")
-def originals(tmp_path_factory):
-    built: dict[str, Path] = {}
-
-    def original(family: str) -> Path:
-        if family not in built:
-            built[family] = tmp_path_factory.mktemp(family)
-            tiny.BUILDERS[family](built[family])
-        return built[family]
-
-    return original
-
-
-@pytest.fixture
-def copy(originals, tmp_path):
-    def copied(family: str) -> Path:
-        return Path(shutil.copytree(originals(family), tmp_path / family))
-
-    return copied
 
 
 def _edit(path: Path, change) -> None:

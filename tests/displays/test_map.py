@@ -125,7 +125,7 @@ def test_a_sample_that_could_not_be_read_has_no_place(rows):
     passed = FunctionTransformer().fit(rows_)
     display = EmbeddingMapDisplay.from_estimator(passed, rows_)
     assert np.isnan(display.positions).all(axis=1).tolist() == [False, False, True, False, False, False]
-    with pytest.raises(ValueError, match="2 samples with finite embeddings are no map"):
+    with pytest.raises(ValueError, match="at least three samples with finite embeddings, got 2"):
         EmbeddingMapDisplay.from_embedder(ArrayEmbedder(), X[:2])
 
 

@@ -342,15 +342,15 @@ def test_samples_left_out_are_counted_and_named(on_error):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DecodeWarning)
         classifier.fit(texts, [0, 1] * 20, X_val=["cat", None, "dog"], y_val=[0, 1, 1])
-    assert "7 of 40 samples of X could not be read and were left out: 3, 7, 11, 20, 21, ..." in classifier.report_
-    assert "1 of 3 samples of X_val could not be read and was left out: 1." in classifier.report_
+    assert "7 of 40 samples of X could not be embedded and were left out: 3, 7, 11, 20, 21, ..." in classifier.report_
+    assert "1 of 3 samples of X_val could not be embedded and was left out: 1." in classifier.report_
     classifier.fit(texts[:3] * 4, [0, 1, 1] * 4)
-    assert "could not be read" not in classifier.report_
+    assert "could not be embedded" not in classifier.report_
 
 
 @pytest.mark.parametrize("on_error", ["nan"])
 def test_no_sample_that_can_be_read(on_error):
-    with pytest.raises(ValueError, match="None of the 4 samples of X could be read"):
+    with pytest.raises(ValueError, match="None of the 4 samples of X could be embedded"):
         FineTuneClassifier(tuning.embedder("bert", on_error=on_error)).fit([None] * 4, [0, 1, 0, 1])
 
 
@@ -360,7 +360,7 @@ def test_no_class_is_invented_for_a_sample_that_could_not_be_read(kind):
     y = {"two": [0, 1, 1] * 6, "three": ["a", "b", "c"] * 6, "labels": np.eye(3, dtype=int)[[0, 1, 2] * 6]}[kind]
     classifier = FineTuneClassifier(tuning.embedder("bert", on_error="nan"), max_epochs=0, random_state=0)
     classifier.fit(texts, y)
-    told = r"2 of 4 samples of X could not be read, and have no class: 1, 3\. Leave them out, or call predict_proba"
+    told = r"2 of 4 samples of X could not be embedded, and have no class: 1, 3\. Leave them out, or call predict_proba"
     with pytest.raises(ValueError, match=told):
         classifier.predict(["cat", None, "dog", None])
     with pytest.raises(ValueError, match=r"7 of 7 .*: 0, 1, 2, 3, 4, \.\.\.\. Leave"):
