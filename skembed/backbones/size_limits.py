@@ -90,7 +90,7 @@ def _tensor_sizes(path: Path) -> list[int]:
 
 
 def _damaged(path: Path, reason: str) -> BackboneReadError:
-    return BackboneReadError(f"{path} is no complete safetensors file: {reason}. Download the backbone again.")
+    return BackboneReadError(f"{path} is not a complete safetensors file: {reason}. Download the backbone again.")
 
 
 def check_sizes(directory: Path) -> None:

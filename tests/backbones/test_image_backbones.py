@@ -307,7 +307,7 @@ def _spoil_name(directory):
     [
         (_spoil_architecture, "'resnet_of_the_future', which timm"),
         (_spoil_weights_of_another, "not those of timm's test_convnext"),
-        (_spoil_file, "not those of timm's test_resnet"),
+        (_spoil_file, r"model\.safetensors is not a complete safetensors file"),
         (_spoil_name, r"has no model\.safetensors"),
     ],
 )

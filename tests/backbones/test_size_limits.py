@@ -91,7 +91,7 @@ def test_truncated_weights_are_refused_by_the_name_of_the_file(copy, family, sha
     path = copy(family) / "model.safetensors"
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(BackboneReadError, match=r"model\.safetensors is no complete safetensors file"):
+    with pytest.raises(BackboneReadError, match=r"model\.safetensors is not a complete safetensors file"):
         _fit(path.parent, family)
 
 
@@ -99,7 +99,7 @@ def test_truncated_weights_are_refused_by_the_name_of_the_file(copy, family, sha
 def test_impossible_headers_are_refused(tmp_path, entry):
     header = json.dumps({"weight": entry}).encode()
     (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
-    with pytest.raises(BackboneReadError, match="no complete safetensors file"):
+    with pytest.raises(BackboneReadError, match="not a complete safetensors file"):
         read_headers(tmp_path)
 
 
