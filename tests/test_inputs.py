@@ -195,7 +195,7 @@ def test_formats(kind):
 
 @pytest.mark.parametrize("kind", ["PPM", "ICO", "TGA", "PCX"])
 def test_exotic_formats_are_not_opened(kind):
-    with pytest.raises(DecodeError, match="no image in one of the formats"):
+    with pytest.raises(DecodeError, match=r"not supported|not an image in one of the formats"):
         read_image(_encoded(NOISE, kind))
 
 
@@ -218,7 +218,7 @@ def test_errors_name_the_file_wherever_it_is_known(tmp_path):
             with pytest.raises(DecodeError, match="is broken") as caught:
                 read_image(sample)
             assert caught.value.path == str(path)
-    with pytest.raises(DecodeError, match=r"^\(a\.mp3\): the recording cannot be decoded: [^.]+\.$"):
+    with pytest.raises(DecodeError, match=r"^\(a\.mp3\): this is text that begins with 'no sound', not a rec"):
         read_audio({"bytes": b"no sound", "path": "a.mp3"}, rate=16000)
 
 
@@ -459,7 +459,8 @@ def test_channels_are_averaged(axis):
         ((np.zeros((2, 3, 4)), 8000), "dimensions"),
         ((np.zeros(800, dtype=np.int64), 8000), "int64"),
         (None, "missing"),
-        (b"no sound at all", "cannot be decoded"),
+        (b"no sound at all", "text that begins with 'no sound at all', not a recording"),
+        (_wav()[:30], r"cannot be decoded: .*[^.]\. Save it again"),
     ],
 )
 @pytest.mark.filterwarnings("error")

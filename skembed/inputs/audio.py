@@ -14,10 +14,13 @@ from skembed.exceptions import DecodeError
 from skembed.inputs.arrays import as_array
 from skembed.inputs.decode import is_missing, open_file, reason
 from skembed.inputs.decoders import declared_duration, is_decoder
+from skembed.inputs.file_kinds import explain, kind_of, read_start
 from skembed.inputs.mono import MonoBuilder
 
 __all__ = ["read_audio"]
 
+#: libsndfile's code for a file in none of its formats.
+_UNRECOGNIZED = 1
 #: Lengths of a WAV file's samples that mean "unknown": what ffmpeg, arecord and sox write into a pipe.
 _STREAMED = (range(0x7FFF0000, 0x80000001), range(0xFFFF0000, 0x100000000))
 
@@ -73,7 +76,7 @@ def _decode(sample: Any, sampling_rate: float | None, builder: MonoBuilder) -> N
         if sample.get("array") is not None:
             sample = (sample["array"], sample.get("sampling_rate"))
         else:
-            sample = sample.get("bytes") or builder.path
+            sample = builder.path if sample.get("bytes") is None else sample["bytes"]
     sample = as_array(sample)
     if isinstance(sample, (str, os.PathLike)):
         with open_file(sample) as file:
@@ -167,7 +170,19 @@ def _add_file(file: Any, builder: MonoBuilder) -> None:
         raise
     # libsndfile's errors, and whatever a file object raises.
     except Exception as error:
-        raise DecodeError(f"the recording cannot be decoded: {reason(error)}.", path=builder.path) from error
+        raise DecodeError(_explained(file, error), path=builder.path) from error
+
+
+def _explained(file: Any, error: Exception) -> str:
+    """Return what the file is if it is no recording, or else what is wrong with the recording."""
+    start = read_start(file)
+    kind = kind_of(start or b"")
+    # libsndfile also reads formats whose first bytes are not known here.
+    if (isinstance(error, soundfile.LibsndfileError) and error.code == _UNRECOGNIZED) or kind is not None:
+        explanation = explain(start, "recording")
+        if explanation:
+            return explanation
+    return f"the recording cannot be decoded: {reason(error)}. Save it again, or leave it out."
 
 
 def _check_riff(file, path):

@@ -24,6 +24,7 @@ from PIL import (
 from skembed.exceptions import DecodeError
 from skembed.inputs.arrays import as_array
 from skembed.inputs.decode import is_missing, open_file, reason
+from skembed.inputs.file_kinds import explain, read_start
 from skembed.inputs.image_limits import check_scans, check_size, orientation
 from skembed.inputs.image_modes import flatten, from_array
 
@@ -42,6 +43,12 @@ FORMATS = tuple(
     )
 )
 
+
+#: What follows the header of a TIFF file that is a Canon camera's raw file.
+_CANON_RAW = b"CR\x02\0"
+#: Tags of TIFF: 1 in the first says that an image is a smaller version of another one, the second where others are.
+_SUBFILE_TYPE, _SUB_IFDS = 254, 330
+_SAVE_AGAIN = "Save it again, or leave it out."
 
 #: Pillow loads an opened file at its first use, and does not expect two threads to be first.
 _LOCKS = tuple(threading.Lock() for _ in range(16))
@@ -88,7 +95,7 @@ def read_image(
     path = None
     if isinstance(sample, dict):
         path = sample.get("path")
-        sample = sample.get("bytes") or path
+        sample = path if sample.get("bytes") is None else sample["bytes"]
     if isinstance(sample, Image.Image):
         with _lock_of(sample):
             image = _to_rgb(sample, background, max_pixels, None, getattr(sample, "filename", None) or None)
@@ -122,11 +129,13 @@ def _from_file(file, background, max_pixels, at_least, path) -> Image.Image:
         with _open_header(file) as image:
             if isinstance(image, JpegImagePlugin.JpegImageFile):
                 check_scans(file, image)
+            _refuse_preview(image)
             return _to_rgb(image, background, max_pixels, at_least, path)
     except DecodeError as error:
         raise DecodeError(error.message, path=path) from error
     except UnidentifiedImageError as error:
-        raise DecodeError(f"this is no image in one of the formats {', '.join(FORMATS)}.", path=path) from error
+        explanation = explain(read_start(file), "image")
+        raise DecodeError(explanation or f"the image is broken at its start. {_SAVE_AGAIN}", path=path) from error
     # Pillow's plugins raise nearly anything on broken files.
     except Exception as error:
         raise _broken(error, path) from error
@@ -139,6 +148,8 @@ def _open_header(file) -> Image.Image:
     raised, all by global settings. So its plugins are asked directly, and `max_pixels` decides alone.
     """
     start = file.read(16)
+    if start[8:12] == _CANON_RAW:
+        raise UnidentifiedImageError
     for name in FORMATS:
         factory, accept = Image.OPEN[name]
         if accept is not None and accept(start) is not True:
@@ -149,6 +160,17 @@ def _open_header(file) -> Image.Image:
         except (SyntaxError, IndexError, TypeError, struct.error):
             continue  # how a plugin says that this is not its format
     raise UnidentifiedImageError
+
+
+def _refuse_preview(image: Image.Image) -> None:
+    """Raise DecodeError for a TIFF file that begins with a preview, as the raw files of many cameras do."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return
+    if image.tag_v2.get(_SUBFILE_TYPE) == 1 and _SUB_IFDS in image.tag_v2:
+        raise DecodeError(
+            f"this is a camera's raw file, which is not supported: it begins with a preview of {image.width} x "
+            f"{image.height} pixels. Convert it to JPEG or PNG."
+        )
 
 
 def _to_rgb(image: Image.Image, background, max_pixels, at_least, path) -> Image.Image:
@@ -181,4 +203,4 @@ def _shrink_on_load(image: JpegImagePlugin.JpegImageFile, at_least: tuple[int, i
 
 
 def _broken(error: Exception, path) -> DecodeError:
-    return DecodeError(f"the image is broken: {reason(error)}. Save it again, or leave it out.", path=path)
+    return DecodeError(f"the image is broken: {reason(error)}. {_SAVE_AGAIN}", path=path)

@@ -80,7 +80,7 @@ def content_key(sample: Any) -> bytes | None:
         if sample.get("array") is not None:
             sample = (sample["array"], sample.get("sampling_rate"))
         else:
-            sample = sample.get("bytes") or sample.get("path")
+            sample = sample.get("path") if sample.get("bytes") is None else sample["bytes"]
     if isinstance(sample, (str, os.PathLike)):
         return _file_key(sample)
     if isinstance(sample, (bytes, bytearray, memoryview)):
