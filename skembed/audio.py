@@ -144,8 +144,9 @@ class AudioEmbedder(BaseEmbedder):
         self.window = window
         self.pad_to_window = pad_to_window
 
-    def _options(self) -> AudioOptions:
-        return AudioOptions(window=self.window, pad_to_window=self.pad_to_window)
+    def _options(self, card) -> AudioOptions:
+        window = card.default_size if self.window is None else self.window
+        return AudioOptions(window=window, pad_to_window=self.pad_to_window or not card.uses_pad_to_window)
 
     def _reader(self, backbone):
         return lambda sample: read_audio(

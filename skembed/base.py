@@ -6,7 +6,6 @@ import os
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
-from hashlib import sha256
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -22,7 +21,7 @@ from skembed.cache import EmbeddingCache, resolve_cache
 from skembed.config import get_config
 from skembed.engine.reading import Reading
 from skembed.exceptions import TruncationWarning, WeightsMismatchError
-from skembed.identity import plain
+from skembed.identity import digest
 from skembed.inputs import as_samples, warn_unreadable
 from skembed.parameters import HintingParametersMixin, check_path
 
@@ -104,9 +103,13 @@ class BaseEmbedder(
     def _probe(self) -> Any:
         """A small valid sample, to learn the width of a row from."""
 
-    def _options(self) -> Any:
-        """The backbone's preprocessing options."""
+    def _options(self, card: Card) -> Any:
+        """Return the backbone's preprocessing options, with the backbone's own values in the place of None."""
         return None
+
+    def _network_identity(self, card: Card) -> tuple[tuple[str, Any], ...]:
+        """Return the options of the network, with the backbone's own values for those that are None."""
+        return self.spec_.options
 
     def _network_options(self) -> tuple[tuple[str, Any], ...]:
         """Options that change the network itself."""
@@ -163,7 +166,7 @@ class BaseEmbedder(
         self._reading = reading = Reading(
             layers=_resolve_layers(self.layers, card.n_blocks, self.spec_.name),
             pooling=_resolve_pooling(self.pooling, card, self.spec_.name),
-            options=self._options(),
+            options=self._options(card),
         )
         self._normalized = card.normalize if self.normalize == "auto" else self.normalize
         self._width = width = self._probe_width(card, reading)
@@ -175,8 +178,8 @@ class BaseEmbedder(
         self._n_features_out = width if self.truncate_dim is None else int(self.truncate_dim)
         # Device and batch size are not part of it: they change a row by no more than rounding. Of the precision
         # only what was asked for is, since "auto" stays within the same tolerance everywhere.
-        identity = (_SCHEMA, self._modality, self.spec_.options, self.fingerprint_, reading, decoding, self.precision)
-        self._namespace = sha256(repr(plain(identity)).encode()).hexdigest()
+        network = (self._network_identity(card), self.fingerprint_)
+        self._namespace = digest((_SCHEMA, self._modality, *network, reading, decoding, self.precision))
         return self
 
     def transform(self, X) -> np.ndarray:
@@ -354,7 +357,7 @@ class BaseEmbedder(
 
     def _probe_width(self, card: Card, reading: Reading) -> int:
         """Features of a row, seen on a probe: convolutional stages differ in width and poolings join."""
-        key = sha256(repr(plain(reading)).encode()).hexdigest()[:16]
+        key = digest(reading)[:16]
         if key not in card.widths:
             from skembed.backbones.locating import write_card
             from skembed.engine.extract import probe_width

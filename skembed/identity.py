@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
 
-__all__ = ["plain"]
+__all__ = ["digest", "plain"]
+
+
+def digest(value: Any) -> str:
+    """Return the hex digest that all equal settings share; see `plain`.
+
+    Parameters
+    ----------
+    value : object
+        As `plain` takes it.
+    """
+    return sha256(repr(plain(value)).encode()).hexdigest()
 
 
 def plain(value: Any) -> Any:

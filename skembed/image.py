@@ -145,6 +145,12 @@ class ImageEmbedder(BaseEmbedder):
             options["engine"] = str(self.engine)
         return tuple(options.items())
 
+    def _network_identity(self, card):
+        options = dict(self.spec_.options)
+        if card.default_size is not None:
+            options.setdefault("image_size", card.default_size)
+        return tuple(sorted(options.items()))
+
     def _reader(self, backbone):
         background = _colour(self.background)
         # A backbone of the user's own may prepare images as it likes.

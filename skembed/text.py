@@ -145,8 +145,9 @@ class TextEmbedder(BaseEmbedder):
             warn_of_file_names(samples)
         return samples
 
-    def _options(self) -> TextOptions:
-        return TextOptions(max_length=self.max_length, long_text=self.long_text, prompt=self.prompt)
+    def _options(self, card) -> TextOptions:
+        max_length = card.default_size if self.max_length is None else self.max_length
+        return TextOptions(max_length=max_length, long_text=self.long_text, prompt=self.prompt)
 
     def _reader(self, backbone):
         return lambda sample: (read_text(sample), False)

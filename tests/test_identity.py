@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -16,10 +16,10 @@ TONE = np.sin(np.linspace(0, 440, 4000)).astype(np.float32)
 PICTURE = Image.new("RGB", (8, 8), "red")
 
 
-def _entries(kind, sample, settings) -> int:
+def _entries(kind, sample, many) -> int:
     """Rows in a cache that embedders with each of the settings share."""
     cache = EmbeddingCache()
-    for each in settings:
+    for each in many:
         kind(cache=cache, device="cpu", precision=np.str_("float32"), **each).fit_transform([sample])
     return cache.info().entries
 
@@ -32,6 +32,9 @@ def _entries(kind, sample, settings) -> int:
         (TextEmbedder, "a cat", [{"layers": np.array([1, 2])}, {"layers": [1, 2]}, {"layers": (1, 2)}]),
         (AudioEmbedder, TONE, [{"sampling_rate": rate} for rate in (8000, 8000.0, np.int32(8000), np.float64(8000))]),
         (ImageEmbedder, PICTURE, [{"max_pixels": 100}, {"max_pixels": 10_000}]),
+        (TextEmbedder, "a cat", [{}, {"max_length": 256}]),
+        (ImageEmbedder, PICTURE, [{}, {"image_size": 224}]),
+        (AudioEmbedder, TONE, [{"sampling_rate": 8000}, {"sampling_rate": 8000, "window": np.float64(30)}]),
         (ImageEmbedder, PICTURE, [{"background": (255, 255, 255)}, {"background": [np.uint8(255)] * 3}, {}]),
     ],
 )
@@ -59,6 +62,7 @@ def _typed(value):
     return tuple(map(_typed, value)) if isinstance(value, tuple) else (isinstance(value, bool), value)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(_SETTINGS, _SETTINGS)
 def test_the_plain_form_tells_unequal_settings_apart(a, b):
     assert (repr(plain(a)) == repr(plain(b))) == (_typed(a) == _typed(b))

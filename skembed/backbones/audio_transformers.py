@@ -42,10 +42,14 @@ class SpectrogramBackbone(Backbone):
     #: Seconds of one analysis window of the filter bank, which reads nothing shorter.
     shortest: ClassVar[float] = 0.025
     batch_limit: ClassVar[int] = 8
+    uses_pad_to_window: ClassVar[bool] = False
+
+    @property
+    def default_size(self) -> float:
+        return self.extra["extractor"].max_length / 100
 
     def preprocess(self, samples: Sequence[np.ndarray], options: AudioOptions) -> list[list[Item]]:
-        frames = self.extra["extractor"].max_length
-        seconds = check_waveform_options(options or AudioOptions(), frames / 100)
+        seconds = check_waveform_options(options or AudioOptions(), self.default_size)
         assert seconds is not None
         assert self.sampling_rate is not None
         size = int(seconds * self.sampling_rate)

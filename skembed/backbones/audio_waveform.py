@@ -37,9 +37,14 @@ class WaveformBackbone(Backbone):
 
     # About 40 s of sound in a batch: more gained nothing on two cores.
     token_budget: ClassVar[int] = 2048 * 320
+    uses_pad_to_window: ClassVar[bool] = False
+
+    @property
+    def default_size(self) -> float:
+        return DEFAULT_WINDOW
 
     def preprocess(self, samples: Sequence[np.ndarray], options: AudioOptions) -> list[list[Item]]:
-        seconds = check_waveform_options(options or AudioOptions(), DEFAULT_WINDOW if not options.window else None)
+        seconds = check_waveform_options(options or AudioOptions(), self.default_size if not options.window else None)
         assert seconds is not None
         assert self.sampling_rate is not None
         size = int(seconds * self.sampling_rate)

@@ -48,10 +48,15 @@ class WhisperBackbone(Backbone):
     to, as in training, up to the last block that is read, in which nobody attends to its positions any more.
     """
 
+    @property
+    def default_size(self) -> float:
+        assert self.sampling_rate is not None
+        return self.extra["n_positions"] * _SAMPLES_PER_FRAME / self.sampling_rate
+
     def preprocess(self, samples: Sequence[np.ndarray], options: AudioOptions) -> list[list[Item]]:
         options = options or AudioOptions()
         assert self.sampling_rate is not None
-        seconds = check_waveform_options(options, self.extra["n_positions"] * _SAMPLES_PER_FRAME / self.sampling_rate)
+        seconds = check_waveform_options(options, self.default_size)
         assert seconds is not None
         size = int(seconds * self.sampling_rate)
         return [

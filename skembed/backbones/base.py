@@ -210,6 +210,16 @@ class Backbone(ABC):
     batch_limit: ClassVar[int] = 32
     #: Whether many samples are prepared faster in one call (tokenizers) than each on its own, in threads.
     prepares_together: ClassVar[bool] = False
+    #: Whether `AudioOptions.pad_to_window` changes a row.
+    uses_pad_to_window: ClassVar[bool] = True
+
+    @property
+    def default_size(self) -> float | None:
+        """Input size that the embedder's None stands for; None where no number gives the same rows as None.
+
+        Tokens (`max_length`), seconds (`window`) or pixels (`image_size`).
+        """
+        return None
 
     def prepare_inference(self) -> None:  # noqa: B027, most networks have nothing to find out
         """Find out what makes this network faster; called once, after it was read in float32."""

@@ -53,6 +53,10 @@ class ImageBackbone(Backbone):
         half = next(self.module.parameters()).dtype != torch.float32
         return 8 if half or not self.extra["channels_last"] else 4
 
+    @property
+    def default_size(self) -> int | None:
+        return self.extra.get("default_size")
+
     @abstractmethod
     def _read(self, module: Any, pixels: Tensor, layers: Iterable[int]) -> tuple[dict[int, Tensor], Tensor | None]:
         """Run a network; return what its layers (at least those) gave, and its own pooled vector where it has one."""

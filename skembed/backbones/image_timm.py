@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -71,7 +72,8 @@ def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> Timm
         if the network does not turn an RGB image into one vector.
     """
     image_size = dict(spec.options).get("image_size")
-    module: Any = _build(directory, image_size)
+    architecture, arguments, pretrained = _configuration(directory)
+    module: Any = _build(directory, architecture, arguments, pretrained, image_size)
     module.eval().requires_grad_(False)
     prepare = ImagePreparation.from_timm(module.pretrained_cfg, image_size)
     blocks, layers, layouts, width = _depth(module, prepare.output_size)
@@ -83,14 +85,20 @@ def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> Timm
         fingerprint=fingerprint,
         default_pooling="pooled",
         class_token=layouts[-1].n_prefix > 0 and getattr(module, "cls_token", None) is not None,
-        extra={"prepare": prepare, "layers": layers, "layouts": layouts},
+        extra={
+            "prepare": prepare,
+            "layers": layers,
+            "layouts": layouts,
+            "default_size": _default_size(type(module), arguments, pretrained),
+        },
     )
     return backbone
 
 
-def _build(directory: Path, image_size: int | None) -> nn.Module:
+def _build(
+    directory: Path, architecture: str, arguments: dict[str, Any], pretrained: dict[str, Any], image_size: int | None
+) -> nn.Module:
     """The network with its weights, at the size asked for, and without its classifier."""
-    architecture, arguments, pretrained = _configuration(directory)
 
     def build(weights=True, **size):
         # With the classifier that the checkpoint has, timm loads strictly: nothing stays random.
@@ -139,6 +147,21 @@ def _configuration(directory: Path) -> tuple[str, dict[str, Any], dict[str, Any]
         size = arguments["img_size"]
         pretrained["input_size"] = (3, size, size) if isinstance(size, int) else (3, *size)
     return architecture, arguments, {**pretrained, "file": str(weights)}
+
+
+def _default_size(cls: type[nn.Module], arguments: dict[str, Any], pretrained: dict[str, Any]) -> int | None:
+    """Return the `image_size` that changes neither the network nor the preparation; None if there is none."""
+    prepare = ImagePreparation.from_timm(pretrained)
+    side = prepare.output_size[0]
+    if ImagePreparation.from_timm(pretrained, side) != prepare:
+        return None
+    if pretrained.get("fixed_input_size"):
+        return side  # timm builds the network for the input size of its configuration
+    parameters = inspect.signature(cls).parameters
+    if any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+        return None
+    built = arguments.get("img_size", parameters["img_size"].default) if "img_size" in parameters else None
+    return side if built in (None, side, (side, side), [side, side]) else None
 
 
 def _run(module: Any, names: Sequence[str], pixels: Tensor, layers: Iterable[int]) -> tuple[Any, dict[int, Tensor]]:

@@ -99,7 +99,8 @@ def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> Tran
             f"backbone={spec.name!r} is a {kind!r}; supported are {', '.join(sorted(_FAMILIES))}, and timm."
         )
     image_size = dict(spec.options).get("image_size")
-    prepare = ImagePreparation.from_transformers(_preprocessor(directory, family), image_size)
+    preprocessor = _preprocessor(directory, family)
+    prepare = ImagePreparation.from_transformers(preprocessor, image_size)
     module = load_pretrained(getattr(transformers, family.cls), directory, **family.load)
     blocks, layers = _depth(module)
     config: Any = getattr(module.config, "vision_config", module.config)
@@ -125,9 +126,17 @@ def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> Tran
             "pooled": family.pooled,
             "n_prefix": family.n_prefix + (getattr(config, "num_register_tokens", 0) or 0),
             "forward": forward,
+            "default_size": _default_size(preprocessor),
         },
     )
     return backbone
+
+
+def _default_size(preprocessor: dict[str, Any]) -> int | None:
+    """Return the `image_size` that prepares images as the directory says; None if there is none."""
+    prepare = ImagePreparation.from_transformers(preprocessor)
+    side = prepare.output_size[0]
+    return side if ImagePreparation.from_transformers(preprocessor, side) == prepare else None
 
 
 def _depth(module: nn.Module) -> tuple[tuple[Block, ...], list[str]]:

@@ -7,7 +7,6 @@ import importlib.metadata
 import os
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +20,7 @@ from skembed.backbones.registry import KNOWN, suggestion
 from skembed.backbones.tuned import TunedWeights
 from skembed.backbones.weights import fingerprint_directory
 from skembed.exceptions import BackboneNotFoundError, CacheWarning
+from skembed.identity import digest
 from skembed.sealed_files import read_sealed_json, write_sealed_json
 
 __all__ = ["Card", "Located", "describe", "identify", "locate", "read_card", "write_card"]
@@ -133,6 +133,10 @@ class Card:
         Whether the backbone's own configuration scales rows to length one.
     widths : dict of str to int
         Features of a row by the digest of how it is read, for every way that was tried.
+    default_size : float or None
+        See `Backbone`.
+    uses_pad_to_window : bool
+        See `Backbone`.
     """
 
     fingerprint: str
@@ -141,6 +145,8 @@ class Card:
     class_token: bool
     normalize: bool
     widths: dict[str, int] = field(default_factory=dict)
+    default_size: float | None = None
+    uses_pad_to_window: bool = True
 
 
 def describe(backbone: Backbone) -> Card:
@@ -151,13 +157,15 @@ def describe(backbone: Backbone) -> Card:
         default_pooling=backbone.default_pooling,
         class_token=backbone.class_token,
         normalize=bool(backbone.extra.get("normalize", False)),
+        default_size=backbone.default_size,
+        uses_pad_to_window=backbone.uses_pad_to_window,
     )
 
 
 #: Cards seen by this process, by their paths.
 _seen: dict[Path, Card] = {}
 #: Raised when the fields of a card change.
-_CARD_VERSION = 1
+_CARD_VERSION = 2
 #: Poolings of `skembed.engine.pooling` that a backbone can have as its default; that module needs torch.
 _DEFAULT_POOLINGS = ("pooled", "cls", "mean", "max", "mean+max", "last")
 #: No network has more blocks or wider rows.
@@ -223,6 +231,8 @@ def _checked_card(content: dict[str, Any], fingerprint: str) -> Card:
         "class_token": isinstance(content["class_token"], bool),
         "normalize": isinstance(content["normalize"], bool),
         "widths": isinstance(widths, dict) and all(map(_is_count, widths.values())),
+        "default_size": content["default_size"] is None or _is_size(content["default_size"]),
+        "uses_pad_to_window": isinstance(content["uses_pad_to_window"], bool),
     }
     for name, is_valid in valid.items():
         if not is_valid:
@@ -234,10 +244,14 @@ def _is_count(value: Any) -> bool:
     return type(value) is int and 0 < value <= _LARGEST_COUNT
 
 
+def _is_size(value: Any) -> bool:
+    return type(value) in (int, float) and 0 < value <= _LARGEST_COUNT
+
+
 def _card_path(spec: BackboneSpec, fingerprint: str) -> Path:
     # What a block is depends on the code that reads it, too.
     identity = (spec.source, spec.options, _base_fingerprint(spec, fingerprint), _CARD_VERSION, _versions())
-    return cache_home() / "cards" / f"{sha256(repr(identity).encode()).hexdigest()[:32]}.json"
+    return cache_home() / "cards" / f"{digest(identity)[:32]}.json"
 
 
 @functools.cache

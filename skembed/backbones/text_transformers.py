@@ -93,6 +93,10 @@ class TextBackbone(Backbone):
         packed = weight.device.type == "cpu" and is_packable(self.module)
         return 4096 if packed and 4096 * widest <= LARGEST_KEPT else 2048
 
+    @property
+    def default_size(self) -> int:
+        return self.extra["limit"]
+
     def preprocess(self, samples: Sequence[str], options: TextOptions) -> list[list[Item]]:
         """Tokenise texts.
 
@@ -142,7 +146,7 @@ class TextBackbone(Backbone):
 
     def length_read(self, options: TextOptions) -> int:
         """Tokens that are read of a sequence, special ones included."""
-        return self.extra["limit"] if options.max_length is None else options.max_length
+        return self.default_size if options.max_length is None else options.max_length
 
     def room(self, options: TextOptions) -> int:
         """Tokens of the text itself that fit beside the special ones, and behind which a prompt has its place.
