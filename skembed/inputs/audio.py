@@ -16,6 +16,7 @@ from skembed.inputs.decode import is_missing, open_file, reason
 from skembed.inputs.decoders import declared_duration, is_decoder
 from skembed.inputs.file_kinds import explain, kind_of, read_start
 from skembed.inputs.mono import MonoBuilder
+from skembed.inputs.streams import CheckedFile, as_seekable, lock_of
 
 __all__ = ["read_audio"]
 
@@ -42,7 +43,8 @@ def read_audio(
     ----------
     sample : str, PathLike, bytes, file object, ndarray, (ndarray, rate), dict, or decoder
         A dict has "array" and "sampling_rate", or "bytes" or "path", as columns of `datasets` do; a decoder has
-        `get_all_samples`, as torchcodec's does. Arrays have shape (n,), (n, channels) or (channels, n).
+        `get_all_samples`, as torchcodec's does. Arrays have shape (n,), (n, channels) or (channels, n). File objects
+        are open for bytes; a stream that cannot seek is read into memory, up to 512 MB, and only once.
     rate : int
         Samples per second (Hz) of the result.
     sampling_rate : float, optional
@@ -85,7 +87,8 @@ def _decode(sample: Any, sampling_rate: float | None, builder: MonoBuilder) -> N
     elif isinstance(sample, (bytes, bytearray, memoryview)):
         _add_file(io.BytesIO(sample), builder)
     elif hasattr(sample, "read"):
-        _add_file(sample, builder)
+        with lock_of(sample):
+            _add_file(as_seekable(sample), builder)
     elif is_decoder(sample):
         _add_decoder(sample, builder)
     elif isinstance(sample, tuple) and len(sample) == 2 and not isinstance(sample[0], Real):
@@ -157,20 +160,29 @@ def _scaled(samples: np.ndarray, path: str | None) -> np.ndarray:
 
 
 def _add_file(file: Any, builder: MonoBuilder) -> None:
+    checked = CheckedFile(file)
     try:
-        file = _check_riff(file, builder.path)
-        file.seek(0)
-        with soundfile.SoundFile(file) as sound:
-            # Some formats do not store their length, for which libsndfile returns its largest number.
-            builder.begin(sound.samplerate, n_frames=sound.frames if 0 <= sound.frames < 2**62 else None)
-            size = builder.block_size(sound.channels)
-            while builder.add(sound.read(size, dtype="float32", always_2d=True)):
-                pass
+        _add_blocks(_check_riff(checked, builder.path), builder)
     except DecodeError:
+        checked.raise_error(builder.path)
         raise
-    # libsndfile's errors, and whatever a file object raises.
+    except MemoryError:
+        raise
+    # libsndfile's errors.
     except Exception as error:
+        checked.raise_error(builder.path)
         raise DecodeError(_explained(file, error), path=builder.path) from error
+    checked.raise_error(builder.path)
+
+
+def _add_blocks(file: Any, builder: MonoBuilder) -> None:
+    file.seek(0)
+    with soundfile.SoundFile(file) as sound:
+        # Some formats do not store their length, for which libsndfile returns its largest number.
+        builder.begin(sound.samplerate, n_frames=sound.frames if 0 <= sound.frames < 2**62 else None)
+        size = builder.block_size(sound.channels)
+        while builder.add(sound.read(size, dtype="float32", always_2d=True)):
+            pass
 
 
 def _explained(file: Any, error: Exception) -> str:

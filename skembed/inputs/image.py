@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import struct
-import threading
 from typing import Any, Literal
 
 import numpy as np
@@ -27,6 +27,7 @@ from skembed.inputs.decode import is_missing, open_file, reason
 from skembed.inputs.file_kinds import explain, read_start
 from skembed.inputs.image_limits import check_scans, check_size, orientation
 from skembed.inputs.image_modes import flatten, from_array
+from skembed.inputs.streams import as_seekable, lock_of, reading_error
 
 __all__ = ["FORMATS", "read_image"]
 
@@ -50,9 +51,6 @@ _CANON_RAW = b"CR\x02\0"
 _SUBFILE_TYPE, _SUB_IFDS = 254, 330
 _SAVE_AGAIN = "Save it again, or leave it out."
 
-#: Pillow loads an opened file at its first use, and does not expect two threads to be first.
-_LOCKS = tuple(threading.Lock() for _ in range(16))
-
 
 def read_image(
     sample: Any,
@@ -71,6 +69,7 @@ def read_image(
     ----------
     sample : str, PathLike, bytes, file object, PIL image, ndarray, tensor, or dict with "bytes" or "path"
         Arrays have shape (height, width) or (height, width, 1, 3 or 4): uint8, uint16, bool, or floats in [0, 1].
+        File objects are open for bytes; a stream that cannot seek is read into memory, up to 512 MB, and only once.
     background : tuple of 3 int
         Red, green and blue from 0 to 255.
     max_pixels : int or "auto"
@@ -97,7 +96,9 @@ def read_image(
         path = sample.get("path")
         sample = path if sample.get("bytes") is None else sample["bytes"]
     if isinstance(sample, Image.Image):
-        with _lock_of(sample):
+        # Pillow loads an opened file at its first use, and does not expect two threads to be first.
+        with lock_of(sample):
+            _refuse_closed(sample)
             image = _to_rgb(sample, background, max_pixels, None, getattr(sample, "filename", None) or None)
             # The caller's image may change after this.
             return image.copy() if image.im is sample.im else image
@@ -110,17 +111,24 @@ def read_image(
     if isinstance(sample, (bytes, bytearray, memoryview)):
         return _from_file(io.BytesIO(sample), background, max_pixels, at_least, path)
     if hasattr(sample, "read"):
-        with _lock_of(sample):
-            return _from_file(sample, background, max_pixels, at_least, None)
+        with lock_of(sample):
+            return _from_file(as_seekable(sample), background, max_pixels, at_least, path)
     raise DecodeError(
         f"expected a path, bytes, a PIL image or an array, got {type(sample).__name__}"
         + (" (a missing value)." if is_missing(sample) else ".")
     )
 
 
-def _lock_of(sample: Any) -> threading.Lock:
-    """The same lock for the same object, so that a sample may occur twice in what several threads read."""
-    return _LOCKS[id(sample) // 16 % len(_LOCKS)]
+def _refuse_closed(image: Image.Image) -> None:
+    """Raise DecodeError for an image whose file was closed before its pixels were read."""
+    if not getattr(image, "tile", None):
+        return
+    file: Any = getattr(image, "fp", None)
+    if file is None or getattr(file, "closed", False) is True:
+        path = getattr(image, "filename", None) or None
+        raise DecodeError(
+            "the image was closed before its pixels were read. Call image.load() first, or give its path.", path=path
+        )
 
 
 def _from_file(file, background, max_pixels, at_least, path) -> Image.Image:
@@ -203,4 +211,7 @@ def _shrink_on_load(image: JpegImagePlugin.JpegImageFile, at_least: tuple[int, i
 
 
 def _broken(error: Exception, path) -> DecodeError:
+    # Pillow raises OSError without a number; a damaged TIFF file may seek to before its start.
+    if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+        return DecodeError(reading_error(error).message, path=path)
     return DecodeError(f"the image is broken: {reason(error)}. {_SAVE_AGAIN}", path=path)

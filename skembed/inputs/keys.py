@@ -16,6 +16,7 @@ from skembed.inputs.arrays import as_array
 from skembed.inputs.decode import open_file
 from skembed.inputs.decoders import declared_duration, is_decoder
 from skembed.inputs.mono import DEFAULT_MAX_DURATION
+from skembed.inputs.streams import lock_of
 
 __all__ = ["KEY_SIZE", "array_key", "content_key", "text_key"]
 
@@ -131,6 +132,11 @@ def _file_key(path: str | os.PathLike) -> bytes | None:
 
 def _stream_key(file: Any) -> bytes | None:
     """Digest of all that is in a file object, whose position stays as it was; None where that cannot be."""
+    with lock_of(file):
+        return _position_kept(file)
+
+
+def _position_kept(file: Any) -> bytes | None:
     try:
         if not getattr(file, "seekable", lambda: True)():
             return None
