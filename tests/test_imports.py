@@ -25,6 +25,7 @@ LAYERS = [
     ("skembed.measures", 2),
     ("skembed.engine.batching", 1),
     ("skembed._sklearn", 1),
+    ("skembed._layout", 1),
     ("skembed._plotting", 1),
     ("skembed._blas", 1),
     ("skembed.finetune.schedules", 1),

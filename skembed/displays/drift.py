@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from sklearn.base import clone
 
-from skembed._plotting import BEST, COLOUR, GREY, bare, panels, pyplot
+from skembed._layout import cell_size, fit_label, font_points, keep_inside, row_points, shorten_to, text_inches, wrap_to
+from skembed._plotting import BEST, COLOUR, GREY, bare, panels, plain_labels, pyplot, shorten_start
 from skembed.backbones.tuned import TunedWeights
 from skembed.base import BaseEmbedder
 from skembed.displays.estimators import fitted_fine_tuner, layer_features
@@ -118,35 +119,68 @@ class DriftDisplay:
         axes = panels(type(self).__name__, ax, (1, n_panels), figsize=size, sharey=True)
         places = np.arange(len(drift))
         self.axes_, self.figure_ = axes, axes[0].figure
-        axes[0].barh(places, 100 * drift, color=COLOUR, height=0.7)
-        axes[0].set_xlabel("change of the weights, % of their norm")
-        # Room for the numbers behind the longest bar; an axis from 0 to 1 % where nothing moved.
-        axes[0].set_xlim(0, 130 * np.nanmax(drift, initial=0.0) or 1.0)
-        for place, value in zip(places, drift, strict=True):
-            text = f" {_percent(value)}" if value else " unchanged"
-            axes[0].text(100 * value, place, text, va="center", fontsize="small", color="black" if value else GREY)
-        axes[0].set_yticks(places, list(self.blocks))
+        names, points = self._names(axes[0])
+        axes[0].set_yticks(places, names, fontsize=points)
+        plain_labels(axes[0].get_yticklabels())
         axes[0].set_ylim(-0.6, len(drift) - 0.4)
-        bare(axes[0])
+        self._draw_weights(axes[0], places, drift)
         if self.cka is not None:
             self._draw_cka(axes[1], places)
+        keep_inside(axes)
         return self
+
+    def _draw_weights(self, ax, places: np.ndarray, drift: np.ndarray) -> None:
+        ax.barh(places, 100 * drift, color=COLOUR, height=0.7)
+        points = self._row_points(ax, "small")
+        texts = [f" {_percent(value)}" if value else " unchanged" for value in drift]
+        # Room for the numbers behind the longest bar; an axis from 0 to 1 % where nothing moved.
+        room = max(0.23, min(0.7, self._share(ax, max(texts, key=len), points)))
+        ax.set_xlim(0, 100 * np.nanmax(drift, initial=0.0) / (1 - room) or 1.0)
+        for place, value, text in zip(places, drift, texts, strict=True):
+            ax.text(100 * value, place, text, va="center", fontsize=points, color="black" if value else GREY)
+        self._label(ax, "change of the weights, % of their norm")
+
+    def _names(self, ax) -> tuple[list[str], float]:
+        """Names of the blocks, at most half as wide as a panel, and their size; the end of a name says most."""
+        width = cell_size(ax)[0] / 2
+        _, points = fit_label(max(map(str, self.blocks), key=len), width, n_lines=1)
+        points = min(points, self._row_points(ax, "medium"))
+        return [shorten_to(name, width, points, shorten_start) for name in self.blocks], points
+
+    def _row_points(self, ax, largest: str) -> float:
+        return row_points(cell_size(ax)[1] - 0.9, len(self.blocks), largest)
+
+    def _panel_inches(self, ax) -> float:
+        """Width of a panel: what the names leave, in equal parts."""
+        n_panels = 1 if self.cka is None else 2
+        names, points = self._names(ax)
+        width = max(text_inches(name, points) for name in names)
+        return 0.9 * cell_size(ax)[0] - (width + 0.2) / n_panels
+
+    def _share(self, ax, text: str, points: float) -> float:
+        """Width of a text as a share of its panel's."""
+        return (text_inches(text, points) + 0.1) / self._panel_inches(ax)
+
+    def _label(self, ax, text: str) -> None:
+        ax.set_xlabel(wrap_to(text, self._panel_inches(ax), font_points("medium")))
+        bare(ax)
 
     def _draw_cka(self, ax, places: np.ndarray) -> None:
         cka = self._checked("cka", self.cka)
         ax.hlines(places, cka, 1.0, color=BEST, alpha=0.4, linewidth=3)
         ax.scatter(cka, places, color=BEST, s=45, zorder=3)
-        low = np.nanmin(cka, initial=1.0)
-        ax.set_xlim(min(0.9, low - 0.1 * (1 - low)) - 0.01, 1.005)
-        ax.set_xlabel("likeness of the features (linear CKA)")
+        low, points = np.nanmin(cka, initial=1.0), self._row_points(ax, "small")
+        # Room for the number before the lowest of the dots.
+        room = min(0.6, self._share(ax, "0.000", points) + 0.1)
+        ax.set_xlim(min(0.9, low - 0.1 * (1 - low), (low - room) / (1 - room)) - 0.01, 1.005)
+        self._label(ax, "likeness of the features (linear CKA)")
         ax.axvline(1.0, color=GREY, linewidth=1, linestyle=":")
         for place, value in zip(places, cka, strict=True):
             if np.isfinite(value):
                 ax.annotate(
                     f"{value:.3f}", (value, place), xytext=(-7, 0), textcoords="offset points",
-                    va="center", ha="right", fontsize="small",
+                    va="center", ha="right", fontsize=points,
                 )  # fmt: skip
-        bare(ax)
 
     def _checked(self, name: str, values: Any) -> np.ndarray:
         found = np.asarray(values, dtype=float)

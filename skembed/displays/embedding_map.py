@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 from sklearn.utils.multiclass import type_of_target
 
+from skembed._layout import cell_size, font_points, keep_inside, shorten_to, text_inches, wrap_to
 from skembed._plotting import COLOUR, GREY, bare, class_style, plain_labels, pyplot, shorten_middle
 from skembed.displays.estimators import as_embedder, transformed
 from skembed.displays.projections import projection
@@ -19,6 +20,8 @@ __all__ = ["EmbeddingMapDisplay"]
 
 #: Entries of one column of the legend, and characters of a class's name in it.
 _LEGEND_ROWS, _LEGEND_WIDTH = 26, 24
+#: Size in points of the smallest text of the legend.
+_SMALLEST = 5.0
 #: Side of a thumbnail, in points (1/72 inch).
 _THUMBNAIL = 30
 
@@ -210,20 +213,31 @@ class EmbeddingMapDisplay:
             ax.scatter(*positions.T, s=22, color=COLOUR, alpha=0.75, linewidths=0)
         elif kind.startswith("continuous"):
             drawn = ax.scatter(*positions.T, s=22, c=np.asarray(self.y, dtype=float).ravel(), cmap="viridis")
-            self.figure_.colorbar(drawn, ax=ax, label="y")
+            # A part of the axes, so that it stays beside them wherever they are moved to.
+            self.figure_.colorbar(drawn, cax=ax.inset_axes((1.03, 0.0, 0.04, 1.0)), label="y")
             colours = drawn.to_rgba(drawn.get_array())
         elif kind in ("binary", "multiclass"):
             colours = self._draw_classes(ax, positions, max_classes)
         else:
             raise ValueError(f"y is a {kind} target. Give one class or one number a sample, or y=None.")
-        ax.set(xlabel=self.axis_names[0], ylabel=self.axis_names[1], xticks=[], yticks=[])
-        bare(ax)
+        self._name_axes(ax)
+        keep_inside([ax])
         self.thumbnails_: list[int] = []
         if thumbnails:
             self._draw_thumbnails(ax, positions, colours, max_thumbnails)
         if self.samples is not None:
             follow_mouse(ax, positions, partial(_caption, self.samples, self.y))
         return self
+
+    def _name_axes(self, ax) -> None:
+        width, height = cell_size(ax)
+        legend = ax.get_legend()
+        beside = 0.6 if legend is None else legend.get_window_extent().width / ax.figure.dpi
+        points = font_points("medium")
+        along, up = self.axis_names
+        ax.set(xlabel=wrap_to(along, width - beside - 0.8, points), ylabel=wrap_to(up, height - 0.9, points))
+        ax.set(xticks=[], yticks=[])
+        bare(ax)
 
     def _draw_classes(self, ax, positions: np.ndarray, max_classes: int) -> np.ndarray:
         """One colour and marker a class, the legend at the right; returns the colour of each sample."""
@@ -232,20 +246,21 @@ class EmbeddingMapDisplay:
         largest = np.sort(np.argsort(-counts, kind="stable")[:max_classes])
         colours = np.full(len(y), GREY, dtype=object)
         rest = ~np.isin(y, classes[largest])
+        names = [shorten_middle(name, _LEGEND_WIDTH) for name in classes[largest]]
+        names += [f"{len(classes) - len(largest)} smaller classes"] if rest.any() else []
+        names, columns, points = _fit_legend(names, *cell_size(ax))
         for number, name in enumerate(classes[largest]):
             colour, marker = class_style(number)
             own = y == name
             colours[own] = colour
             ax.scatter(
-                *positions[own].T, s=30, color=colour, marker=marker, alpha=0.8, linewidths=0,
-                label=shorten_middle(name, _LEGEND_WIDTH),
-            )  # fmt: skip
+                *positions[own].T, s=30, color=colour, marker=marker, alpha=0.8, linewidths=0, label=names[number]
+            )
         if rest.any():
-            label = f"{len(classes) - len(largest)} smaller classes"
-            ax.scatter(*positions[rest].T, s=12, color=GREY, alpha=0.4, linewidths=0, label=label, zorder=0.5)
+            ax.scatter(*positions[rest].T, s=12, color=GREY, alpha=0.4, linewidths=0, label=names[-1], zorder=0.5)
         legend = ax.legend(
-            loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0, frameon=False, fontsize="small",
-            ncols=_columns(self.y, max_classes), markerscale=1.4, handletextpad=0.3, columnspacing=1.0,
+            loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0, frameon=False, fontsize=points,
+            ncols=columns, markerscale=1.4 * points / font_points("small"), handletextpad=0.3, columnspacing=1.0,
         )  # fmt: skip
         plain_labels(legend.get_texts())
         return colours
@@ -285,6 +300,21 @@ def _columns(y: Any, max_classes: int) -> int:
         return 0
     n_classes = len(np.unique(np.asarray(y)))
     return -(-min(n_classes, max_classes + 1) // _LEGEND_ROWS)
+
+
+def _fit_legend(names: list[str], width: float, height: float) -> tuple[list[str], int, float]:
+    """Names, number of columns and size in points of a legend that leaves half of the width to the map.
+
+    The text becomes smaller first; only then are the names cut further.
+    """
+    for points in np.linspace(font_points("small"), _SMALLEST, 6):
+        rows = max(1, min(_LEGEND_ROWS, int(72 * (height - 0.5) / (1.75 * points))))
+        columns = -(-len(names) // rows)
+        # A marker and the space between columns take three times the size of the text.
+        room = width / 2 / columns - 3 * points / 72
+        if max(text_inches(name, points) for name in names) <= room:
+            break
+    return [shorten_to(name, room, points, shorten_middle) for name in names], columns, float(points)
 
 
 def _caption(samples: Sequence[Any], y: Any, i: int) -> str:

@@ -9,13 +9,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from skembed._plotting import BEST, COLOUR, GREY, bare, panels, pyplot
+from skembed._layout import cell_size, fit_label, font_points, keep_inside, row_points, shorten_to, text_inches, wrap_to
+from skembed._plotting import BEST, COLOUR, GREY, bare, panels, pyplot, shorten_middle
 from skembed.displays.estimators import fitted_fine_tuner
 
 __all__ = ["FineTuneDisplay"]
 
-#: Characters of a stage's name that fit over one inch.
-_CHARACTERS_AN_INCH = 13
+#: Share of the width of a panel that its legend and its labels leave to the lines.
+_LINES_SHARE = 0.6
+#: Length of a slanted name of a stage, as a share of the height of the first panel's cell.
+_SLANTED_SHARE = 0.5
+#: Inches that the labels below the last panel take.
+_BELOW = 0.5
 #: Epochs that are alike in these are one attempt.
 _TOGETHER = ("stage", "attempt", "round")
 #: Losses of which one is so many times the usual are drawn on a logarithmic axis.
@@ -163,23 +168,25 @@ class FineTuneDisplay:
         if judged:
             self._draw_scores(axes[1], spans)
         self._draw_rates(axes[-1], spans)
-        # Beside the panels there is room in a figure of one's own; within them lines run behind the legend.
-        beside = {"loc": "upper left", "bbox_to_anchor": (1.005, 1.03), "frameon": False}
-        placed = beside if ax is None else {"frameon": True, "framealpha": 0.85, "edgecolor": "none"}
-        for each in axes:
+        title = wrap_to(self._title(), cell_size(axes[0])[0] - 0.9, font_points("medium"))
+        axes[0].set_title(title, fontsize="medium", loc="left")
+        above = _name_stages(axes[0], spans) + 0.2 * (1 + title.count("\n"))
+        labels = ["loss", *([self.score_name] if judged else []), "learning rate"]
+        for each, label, room in zip(axes, labels, _inner_heights(axes, heights, above), strict=True):
+            text, points = fit_label(label, room)
+            each.set_ylabel(text, fontsize=points)
             _shade(each, spans)
             if self.best_epoch_ is not None:
                 each.axvline(self.best_epoch_, color=BEST, linestyle="--", linewidth=1.2, zorder=1)
             bare(each, grid="y")
             each.margins(y=0.1)  # a mark at the very edge would be cut in half
-            each.legend(fontsize="small", **placed)
+            _draw_legend(each, room)
         for each in axes[:-1]:
             each.tick_params(labelbottom=False)
         axes[-1].set_xlabel("epoch")
         axes[-1].xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes[-1].set_xlim(0.5, len(self.history) + 0.5)
-        _name_stages(axes[0], spans)
-        axes[0].set_title(self._title(), fontsize="medium", loc="left")
+        keep_inside(axes)
         return self
 
     def _draw_losses(self, ax, spans: list[Span]) -> None:
@@ -193,14 +200,12 @@ class FineTuneDisplay:
         usual = np.nanmedian(valid if np.isfinite(valid).any() else train)
         if np.nanmax([train, valid]) > _WIDE * usual > 0:
             ax.set_yscale("log")
-        ax.set_ylabel("loss")
 
     def _draw_scores(self, ax, spans: list[Span]) -> None:
         scores = self._column("valid_score")
         _broken_line(ax, spans, scores, color=COLOUR, marker="s", label="held out")
         _level(ax, self.probe_score)
         self._mark(ax, scores)
-        ax.set_ylabel(self.score_name)
 
     def _draw_rates(self, ax, spans: list[Span]) -> None:
         """The head's, and of the blocks from the top, which is light, to the lowest, which is dark."""
@@ -217,7 +222,6 @@ class FineTuneDisplay:
             rates[rates <= 0] = np.nan  # some schedules end at zero, which a logarithmic axis has not
             _broken_line(ax, spans, rates, color=colour, marker=".", label=name if name in spoken else None)
         ax.set_yscale("log")
-        ax.set_ylabel("learning rate")
 
     def _mark(self, ax, values: np.ndarray) -> None:
         if self.best_epoch_ is not None:
@@ -276,15 +280,42 @@ def _shade(ax, spans: list[Span]) -> None:
         ax.axvspan(span.epochs[0] - 0.5, span.epochs[-1] + 0.5, color=colour, alpha=0.12, linewidth=0, zorder=0)
 
 
-def _name_stages(ax, spans: list[Span]) -> None:
-    """Names over the stages they belong to; slanted where one of them is wider than its stage."""
-    inches = ax.figure.get_figwidth() * ax.get_position().width / sum(len(span.epochs) for span in spans)
-    fits = all(len(span.name) <= _CHARACTERS_AN_INCH * inches * len(span.epochs) for span in spans)
-    top = ax.secondary_xaxis("top")
-    top.set_xticks([np.mean(span.epochs) for span in spans], [span.name for span in spans])
-    top.tick_params(length=0, labelsize="small")
-    top.spines["top"].set_visible(False)
+def _inner_heights(axes, heights: Sequence[int], above: float) -> list[float]:
+    """Inches of each panel, of which the texts above the first and below the last take their part."""
+    cells = [cell_size(ax)[1] for ax in axes]
+    places = [ax.get_subplotspec() for ax in axes]
+    if any(place is None or place.get_gridspec() is not places[0].get_gridspec() for place in places):
+        return [0.8 * cell for cell in cells]
+    return [(sum(cells) - above - _BELOW) * height / sum(heights) - 0.1 for height in heights]
+
+
+def _draw_legend(ax, height: float) -> None:
+    """The legend beside a panel, where no line runs behind it, in a size at which its entries fit the height."""
+    points = row_points(height, len(ax.get_legend_handles_labels()[1]), "small")
+    ax.legend(
+        loc="upper left", bbox_to_anchor=(1.005, 1.03), frameon=False, fontsize=points, labelspacing=0.15,
+        handlelength=1.5, markerscale=points / font_points("small"),
+    )  # fmt: skip
+
+
+def _name_stages(ax, spans: list[Span]) -> float:
+    """Name the stages over their epochs, slanted where a name is wider than its stage; return the inches it takes."""
+    width, height = cell_size(ax)
+    points, per_epoch = font_points("small"), _LINES_SHARE * width / sum(len(span.epochs) for span in spans)
+    names = [span.name for span in spans]
+    fits = all(text_inches(span.name, points) < per_epoch * len(span.epochs) for span in spans)
     if not fits:
-        top.tick_params(rotation=45)
-        for label in top.get_xticklabels():
-            label.set(ha="left", rotation_mode="anchor")
+        longest = max(names, key=len)
+        longest, points = fit_label(longest, _SLANTED_SHARE * height, n_lines=1)
+        points = min(points, font_points("small"))
+        names = [shorten_to(name, _SLANTED_SHARE * height, points, shorten_middle) for name in names]
+    top = ax.secondary_xaxis("top")
+    top.set_xticks([np.mean(span.epochs) for span in spans], names)
+    top.tick_params(length=0, labelsize=points)
+    top.spines["top"].set_visible(False)
+    if fits:
+        return 0.2
+    top.tick_params(rotation=45)
+    for label in top.get_xticklabels():
+        label.set(ha="left", rotation_mode="anchor")
+    return 0.15 + 0.75 * max(text_inches(name, points) for name in names)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from skembed._layout import cell_size, font_points, keep_inside, wrap_to
 from skembed._plotting import BEST, COLOUR, bare, pyplot
 from skembed.displays.estimators import as_embedder, layer_features
 from skembed.selection.probes import check_folds, linear_probe_folds
@@ -152,12 +153,14 @@ class LayerProbeDisplay:
         label = f"layer {self.best_layer_}: {means[best]:.3f} ± {spreads[best]:.3f}"
         ax.scatter([self.best_layer_], [means[best]], s=100, color=BEST, zorder=4, label=label)
         ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
-        ax.set_xlabel("layer, from the stem (0) to the top")
-        ax.set_ylabel(f"{self.score_name}, {scores.shape[1]} folds")
+        width, height = cell_size(ax)
+        points = font_points("medium")
+        ax.set_xlabel(wrap_to("layer, from the stem (0) to the top", 0.7 * width, points))
+        ax.set_ylabel(wrap_to(f"{self.score_name}, {scores.shape[1]} folds", 0.7 * height, points))
         ax.set_title("Linear probe of each layer", fontsize="medium", loc="left")
         bare(ax, grid="y")
-        # Scores rise from the stem, so the corner below the top layers is the likeliest to be free.
-        ax.legend(frameon=False, loc="lower right")
+        ax.legend(fontsize="small", framealpha=0.85, edgecolor="none")
+        keep_inside([ax])
         self.ax_, self.figure_ = ax, ax.figure
         return self
 

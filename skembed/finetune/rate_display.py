@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Self
 
+from skembed._layout import keep_inside
 from skembed._plotting import BEST, COLOUR, bare, pyplot
 
 __all__ = ["RateCurveDisplay"]
@@ -69,6 +70,7 @@ class RateCurveDisplay:
         ax.set_xscale("log")
         ax.set(xlabel="learning rate of the head", ylabel="training loss, smoothed")
         bare(ax, grid="y")
-        ax.legend(frameon=False)
+        ax.legend(fontsize="small", framealpha=0.85, edgecolor="none")
+        keep_inside([ax])
         self.ax_, self.figure_ = ax, ax.figure
         return self

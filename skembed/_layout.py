@@ -1,0 +1,202 @@
+"""Room for the texts of a picture: cells of a figure's grid, texts cut to a width, and axes kept inside their cell."""
+
+from __future__ import annotations
+
+import textwrap
+import warnings
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+__all__ = ["cell_size", "fit_label", "font_points", "keep_inside", "row_points", "shorten_to", "text_inches", "wrap_to"]
+
+#: Distance in points between texts and the border of a cell, and between panels.
+_PAD = 4.0
+#: Smallest part of a cell that the axes themselves take, in each direction.
+_MIN_SHARE = 0.15
+#: Sizes of texts barely change with the axes, so that a few passes settle the layout.
+_PASSES = 4
+
+
+def cell_size(ax: Any) -> tuple[float, float]:
+    """Width and height in inches of the cell of axes: up to the middle of the gaps, or to the figure's border.
+
+    Axes that were placed by hand have their own size.
+    """
+    place = ax.get_subplotspec()
+    left, bottom, right, top = ax.get_position().extents if place is None else _cell(place, ax.figure)
+    width, height = ax.figure.bbox.size / ax.figure.dpi
+    return (right - left) * width, (top - bottom) * height
+
+
+def _cell(place: Any, figure: Any) -> tuple[float, float, float, float]:
+    """Left, bottom, right and top of a cell, as shares of the figure."""
+    grid = place.get_gridspec()
+    bottoms, tops, lefts, rights = grid.get_grid_positions(figure)
+    parent = getattr(grid, "_subplot_spec", None)
+    outer = (0.0, 0.0, 1.0, 1.0) if parent is None else _cell(parent, figure)
+    (row, last_row), (column, last_column) = ((span.start, span.stop - 1) for span in (place.rowspan, place.colspan))
+    return (
+        outer[0] if column == 0 else (rights[column - 1] + lefts[column]) / 2,
+        outer[1] if last_row == grid.nrows - 1 else (bottoms[last_row] + tops[last_row + 1]) / 2,
+        outer[2] if last_column == grid.ncols - 1 else (rights[last_column] + lefts[last_column + 1]) / 2,
+        outer[3] if row == 0 else (bottoms[row - 1] + tops[row]) / 2,
+    )
+
+
+def font_points(size: str | float) -> float:
+    """Size of a font in points, of a name such as "small" as of a number."""
+    from matplotlib.font_manager import FontProperties
+
+    return float(FontProperties(size=size).get_size_in_points())
+
+
+@lru_cache(maxsize=4096)
+def text_inches(text: str, points: float, weight: str = "normal") -> float:
+    """Width of the widest line of a text in inches, with dollar signs taken literally."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
+
+    font = FontProperties(size=points, weight=weight)
+    with warnings.catch_warnings():
+        # The text that is drawn warns about glyphs that the font lacks.
+        warnings.simplefilter("ignore")
+        widths = [text_to_path.get_text_width_height_descent(line, font, False)[0] for line in text.split("\n")]
+    return max(widths) / 72
+
+
+def shorten_to(text: Any, inches: float, points: float, cut: Callable[[str, int], str], weight: str = "normal") -> str:
+    """Text of at most that width, cut by a function that takes a number of characters; four of them always stay."""
+    line, n_characters = str(text), len(str(text))
+    while n_characters > 4 and text_inches(line, points, weight) > inches:
+        n_characters -= 1
+        line = cut(str(text), n_characters)
+    return line
+
+
+def wrap_to(text: str, inches: float, points: float) -> str:
+    """Text in as few lines as fit into a width, of about equal length; words stay whole."""
+    lines = [text]
+    for n_lines in range(1, 1 + len(text.split())):
+        lines = textwrap.wrap(text, -(-len(text) // n_lines) + 3 * (n_lines > 1), break_long_words=False)
+        if text_inches("\n".join(lines), points) <= inches:
+            break
+    return "\n".join(lines)
+
+
+def fit_label(text: str, inches: float, n_lines: int = 2) -> tuple[str, float]:
+    """Label in at most that many lines of that width, and the size of its font: down to 5 points."""
+    for points in np.linspace(font_points("medium"), 5.0, 6):
+        label = wrap_to(text, inches, points)
+        if label.count("\n") < n_lines and text_inches(label, points) <= inches:
+            break
+    return label, float(points)
+
+
+def keep_inside(axes: Iterable[Any]) -> None:
+    """Make axes smaller until their texts, legends and color bars stay inside of their cells.
+
+    Does nothing in a figure with a layout engine, such as "constrained", which makes room itself, and to axes that
+    were placed by hand. Axes that fill a grid share its room: their texts may not reach each other.
+
+    Parameters
+    ----------
+    axes : iterable of Axes
+        Finished axes of one display.
+    """
+    for group in _groups(axes):
+        if not _has_engine(group[0].figure) and group[0].get_subplotspec() is not None:
+            slots = [_pixels(ax.figure, ax.get_position(original=True).get_points()) for ax in group]
+            for _ in range(_PASSES):
+                _arrange(group, np.array(slots))
+
+
+def _has_engine(figure: Any) -> bool:
+    from matplotlib.layout_engine import PlaceHolderLayoutEngine
+
+    engine = figure.get_layout_engine()
+    return engine is not None and not isinstance(engine, PlaceHolderLayoutEngine)
+
+
+def _groups(axes: Iterable[Any]) -> list[list[Any]]:
+    """Axes that fill a grid together, and each of the others alone."""
+    by_grid: dict[int, list[Any]] = {}
+    for ax in axes:
+        place = ax.get_subplotspec()
+        by_grid.setdefault(id(place.get_gridspec() if place is not None else ax), []).append(ax)
+    groups = []
+    for group in by_grid.values():
+        place = group[0].get_subplotspec()
+        whole = place is not None and len(group) == np.prod(place.get_gridspec().get_geometry())
+        groups += [group] if whole else [[ax] for ax in group]
+    return groups
+
+
+def _pixels(figure: Any, corners: Any) -> np.ndarray:
+    """Left, bottom, right and top in pixels of a rectangle in shares of the figure."""
+    return np.ravel(figure.transSubfigure.transform(np.reshape(corners, (2, 2))))
+
+
+def _arrange(group: list[Any], slots: np.ndarray) -> None:
+    """Give axes the places that their texts leave now; never more than the slots that they had at first."""
+    figure, places = group[0].figure, [ax.get_subplotspec() for ax in group]
+    cells = np.array([_pixels(figure, _cell(place, figure)) for place in places])
+    margins = np.array([_margins(ax) for ax in group])
+    grid, pad = places[0].get_gridspec(), _PAD * figure.dpi / 72
+    new = np.empty((len(group), 4))
+    for low, spans, ratios in (
+        (0, [place.colspan for place in places], grid.get_width_ratios()),
+        # Rows count from the top; turned around, both directions are alike.
+        (1, [_upward(place.rowspan, grid.nrows) for place in places], grid.get_height_ratios()[::-1]),
+    ):
+        ends = [low, low + 2]
+        new[:, ends] = _spread(cells[:, ends] + (pad, -pad), slots[:, ends], margins[:, ends], spans, ratios, pad)
+    for ax, corners in zip(group, new, strict=True):
+        x0, y0, x1, y1 = figure.transSubfigure.inverted().transform(corners.reshape(2, 2)).ravel()
+        ax.set_position((x0, y0, x1 - x0, y1 - y0))
+        # set_position takes axes out of the layout, where a layout engine that is set later must find them.
+        ax.set_in_layout(True)
+
+
+def _upward(rows: range, n_rows: int) -> range:
+    return range(n_rows - rows.stop, n_rows - rows.start)
+
+
+def _margins(ax: Any) -> np.ndarray:
+    """Pixels that texts reach over the axes at the left, the bottom, the right and the top."""
+    tight, slot = ax.get_tightbbox(), _pixels(ax.figure, ax.get_position(original=True).get_points())
+    return np.zeros(4) if tight is None else np.maximum(0, (slot - tight.extents) * (1, 1, -1, -1))
+
+
+def _spread(cells, slots, margins, spans: list[range], ratios, gap: float) -> np.ndarray:
+    """Begin and end of each of the axes in one direction, with margins between them.
+
+    Parameters
+    ----------
+    cells, slots, margins : ndarray of shape (n_axes, 2)
+        Borders of the cells, the axes as they are, and what texts need before and after them, in pixels.
+    spans : list of range
+        Columns, or rows from the bottom, of each of the axes.
+    ratios : sequence of float
+        Relative sizes of all columns or rows of the grid.
+    gap : float
+        Pixels between neighbors.
+    """
+    used = sorted({span.start for span in spans})
+    sizes = np.array([sum(ratios[i] for i in next(span for span in spans if span.start == start)) for start in used])
+    number = np.array([used.index(span.start) for span in spans])
+    before, after = (np.array([margins[number == i, end].max() for i in range(len(used))]) for end in (0, 1))
+    begin = max(slots[:, 0].min(), cells[:, 0].min() + before[0])
+    end = min(slots[:, 1].max(), cells[:, 1].max() - after[-1])
+    smallest = _MIN_SHARE * (cells[:, 1].max() - cells[:, 0].min())
+    inner = max(end - begin - (before[1:] + after[:-1] + gap).sum(), smallest)
+    sizes = inner * sizes / sizes.sum()
+    begins = begin + np.concatenate([[0.0], np.cumsum(sizes[:-1] + after[:-1] + before[1:] + gap)])
+    return np.column_stack([begins, begins + sizes])[number]
+
+
+def row_points(inches: float, n_rows: int, largest: str | float = "medium") -> float:
+    """Size in points of texts that stand in rows of equal height without touching; at least 4."""
+    return float(np.clip(0.75 * 72 * inches / max(n_rows, 1), 4.0, font_points(largest)))
