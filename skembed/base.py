@@ -24,6 +24,7 @@ from skembed.exceptions import TruncationWarning, WeightsMismatchError
 from skembed.identity import digest
 from skembed.inputs import as_samples, warn_unreadable
 from skembed.parameters import HintingParametersMixin, check_path
+from skembed.progress import is_showing
 
 if TYPE_CHECKING:
     from skembed.backbones.base import Backbone
@@ -239,6 +240,7 @@ class BaseEmbedder(
         check_is_fitted(self)
         samples = self._samples(X, reset=False)
         self._check_weights()
+        verbose = self.verbose or is_showing()
         result = embed(
             samples,
             compute,
@@ -247,8 +249,8 @@ class BaseEmbedder(
             cache=self._resolve_cache(),
             namespace=self._namespace,
             chunk_size=_CHUNKS_A_LOOKUP * self._chunk_size,
-            progress=type(self).__name__ if self.verbose else None,
-            load=(self.spec_.name, self._load) if self.verbose else None,
+            progress=type(self).__name__ if verbose else None,
+            load=(self.spec_.name, self._load) if verbose else None,
         )
         if result.errors and self.on_error == "warn":
             warn_unreadable(result.errors, len(samples))

@@ -6,16 +6,40 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from tqdm.auto import tqdm
 
-__all__ = ["loading", "sample_progress"]
+__all__ = ["is_showing", "loading", "progress_bar", "sample_progress", "showing"]
 
 #: Seconds before a bar is shown at all: work that is done by then needs none.
 DELAY = 0.5
 #: Seconds between two lines where there is no terminal.
 LINE_INTERVAL = 30.0
+
+_showing: ContextVar[bool] = ContextVar("showing", default=False)
+
+
+@contextmanager
+def showing(shown: bool = True) -> Iterator[None]:
+    """Show the bars of all work inside, as an estimator with ``verbose=1`` does for its fit.
+
+    Parameters
+    ----------
+    shown : bool, default=True
+        False changes nothing.
+    """
+    token = _showing.set(shown or _showing.get())
+    try:
+        yield
+    finally:
+        _showing.reset(token)
+
+
+def is_showing() -> bool:
+    """Return True inside `showing`."""
+    return _showing.get()
 
 
 def sample_progress(total: int, description: str | None) -> tqdm:
@@ -28,7 +52,26 @@ def sample_progress(total: int, description: str | None) -> tqdm:
     description : str or None
         Shown before the bar; None shows no bar.
     """
-    shared = {"total": total, "desc": description, "unit": "sample", "delay": DELAY, "disable": description is None}
+    return _bar(total, description, "sample", shown=description is not None)
+
+
+def progress_bar(total: int, description: str, unit: str = "sample") -> tqdm:
+    """Return a progress bar that is shown inside `showing` only, to be used as a context manager.
+
+    Parameters
+    ----------
+    total : int
+        Number of units.
+    description : str
+        Shown before the bar.
+    unit : str, default="sample"
+        What is counted.
+    """
+    return _bar(total, description, unit, shown=is_showing())
+
+
+def _bar(total: int, description: str | None, unit: str, *, shown: bool) -> tqdm:
+    shared = {"total": total, "desc": description, "unit": unit, "delay": DELAY, "disable": not shown}
     if sys.stderr.isatty() or "ipykernel" in sys.modules:
         return tqdm(**shared)
     return tqdm(**shared, file=_Lines(sys.stderr), mininterval=LINE_INTERVAL, maxinterval=LINE_INTERVAL)

@@ -120,11 +120,11 @@ def _changes_inputs(request: Request) -> bool:
 @standard_modes()
 def untrained(request: Request) -> Recipe:
     """A recipe whose head knows nothing yet, to see how fast it learns."""
-    frozen = request.embedder.embed(request.samples)
+    frozen, first = embed_first(request.embedder, request.samples, _replaying(request), _views(request))
     standardizer = Standardizer.fit(frozen.astype(np.float64)[request.train], request.weights[request.train])
     n_outputs = request.task.n_outputs
     nothing = Probe(np.zeros((n_outputs, frozen.shape[1])), np.zeros(n_outputs), 1.0)
-    return _recipe(request, frozen, request.task.encode(request.y), standardizer, nothing)
+    return _recipe(request, frozen, request.task.encode(request.y), standardizer, nothing, first)
 
 
 def _probe(request: Request, frozen: np.ndarray, encoded: np.ndarray, train: np.ndarray) -> tuple[Standardizer, Probe]:

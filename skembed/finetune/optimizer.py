@@ -59,6 +59,12 @@ class AdamW(torch.optim.Optimizer):
     ):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of parameters, as `torch.optim.Optimizer` does."""
+        # torch's method imports its compiler when it is first called, which takes a second or more.
+        add = torch.optim.Optimizer.add_param_group
+        getattr(add, "__wrapped__", add)(self, param_group)
+
     @torch.no_grad()
     def step(self, closure: Any = None, *, factor: Tensor | None = None) -> Any:
         """One step, for which gradients are multiplied by a factor where one is given, see `clipping_factor`."""

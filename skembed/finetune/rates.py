@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from sklearn.base import clone
 
+from skembed._warn import silenced
 from skembed.engine.modes import standard_modes
 from skembed.engine.seeding import seeded
-from skembed.exceptions import TrainingError
+from skembed.exceptions import TrainingError, TruncationWarning
 from skembed.finetune.fitting import untrained
-from skembed.finetune.loop import epoch_rng
+from skembed.finetune.loop import Epoch, epoch_rng
+from skembed.finetune.rate_budget import bounded, shortened
 from skembed.finetune.rate_display import RateCurveDisplay
 from skembed.finetune.stages import Recipe
+from skembed.progress import progress_bar, showing
 
 if TYPE_CHECKING:
     from skembed.finetune.base import BaseFineTuner
@@ -26,6 +32,10 @@ __all__ = ["RateCurve", "find_learning_rate"]
 _SMOOTHING = 0.9
 #: A loss that is so many times the smallest is no use any more.
 _EXPLODED = 4.0
+#: Factor between two rates as long as the loss does not move, and the part of it by which it moves by then.
+_COARSE, _MOVED = 2.0, 0.01
+#: Least loss that others are divided by.
+_LEAST = 1e-6
 
 
 @dataclass(frozen=True)
@@ -34,9 +44,9 @@ class RateCurve:
 
     Parameters
     ----------
-    rates : ndarray of shape (n_steps,)
-        Of the head; the backbone's rise with them.
-    losses : ndarray of shape (n_steps,)
+    rates : ndarray of shape (n_tried,)
+        Rates of the head that were tried, at most `n_steps` of them; those of the backbone rise with them.
+    losses : ndarray of shape (n_tried,)
         Training loss at each step, smoothed.
     suggestion : float
         A rate to begin with.
@@ -89,16 +99,21 @@ def find_learning_rate(
     The estimator stays as it is. What is unfrozen is what its strategy ends with: "progressive" is tried with the top
     block, of whatever method.
 
+    The work is bounded, because a suggestion is an order of magnitude: no more than 512 samples are used, 16 per step,
+    and no more than the first 64 tokens of a text. Rates double from step to step until the loss begins to change.
+
     Parameters
     ----------
     estimator : FineTuneClassifier or FineTuneRegressor
-        Unfitted or fitted; its other parameters are used.
+        Unfitted or fitted; its other parameters are used. With ``verbose=1`` a progress bar with the expected time is
+        shown.
     X, y
         As for its `fit`.
     low, high : float, default=1e-6 and 1
         The first and the last rate.
     n_steps : int, default=80
-        Steps between them. Training ends earlier where the loss explodes.
+        Number of rates between them, in equal ratios. Fewer are tried where the loss does not change yet, and none
+        after the loss explodes.
 
     Returns
     -------
@@ -110,6 +125,8 @@ def find_learning_rate(
     ------
     ValueError
         If the rates are not in order, or there are fewer than ten steps.
+    TrainingError
+        If the loss is not finite at the first rate.
 
     References
     ----------
@@ -131,45 +148,95 @@ def find_learning_rate(
     trial = clone(estimator)
     trial.set_params(validation_fraction=None, refit=False, checkpoint_dir=None, warm_start=False, verbose=False)
     trial._validate_params()
-    request = trial._request(X, y)
+    n_virtual_tokens = int(trial.n_virtual_tokens) if "prompt" in trial.strategy else 0
+    with showing(bool(estimator.verbose)), silenced(TruncationWarning):
+        trial.set_params(embedder=shortened(trial._given_embedder(), n_virtual_tokens))
+        return _search(trial, X, y, np.geomspace(low, high, n_steps))
+
+
+def _search(trial: BaseFineTuner, X: Any, y: Any, rates: np.ndarray) -> RateCurve:
+    """Return the curve of an estimator whose parameters are those of a short trial."""
+    request = bounded(trial._request(X, y))
     if request.strategy.startswith("progressive"):
         request = replace(request, strategy=request.strategy.replace("progressive", "partial"), n_unfrozen=1)
-    rates = np.geomspace(low, high, n_steps)
-    losses = _rising_losses(untrained(request), rates)
-    smooth = _smoothed(losses)
-    return RateCurve(rates[: len(losses)], smooth, _suggest(rates[: len(losses)], smooth))
+    steps, losses = _rising_losses(untrained(request), rates)
+    tried, smooth = rates[steps], _smoothed(losses)
+    return RateCurve(tried, smooth, _suggest(tried, smooth))
 
 
 @standard_modes()
-def _rising_losses(recipe: Recipe, rates: np.ndarray) -> list[float]:
-    """The loss of each step, at its rate; until it explodes."""
-    stage, settings = recipe.stages[-1], recipe.settings
-    trainer = recipe.trainer(stage, settings)
+def _rising_losses(recipe: Recipe, rates: np.ndarray) -> tuple[list[int], np.ndarray]:
+    """Return the positions of the rates that were tried and their losses, until the loss explodes.
+
+    Each loss is a pair: that of the step, and what an untrained head would have had for the same batch.
+    """
+    trainer = recipe.trainer(recipe.stages[-1], recipe.settings)
     rng = epoch_rng(recipe.seed, 0)
-    losses: list[float] = []
-    order = rng.permutation(recipe.train)
+    batches = _batches(rng.permutation(recipe.train), recipe.settings.batch_size)
+    steps: list[int] = []
+    losses: list[tuple[float, float]] = []
     recipe.network.train(True)
-    with seeded(recipe.seed, recipe.network.device):
-        for step, rate in enumerate(rates):
-            start = step * settings.batch_size % len(order)
-            for group in trainer.optimizer.param_groups:
-                group["lr"] = group["base_rate"] / settings.learning_rate * rate
+    with seeded(recipe.seed, recipe.network.device), progress_bar(len(rates), "find_learning_rate", "rate") as bar:
+        step, stride = 0, _stride(rates)
+        while step < len(rates):
+            batch = next(batches)
+            _set_rate(trainer, rates[step])
             try:
-                losses.append(trainer.step(order[start : start + settings.batch_size], rng))
+                losses.append((trainer.step(batch, rng), _untrained_loss(trainer, batch)))
             except TrainingError:
+                if not losses:
+                    raise
                 break
-            if _exploded(losses):
+            steps.append(step)
+            relative = [loss / untrained for loss, untrained in losses]
+            if _exploded(relative):
                 break
-    return losses
+            if abs(relative[-1] - 1) > _MOVED:
+                stride = 1
+            bar.update(min(stride, len(rates) - step))
+            step += stride
+    return steps, np.array(losses).reshape(-1, 2)
 
 
-def _smoothed(losses: list[float]) -> np.ndarray:
-    """An exponential average that does not begin at zero."""
-    smooth, average = [], 0.0
-    for step, loss in enumerate(losses, start=1):
+def _batches(order: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """Yield batches of samples in order, again and again."""
+    while True:
+        for start in range(0, len(order), size):
+            yield order[start : start + size]
+
+
+def _stride(rates: np.ndarray) -> int:
+    """Return the number of rates that are no more than a factor of `_COARSE` apart."""
+    return max(1, int(math.log(_COARSE) / math.log(rates[1] / rates[0]) + 1e-6))
+
+
+def _set_rate(trainer: Epoch, rate: float) -> None:
+    for group in trainer.optimizer.param_groups:
+        group["lr"] = group["base_rate"] / trainer.settings.learning_rate * rate
+
+
+def _untrained_loss(trainer: Epoch, batch: np.ndarray) -> float:
+    """Return the loss of a head that returns zeros, as the head of a search does before its first step."""
+    targets, weights = trainer.targets.of(batch)
+    losses = trainer.task.losses(torch.zeros_like(targets), targets, trainer.settings.label_smoothing)
+    return max(float((losses * weights).sum() / weights.sum().clamp_min(1e-30)), _LEAST)
+
+
+def _smoothed(losses: np.ndarray) -> np.ndarray:
+    """Return an exponential average of losses, freed from the differences between batches.
+
+    Numbers as targets differ more from batch to batch than most of a curve does; so does the loss of an untrained head.
+
+    Parameters
+    ----------
+    losses : ndarray of shape (n_tried, 2)
+        Loss of each step, and of an untrained head for the same batch.
+    """
+    smooth, average = [], np.zeros(2)
+    for loss in losses:
         average = _SMOOTHING * average + (1 - _SMOOTHING) * loss
-        smooth.append(average / (1 - _SMOOTHING**step))
-    return np.array(smooth)
+        smooth.append(average[0] / average[1])
+    return np.array(smooth) * losses[:, 1].mean()
 
 
 def _suggest(rates: np.ndarray, losses: np.ndarray) -> float:
@@ -183,7 +250,7 @@ def _suggest(rates: np.ndarray, losses: np.ndarray) -> float:
 
 
 def _exploded(losses: list[float]) -> bool:
-    """Whether the last loss is no use any more.
+    """Return True if the last loss, relative to that of an untrained head, is of no use any more.
 
     Examples
     --------

@@ -1,0 +1,62 @@
+"""Bounds on the work of a learning-rate search, which looks for the magnitude of a rate and not for its digits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from sklearn.base import clone
+
+from skembed.finetune.given import taken
+from skembed.finetune.loop import epoch_rng
+
+if TYPE_CHECKING:
+    from skembed.base import BaseEmbedder
+    from skembed.finetune.request import Request
+
+__all__ = ["bounded", "shortened"]
+
+#: Tokens that are read of a text, besides its prompt and special tokens.
+N_TOKENS = 64
+#: Samples per step.
+BATCH_SIZE = 16
+#: Samples that are read, embedded and trained on.
+N_SAMPLES = 512
+
+
+def shortened(embedder: BaseEmbedder, n_virtual_tokens: int = 0) -> BaseEmbedder:
+    """Return an embedder that reads only the beginning of long texts; any other embedder as it is.
+
+    Parameters
+    ----------
+    embedder : BaseEmbedder
+        Unfitted or fitted; it is not changed.
+    n_virtual_tokens : int, default=0
+        Positions to reserve for a trained prompt.
+    """
+    if "max_length" not in embedder.get_params(deep=False):
+        return embedder
+    fitted = clone(embedder).fit(np.asarray([embedder._probe()]))
+    backbone, options = fitted._load(), fitted._options()
+    if not hasattr(backbone, "length_read"):
+        return embedder
+    limit = backbone.length_read(options)
+    # No token of a prompt is shorter than a byte.
+    reserved = limit - backbone.room(options) + len(options.prompt.encode()) + n_virtual_tokens
+    return clone(embedder).set_params(max_length=min(limit, N_TOKENS + reserved), long_text="truncate")
+
+
+def bounded(request: Request) -> Request:
+    """Return a request for training on no more than `N_SAMPLES` samples, `BATCH_SIZE` per step.
+
+    Parameters
+    ----------
+    request : Request
+        Without held-out samples.
+    """
+    settings = replace(request.settings, batch_size=min(request.settings.batch_size, BATCH_SIZE))
+    chosen = np.sort(epoch_rng(request.seed, 1).permutation(len(request.y))[:N_SAMPLES])
+    samples, y, weights, _ = taken(chosen, request.samples, request.y, request.weights, None)
+    train, positions = np.arange(len(chosen)), request.positions[chosen]
+    return replace(request, samples=samples, y=y, weights=weights, train=train, positions=positions, settings=settings)
