@@ -63,8 +63,10 @@ class ImageEmbedder(BaseEmbedder):
         Colour behind transparent pixels: a name or code that Pillow knows, or red, green and blue from 0 to 255.
     max_pixels : int or "auto", default="auto"
         Largest number of pixels of an image; larger ones are refused before they are decoded (decompression bombs).
-        "auto" bounds memory instead: images are refused whose decoding takes more than 512 MB, from 25 million pixels
-        in a WEBP file to 134 million in a plain PNG file. Set a number to accept larger images that you trust.
+        "auto" bounds memory instead: images are refused whose decoding takes more than 512 MB, which are 25 million
+        pixels in a WEBP file. JPEG files, and PNG, BMP and TIFF files that are not interlaced or compressed in another
+        way, are reduced while they are read, and refused from 268 million pixels on. Set a number to accept larger
+        images that you trust.
     engine : {"torch", "openvino"}, default="torch"
         What computes the network. "openvino" compiles it for this CPU at its first batch, which takes seconds, and is
         faster from then on; it needs ``pip install "skembed[compiled]"``.

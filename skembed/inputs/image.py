@@ -25,8 +25,9 @@ from skembed.exceptions import DecodeError
 from skembed.inputs.arrays import as_array
 from skembed.inputs.decode import is_missing, open_file, reason
 from skembed.inputs.file_kinds import explain, read_start
-from skembed.inputs.image_limits import check_scans, check_size, orientation
+from skembed.inputs.image_limits import check_scans, check_size, is_too_large, orientation, reduction
 from skembed.inputs.image_modes import flatten, from_array
+from skembed.inputs.image_strips import can_stream, read_reduced
 from skembed.inputs.streams import as_seekable, lock_of, reading_error
 
 __all__ = ["FORMATS", "read_image"]
@@ -74,12 +75,15 @@ def read_image(
         Red, green and blue from 0 to 255.
     max_pixels : int or "auto"
         Largest number of pixels; larger images are refused before they are decoded. "auto" refuses images whose
-        decoding takes more than 512 MB of memory, whatever their number of pixels.
+        decoding takes more than 512 MB of memory, and those of more than 268 million pixels that are reduced while
+        they are read (see `at_least`).
     at_least : (int, int), optional
-        Width and height in pixels, as the image is seen upright. A JPEG file of which this is the half or less may be
-        decoded at a half, fourth or eighth of its size, never below this and only where its sides can be
-        divided so: what would be rounded away would shift the image. Depends on the file alone. Images that somebody
-        else opened, arrays and other formats are read at their size.
+        Width and height in pixels that are needed, as the image is seen upright. A JPEG file of which this is the half
+        or less may be decoded at a half, fourth or eighth of its size, never below this and only where its sides can
+        be divided so: what would be rounded away would shift the image. Files whose decoding takes more than 512 MB
+        are reduced whatever their sides: JPEG files, and PNG, BMP and TIFF files that store their rows one after
+        another, which are averaged strip by strip. Depends on the file alone. Images that somebody else opened,
+        arrays and other files are read at their size.
 
     Returns
     -------
@@ -138,6 +142,10 @@ def _from_file(file, background, max_pixels, at_least, path) -> Image.Image:
             if isinstance(image, JpegImagePlugin.JpegImageFile):
                 check_scans(file, image)
             _refuse_preview(image)
+            factor = reduction(image, at_least)
+            if factor > 1 and can_stream(image):
+                check_size(image, max_pixels, factor=factor)
+                return read_reduced(file, image, factor, background)
             return _to_rgb(image, background, max_pixels, at_least, path)
     except DecodeError as error:
         raise DecodeError(error.message, path=path) from error
@@ -183,11 +191,13 @@ def _refuse_preview(image: Image.Image) -> None:
 
 def _to_rgb(image: Image.Image, background, max_pixels, at_least, path) -> Image.Image:
     try:
-        check_size(image, max_pixels)
+        file_size = image.size
         if at_least is not None and isinstance(image, JpegImagePlugin.JpegImageFile):
             _shrink_on_load(image, at_least)
+        check_size(image, max_pixels, file_size=file_size)
         image.load()
-        check_size(image, max_pixels)  # again, since a PNG file may tell only now that it has to be turned
+        # Again, since a PNG file may tell only now that it has to be turned.
+        check_size(image, max_pixels, file_size=file_size)
         upright = ImageOps.exif_transpose(image) if orientation(image) != 1 else image
         rgb = flatten(upright, background)
     except DecodeError as error:
@@ -203,9 +213,10 @@ def _shrink_on_load(image: JpegImagePlugin.JpegImageFile, at_least: tuple[int, i
     width, height = image.size
     sideways = orientation(image) >= 5
     least_width, least_height = at_least[::-1] if sideways else at_least
+    any_side = is_too_large(image)
     for part in (8, 4, 2):
         divides = width % part == 0 and height % part == 0
-        if divides and width // part >= least_width and height // part >= least_height:
+        if (divides or any_side) and width // part >= least_width and height // part >= least_height:
             image.draft(None, (width // part, height // part))
             return
 

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from PIL import ExifTags, Image, JpegImagePlugin, PngImagePlugin
 
 from skembed.exceptions import DecodeError
 
-__all__ = ["MAX_DECODED_BYTES", "check_scans", "check_size", "decoded_bytes", "orientation"]
+__all__ = [
+    "MAX_DECODED_BYTES",
+    "check_scans",
+    "check_size",
+    "decoded_bytes",
+    "is_too_large",
+    "orientation",
+    "reduction",
+]
 
 #: Memory in bytes that decoding one image may take with the default limit.
 MAX_DECODED_BYTES = 512 * 2**20
+
+#: Pixels of an image that is read at a part of its size because it is too large to be decoded whole: 64 MB.
+_REDUCED_PIXELS = 2**24
+
+#: Pixels of a file that is read at a part of its size, which bounds time: these take 16 s of a Zen 4 core as RGB PNG.
+_MAX_REDUCED_PIXELS = 2**28
 
 #: Scans of a JPEG file times its pixels. Each scan is a pass over the image; 2e9 decode in about ten seconds, and
 #: a progressive photograph of 100 million pixels with the usual ten scans is at half of it.
@@ -34,8 +49,16 @@ def orientation(image: Image.Image) -> int:
     return int(value) if value in range(2, 9) else 1
 
 
-def decoded_bytes(image: Image.Image) -> int:
-    """Return the memory in bytes that decoding takes at its peak, conversion to RGB included."""
+def decoded_bytes(image: Image.Image, file_size: tuple[int, int] | None = None) -> int:
+    """Return the memory in bytes that decoding takes at its peak, conversion to RGB included.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image
+        An opened image.
+    file_size : (int, int), optional
+        Width and height that the file has where the image is decoded at a part of its size.
+    """
     stored = _STORED.get(image.mode, 4)
     decoder = _DECODER.get(image.format or "", 0)
     if isinstance(image, JpegImagePlugin.JpegImageFile) and image.info.get("progressive"):
@@ -45,26 +68,75 @@ def decoded_bytes(image: Image.Image) -> int:
     converted = 0 if ready else 4
     if not image.mode.startswith(("RGB", "L", "P", "1", "CMYK")):
         converted += 1  # scaled to 8 bits first
-    return image.width * image.height * (stored + max(decoder, converted))
+    n_pixels, n_in_file = math.prod(image.size), math.prod(file_size or image.size)
+    return n_pixels * stored + max(n_in_file * decoder, n_pixels * converted)
 
 
-def check_size(image: Image.Image, max_pixels: int | Literal["auto"]) -> None:
-    """Raise DecodeError if an opened image is empty or too large to be decoded."""
-    width, height = image.size
+def is_too_large(image: Image.Image) -> bool:
+    """Return True if decoding an opened image at its own size takes more than `MAX_DECODED_BYTES`."""
+    return decoded_bytes(image) > MAX_DECODED_BYTES
+
+
+def reduction(image: Image.Image, at_least: tuple[int, int] | None) -> int:
+    """Return the factor by which the sides of an image are divided while its file is read.
+
+    It is 1 for an image that is decoded within `MAX_DECODED_BYTES`. It depends on the file and on `at_least` alone,
+    so that an image has the same pixels whatever limit it passed.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image
+        An opened image, not loaded.
+    at_least : (int, int), optional
+        Width and height in pixels that must remain.
+    """
+    if at_least is None or not is_too_large(image):
+        return 1
+    # Larger than necessary: the last row and column of averages may be of fewer pixels than the others.
+    wanted = math.ceil(math.sqrt(math.prod(image.size) / _REDUCED_PIXELS))
+    return max(1, min(wanted, min(image.size) // max(at_least)))
+
+
+def check_size(
+    image: Image.Image,
+    max_pixels: int | Literal["auto"],
+    *,
+    file_size: tuple[int, int] | None = None,
+    factor: int = 1,
+) -> None:
+    """Raise DecodeError if an opened image is empty or too large to be decoded.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image
+        An opened image.
+    max_pixels : int or "auto"
+        Largest number of pixels of the file; "auto" bounds memory and time instead.
+    file_size : (int, int), optional
+        Width and height that the file has where the image is decoded at a part of its size.
+    factor : int
+        Factor by which sides are divided while the file is read strip by strip.
+    """
+    width, height = file_size or image.size
     if width == 0 or height == 0:
         raise DecodeError(f"the image has no pixels: {width} x {height}.")
-    if max_pixels == "auto":
-        needed = decoded_bytes(image)
-        if needed > MAX_DECODED_BYTES:
+    if max_pixels != "auto":
+        if width * height > max_pixels:
             raise DecodeError(
-                f"the image has {width} x {height} pixels, and decoding it takes about {needed // 2**20} MB, more than "
-                f"the {MAX_DECODED_BYTES // 2**20} MB that max_pixels='auto' allows. Set max_pixels={width * height} "
-                "if you trust its source, or shrink it."
+                f"the image has {width} x {height} pixels, more than max_pixels={max_pixels}. Raise max_pixels if you "
+                "trust its source, or shrink it."
             )
-    elif width * height > max_pixels:
+        return
+    needed = decoded_bytes(image, file_size) if factor == 1 else 4 * width * height // factor**2
+    excess = None
+    if needed > MAX_DECODED_BYTES:
+        excess = f"and decoding it takes about {needed // 2**20} MB, more than the {MAX_DECODED_BYTES // 2**20} MB"
+    elif (factor > 1 or image.size != (width, height)) and width * height > _MAX_REDUCED_PIXELS:
+        excess = f"more than the {_MAX_REDUCED_PIXELS}"
+    if excess is not None:
         raise DecodeError(
-            f"the image has {width} x {height} pixels, more than max_pixels={max_pixels}. Raise max_pixels if you "
-            "trust its source, or shrink it."
+            f"the image has {width} x {height} pixels, {excess} that max_pixels='auto' allows. Set "
+            f"max_pixels={width * height} if you trust its source, or shrink it."
         )
 
 
