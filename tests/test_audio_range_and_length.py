@@ -13,7 +13,7 @@ import soxr
 
 from skembed import AudioEmbedder
 from skembed.exceptions import DecodeError, DecodeWarning, TruncationWarning
-from skembed.inputs import mono, read_audio
+from skembed.inputs import content_key, mono, read_audio
 from tests.finetune.tuning import directory
 
 RNG = np.random.default_rng(0)
@@ -189,3 +189,36 @@ def test_decoders_decode_no_more_than_is_kept():
     waveform, cut = read_audio(decoder, rate=200, max_duration=10)
     assert (len(waveform), cut) == (2000, True)
     assert decoder.decoded <= 11
+
+
+@pytest.mark.parametrize("declared", [None, 1.0])
+def test_decoders_whose_header_does_not_tell_the_length_decode_no_more_than_is_kept(declared):
+    decoder = Decoder(_silence(7200), 100)
+    decoder.metadata.duration_seconds_from_header = declared
+    with pytest.raises(DecodeError, match=r"lasts 1801 s, and max_duration=None"):
+        read_audio(decoder, rate=200)
+    assert decoder.decoded <= 1801
+    decoder.decoded = 0
+    waveform, cut = read_audio(decoder, rate=200, max_duration=10)
+    assert (len(waveform), cut) == (2000, True)
+    assert decoder.decoded <= 11
+    assert len(read_audio(decoder, rate=200, max_duration=float("inf"))[0]) == 1_440_000
+
+
+def test_keys_of_decoders_decode_no_more_than_half_an_hour():
+    decoder = Decoder(_silence(7200), 100)
+    decoder.metadata.duration_seconds_from_header = None
+    assert content_key(decoder) is None
+    assert decoder.decoded <= 1801
+    short = Decoder(_silence(5), 100)
+    short.metadata.duration_seconds_from_header = None
+    assert content_key(short) == content_key(Decoder(_silence(5), 100))
+
+
+def test_a_declared_length_counts_where_a_decoder_decodes_everything_at_once():
+    def decode():
+        raise AssertionError("decoded")
+
+    header = SimpleNamespace(duration_seconds_from_header=7200.0)
+    with pytest.raises(DecodeError, match="lasts 7200 s"):
+        read_audio(SimpleNamespace(get_all_samples=decode, metadata=header), rate=200)

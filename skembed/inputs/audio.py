@@ -13,9 +13,9 @@ import soundfile
 from skembed.exceptions import DecodeError
 from skembed.inputs.arrays import as_array
 from skembed.inputs.decode import is_missing, open_file, reason
-from skembed.inputs.decoders import declared_duration, is_decoder
+from skembed.inputs.decoders import declared_duration, decode_start, is_decoder
 from skembed.inputs.file_kinds import explain, kind_of, read_start
-from skembed.inputs.mono import MonoBuilder
+from skembed.inputs.mono import DEFAULT_MAX_DURATION, MonoBuilder
 from skembed.inputs.streams import CheckedFile, as_seekable, lock_of
 
 __all__ = ["read_audio"]
@@ -106,14 +106,12 @@ def _decode(sample: Any, sampling_rate: float | None, builder: MonoBuilder) -> N
 def _add_decoder(decoder: Any, builder: MonoBuilder) -> None:
     """Add what a decoder of torchcodec or `datasets` returns; no more is decoded than will be kept."""
     duration = declared_duration(decoder)
-    if duration is not None and builder.max_duration is None:
+    if duration is not None:
         builder.check_duration(duration)
+    # A second more, by which the builder sees that the recording goes on.
+    seconds = 1 + (DEFAULT_MAX_DURATION if builder.max_duration is None else builder.max_duration)
     try:
-        if duration is not None and builder.max_duration is not None and duration > builder.max_duration + 1:
-            # A second more, by which the builder sees that the recording goes on.
-            decoded = decoder.get_samples_played_in_range(0, builder.max_duration + 1)
-        else:
-            decoded = decoder.get_all_samples()
+        decoded = decode_start(decoder, seconds)
         samples = np.asarray(decoded.data)
     # Whatever the codec's library raises.
     except Exception as error:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from numbers import Real
 from typing import Any
 
-__all__ = ["declared_duration", "is_decoder"]
+__all__ = ["declared_duration", "decode_start", "is_decoder"]
 
 
 def is_decoder(sample: Any) -> bool:
@@ -17,5 +18,14 @@ def declared_duration(decoder: Any) -> float | None:
     """Return the seconds that a decoder read in its source's header; None for a decoder that cannot tell."""
     metadata = getattr(decoder, "metadata", None)
     duration = getattr(metadata, "duration_seconds_from_header", None)
-    can_seek = hasattr(decoder, "get_samples_played_in_range")
-    return float(duration) if can_seek and isinstance(duration, Real) else None
+    return float(duration) if isinstance(duration, Real) else None
+
+
+def decode_start(decoder: Any, seconds: float) -> Any:
+    """Return the samples of the first seconds; all of them from a decoder that has no method for less.
+
+    A header may be silent or wrong about the length, and a small file may last for hours.
+    """
+    if math.isfinite(seconds) and hasattr(decoder, "get_samples_played_in_range"):
+        return decoder.get_samples_played_in_range(0, seconds)
+    return decoder.get_all_samples()

@@ -44,8 +44,7 @@ def can_stream(image: Any) -> bool:
     tiles: Any = image.tile
     bottoms = [0] + [tile[1][3] for tile in tiles]
     return bottoms[-1] == image.height and all(
-        tile[0] == "raw" and tile[1][:3] == (0, top, image.width)
-        for tile, top in zip(tiles, bottoms[:-1], strict=True)
+        tile[0] == "raw" and tile[1][:3] == (0, top, image.width) for tile, top in zip(tiles, bottoms[:-1], strict=True)
     )
 
 

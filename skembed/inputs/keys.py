@@ -14,7 +14,7 @@ from skembed.exceptions import DecodeError
 from skembed.identity import plain
 from skembed.inputs.arrays import as_array
 from skembed.inputs.decode import open_file
-from skembed.inputs.decoders import declared_duration, is_decoder
+from skembed.inputs.decoders import declared_duration, decode_start, is_decoder
 from skembed.inputs.mono import DEFAULT_MAX_DURATION
 from skembed.inputs.streams import lock_of
 
@@ -171,7 +171,9 @@ def _decoder_key(decoder: Any) -> bytes | None:
             return array_key(start.data, f"{known.hex()}|{getattr(decoder, 'stream_index', None)}|{start.sample_rate}")
         if (declared_duration(decoder) or 0.0) > DEFAULT_MAX_DURATION:
             return None  # too much to be decoded twice
-        whole = decoder.get_all_samples()
+        whole = decode_start(decoder, DEFAULT_MAX_DURATION + 1)
+        if whole.data.shape[-1] > DEFAULT_MAX_DURATION * whole.sample_rate:
+            return None  # longer than its header says, and perhaps not decoded to its end
         return array_key(whole.data, f"decoder|{whole.sample_rate}")
     # Whatever the codec's library raises.
     except Exception:
