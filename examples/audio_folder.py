@@ -1,6 +1,6 @@
-"""Classify your own recordings: a folder with one sub-folder a class.
+"""Classify your own recordings: a folder with one sub-folder per class.
 
-python examples/audio_folder.py PATH [--backbone NAME] [--own-length]
+python examples/audio_folder.py PATH [--backbone NAME] [--own-length] [--save FILE]
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from common import classifier, require_classes, score, score_embeddings, table
+from common import classifier, fit_and_save, most_confused, score, score_chance, score_embeddings, table
+from own_data import check_classes, check_writable, clear_errors, read_folder
+from sklearn.pipeline import make_pipeline
 
 from skembed import AudioEmbedder
 
@@ -26,20 +28,27 @@ def spectrum(path: Path, n_bands: int = 64) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("path", type=Path, help="folder with one sub-folder a class")
+    parser.add_argument("path", type=Path, help="folder with one sub-folder per class")
     parser.add_argument("--backbone", default="openai/whisper-tiny.en")
     parser.add_argument("--own-length", action="store_true", help="run Whisper on the clip's own length, faster")
+    parser.add_argument("--save", type=Path, metavar="FILE", help="where to write the model; PATH's name + .joblib")
     arguments = parser.parse_args()
-    files = sorted(file for file in arguments.path.glob("*/*") if file.suffix.lower() in SUFFIXES)
-    labels = [file.parent.name for file in files]
-    require_classes(labels)
+    with clear_errors(parser):
+        run(arguments)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Compare the embeddings with a spectrum, and save a model that is fitted on all recordings."""
+    path = check_writable(arguments.save or Path(f"{arguments.path.resolve().name}.joblib"))
+    files, labels = read_folder(arguments.path, SUFFIXES, "recordings")
+    check_classes(labels)
     print(f"{len(files)} recordings of {len(set(labels))} classes")
     embedder = AudioEmbedder(arguments.backbone, pad_to_window=not arguments.own_length, verbose=True)
-    results = [
-        score("spectrum, 64 bands", classifier(), np.stack([spectrum(file) for file in files]), labels),
-        score_embeddings("AudioEmbedder", embedder, files, labels),
-    ]
-    print(table(results))
+    embedded = score_embeddings("AudioEmbedder", embedder, files, labels)
+    bands = score("spectrum, 64 bands", classifier(), np.stack([spectrum(file) for file in files]), labels)
+    print(f"\n{table([score_chance(labels), bands, embedded])}\n\n{most_confused(labels, embedded['predictions'])}")
+    # Rows come from the embedder's cache.
+    print(fit_and_save(make_pipeline(embedder, classifier()), files, labels, path, sample=files[0]))
 
 
 if __name__ == "__main__":

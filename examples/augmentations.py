@@ -9,7 +9,7 @@ augmentations_images.png, augmentations_mixed.png and augmentations_audio.png. N
 
 from __future__ import annotations
 
-import sys
+import argparse
 import textwrap
 from itertools import count
 from pathlib import Path
@@ -21,6 +21,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from own_data import clear_errors
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
@@ -183,8 +184,11 @@ def list_texts() -> None:
 
 
 def main() -> None:
-    directory = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
-    directory.mkdir(parents=True, exist_ok=True)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("directory", type=Path, nargs="?", default=".", help="where to write the pictures")
+    directory = parser.parse_args().directory
+    with clear_errors(parser):
+        directory.mkdir(parents=True, exist_ok=True)
     list_texts()
     for name, draw in (("images", draw_images), ("mixed", draw_mixed), ("audio", draw_recordings)):
         path = directory / f"augmentations_{name}.png"

@@ -8,6 +8,7 @@ Each fault is put in by hand, and should be named below.
 
 from __future__ import annotations
 
+import argparse
 import warnings
 
 import numpy as np
@@ -30,6 +31,7 @@ def findings(result) -> str:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     warnings.simplefilter("ignore", SkembedWarning)
     texts, labels = (np.array(values, dtype=object) for values in docstrings(per_library=70))
     X, X_test, y, y_test = train_test_split(texts, labels, stratify=labels, test_size=100, random_state=0)

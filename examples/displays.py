@@ -9,7 +9,7 @@ told apart by their library.
 
 from __future__ import annotations
 
-import sys
+import argparse
 import tempfile
 import time
 from pathlib import Path
@@ -20,6 +20,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+from own_data import clear_errors
 from quickstart import docstrings
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
@@ -73,9 +74,19 @@ def pictures_of_texts():
     yield "confusions_texts", ConfusionExamplesDisplay.from_estimator(pipeline, X_test, y_test)
 
 
-def main(directory: Path) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("directory", type=Path, nargs="?", help="where to write the pictures; by default a new one")
+    arguments = parser.parse_args()
+    directory = arguments.directory or Path(tempfile.mkdtemp(prefix="skembed-displays-"))
+    with clear_errors(parser):
+        directory.mkdir(parents=True, exist_ok=True)
+    draw(directory)
+
+
+def draw(directory: Path) -> None:
+    """Write each display to a file of its name."""
     start = time.perf_counter()
-    directory.mkdir(parents=True, exist_ok=True)
     for pictures in (pictures_of_digits(), pictures_of_texts()):
         for name, display in pictures:
             path = directory / f"{name}.png"
@@ -85,4 +96,4 @@ def main(directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.mkdtemp(prefix="skembed-displays-")))
+    main()

@@ -7,8 +7,8 @@ Runs offline in about two minutes on two cores.
 
 from __future__ import annotations
 
+import argparse
 import pickle
-import sys
 
 import numpy as np
 from sklearn.datasets import load_digits
@@ -24,7 +24,18 @@ def enlarged(image: np.ndarray) -> np.ndarray:
     return np.repeat((image * 15.9).astype(np.uint8)[..., None], 3, axis=2).repeat(8, axis=0).repeat(8, axis=1)
 
 
-def main(n_train: int = 300) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("n_train", type=int, nargs="?", default=300, help="digits to train on, 20 to 1,700")
+    n_train = parser.parse_args().n_train
+    # Ten classes, and two digits of each for the fit to train on and to validate with.
+    if not 20 <= n_train <= 1700:
+        parser.error(f"n_train is {n_train}; use a number from 20 to 1700")
+    run(n_train)
+
+
+def run(n_train: int) -> None:
+    """Compare a frozen probe with fine-tuning, and use what was learned elsewhere."""
     digits = load_digits()
     images = [enlarged(image) for image in digits.images]
     X, X_test, y, y_test = train_test_split(
@@ -52,4 +63,4 @@ def main(n_train: int = 300) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:2]))
+    main()

@@ -1,6 +1,6 @@
-"""Classify your own images: a folder with one sub-folder a class.
+"""Classify your own images: a folder with one sub-folder per class.
 
-python examples/image_folder.py PATH [--backbone NAME]
+python examples/image_folder.py PATH [--backbone NAME] [--save FILE]
 """
 
 from __future__ import annotations
@@ -9,35 +9,44 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from common import classifier, require_classes, score, score_embeddings, table
+from common import classifier, fit_and_save, most_confused, score, score_chance, score_embeddings, table
+from own_data import check_classes, check_writable, clear_errors, read_folder
 from PIL import Image
-from sklearn.preprocessing import FunctionTransformer
+from sklearn.pipeline import make_pipeline
 
 from skembed import ImageEmbedder
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 
 
-def thumbnails(paths) -> np.ndarray:
-    """Raw pixels of 16 x 16 thumbnails, the classical baseline."""
-    return np.stack([np.asarray(Image.open(path).convert("RGB").resize((16, 16))).ravel() for path in paths])
+def thumbnails(images, size: int = 16) -> np.ndarray:
+    """Raw pixels of small thumbnails of files or arrays, the classical baseline."""
+    opened = [Image.fromarray(image) if isinstance(image, np.ndarray) else Image.open(image) for image in images]
+    return np.stack([np.asarray(image.convert("RGB").resize((size, size))).ravel() / 255 for image in opened])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("path", type=Path, help="folder with one sub-folder a class")
+    parser.add_argument("path", type=Path, help="folder with one sub-folder per class")
     parser.add_argument("--backbone", default="tf_efficientnet_lite0.in1k")
+    parser.add_argument("--save", type=Path, metavar="FILE", help="where to write the model; PATH's name + .joblib")
     arguments = parser.parse_args()
-    files = sorted(file for file in arguments.path.glob("*/*") if file.suffix.lower() in SUFFIXES)
-    labels = [file.parent.name for file in files]
-    require_classes(labels)
+    with clear_errors(parser):
+        run(arguments)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Compare the embeddings with raw pixels, and save a model that is fitted on all images."""
+    path = check_writable(arguments.save or Path(f"{arguments.path.resolve().name}.joblib"))
+    files, labels = read_folder(arguments.path, SUFFIXES, "images")
+    check_classes(labels)
     print(f"{len(files)} images of {len(set(labels))} classes")
-    pixels = FunctionTransformer(thumbnails).fit_transform(files)
-    results = [
-        score("raw pixels, 16 x 16", classifier(), pixels, labels),
-        score_embeddings("ImageEmbedder", ImageEmbedder(arguments.backbone, verbose=True), files, labels),
-    ]
-    print(table(results))
+    embedder = ImageEmbedder(arguments.backbone, verbose=True)
+    embedded = score_embeddings("ImageEmbedder", embedder, files, labels)
+    pixels = score("raw pixels, 16 x 16", classifier(), thumbnails(files), labels)
+    print(f"\n{table([score_chance(labels), pixels, embedded])}\n\n{most_confused(labels, embedded['predictions'])}")
+    # Rows come from the embedder's cache.
+    print(fit_and_save(make_pipeline(embedder, classifier()), files, labels, path, sample=files[0]))
 
 
 if __name__ == "__main__":

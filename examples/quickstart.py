@@ -7,6 +7,7 @@ Runs offline in under two minutes on two cores.
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import pickle
 import pkgutil
@@ -78,6 +79,7 @@ def learning_curve(texts: list[str], labels: list[str], sizes=(25, 50, 100, 200)
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     start = time.perf_counter()
     texts, libraries = docstrings()
     print(f"{len(texts)} first paragraphs of docstrings; which library is each from? For example:\n  {texts[0]!r}\n")

@@ -32,6 +32,7 @@ def test_embeddings_of_texts_are_not_standardized(tmp_path, monkeypatch, capsys)
     monkeypatch.syspath_prepend(EXAMPLES)
     import text_column
 
+    monkeypatch.chdir(tmp_path)
     path = tmp_path / "texts.csv"
     lines = ["a text", "some longer text"] * 20
     pd.DataFrame({"text": lines, "label": ["short", "long"] * 20}).to_csv(path, index=False)
