@@ -7,6 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pytest
 import soundfile
@@ -270,6 +271,8 @@ def test_the_model_of_a_folder_predicts_by_the_command_that_is_printed(run, tmp_
     chance, accuracy, arguments = ending(out)
     assert chance == pytest.approx(0.5, abs=0.1)
     assert accuracy > chance
+    scaled = "StandardScaler" in str(joblib.load(arguments[0]))
+    assert scaled == (name == "audio_folder")
     _, out, _ = run("predict", *arguments)
     assert out.splitlines()[-1].split()[-2] == "dark"
 
