@@ -17,6 +17,7 @@ import torch
 from skembed._warn import warn
 from skembed.backbones.base import Backbone, Item
 from skembed.engine.batching import halve, plan_batches
+from skembed.engine.bounded_map import bounded_map, count_bytes
 from skembed.engine.device import is_out_of_memory, move
 from skembed.engine.modes import standard_modes
 from skembed.engine.nonfinite import find_nonfinite
@@ -26,6 +27,7 @@ from skembed.exceptions import DecodeError, DeviceWarning
 from skembed.inputs import decode_all
 
 __all__ = [
+    "CHUNK_BYTES",
     "Extraction",
     "computing",
     "each_batch",
@@ -42,6 +44,9 @@ __all__ = [
 _ACCELERATOR_ROOM = 8
 #: Threads that decode, at most; more only wait for the disk or for each other.
 _MOST_WORKERS = 16
+
+#: Bytes of prepared samples after which a chunk ends: 64 recordings of half an hour would take 7 GB.
+CHUNK_BYTES = 512 * 2**20
 
 #: One batch at a time on a CPU, whichever thread asks: torch uses all cores for each, and two would fight for them.
 _computing = threading.Lock()
@@ -115,7 +120,7 @@ def extract(
     batch_size : int, optional
         Items a batch; None plans by the backbone's token budget.
     chunk_size : int
-        Decoded samples held in memory at a time; batches are planned inside a chunk.
+        Decoded samples held in memory at a time, fewer where they are large; batches are planned inside a chunk.
     on_error : {"raise", "warn", "nan"}
         What happens to a sample that cannot be read, or whose row is not finite.
     report : callable, optional
@@ -131,7 +136,7 @@ def extract(
     n_samples = len(samples)
     result = Extraction(np.full((n_samples, n_features), np.nan, dtype=np.float32), np.zeros(n_samples, dtype=bool))
     places = range(n_samples) if positions is None else positions
-    starts = range(0, n_samples, chunk_size)
+    start = 0
     with workers() as pool:
 
         def begin(start: int):
@@ -139,12 +144,12 @@ def extract(
             return prepare(backbone, samples[part], reading, read, pool, places[part], on_error)
 
         ahead = None
-        for number, start in enumerate(starts):
+        while start < n_samples:
             prepared, errors = ahead.result() if ahead is not None else begin(start)
+            stop = start + len(prepared)
             # On an accelerator the next chunk is decoded while this one is computed. On a CPU they would only
             # take turns at the same cores.
-            more = number + 1 < len(starts) and _device(backbone).type != "cpu"
-            ahead = _ahead(begin, starts[number + 1]) if more else None
+            ahead = _ahead(begin, stop) if stop < n_samples and _device(backbone).type != "cpu" else None
             result.errors += errors
             good = [i for i, items in enumerate(prepared) if items is not None]
             result.truncated[[start + i for i in good]] = [prepared[i][1] for i in good]
@@ -157,6 +162,9 @@ def extract(
             embed_items(
                 backbone, items, reading, batch_size, _finite_only(place, result, where, places, dtype, on_error)
             )
+            # Before the next chunk is decoded, which may be as large.
+            del prepared, items
+            start = stop
     result.errors.sort(key=lambda error: error.index or 0)
     return result
 
@@ -228,7 +236,8 @@ def _ahead(begin: Callable, start: int) -> Future:
 def prepare(backbone, samples, reading: Reading, read, pool, positions, on_error: str):
     """For each sample (items, whether cut), or None where it could not be read; and the errors.
 
-    See `extract` for the parameters; `pool` is what `workers` gives.
+    Samples after those that take `CHUNK_BYTES` are left out, of backbones that do not prepare samples together. See
+    `extract` for the parameters; `pool` is what `workers` gives.
     """
     if backbone.prepares_together:
         decoded, errors = decode_all(samples, read, on_error=on_error, positions=positions)
@@ -243,7 +252,10 @@ def prepare(backbone, samples, reading: Reading, read, pool, positions, on_error
         (items,) = backbone.preprocess([value], reading.options)
         return items, cut or any(item.truncated for item in items)
 
-    run = map if pool is None else pool.map
+    def size(result):
+        return 0 if result[0] is None else count_bytes(result[0][0])
+
+    run = partial(bounded_map, pool, n_bytes=size, limit=CHUNK_BYTES)
     return decode_all(samples, prepare, on_error=on_error, positions=positions, run=run)
 
 

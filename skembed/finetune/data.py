@@ -11,6 +11,7 @@ import numpy as np
 
 from skembed.augment import Augmentation, sample_rng
 from skembed.base import BaseEmbedder
+from skembed.engine.bounded_map import count_bytes
 from skembed.engine.device import resolve_device
 from skembed.engine.extract import embed_items, prepare, workers
 from skembed.engine.nonfinite import find_nonfinite
@@ -22,7 +23,6 @@ from skembed.finetune.prefix import (
     Prefixes,
     Sample,
     agree,
-    count_bytes,
     fill_store,
     frozen_blocks,
     replay_block,
@@ -82,7 +82,7 @@ def prepared_chunks(
     view: int = 0,
     positions: Sequence[int] | np.ndarray | None = None,
 ) -> Iterator[list[Sample]]:
-    """Decoded and preprocessed samples, a chunk at a time.
+    """Decoded and preprocessed samples, a chunk at a time; fewer of them where they are large.
 
     Parameters
     ----------
@@ -102,15 +102,19 @@ def prepared_chunks(
     read, size = embedder._reader(backbone), embedder._chunk_size
     where: Any = range(len(samples)) if positions is None else positions
     with workers() as pool:
-        for start in range(0, len(samples), size):
+        start = 0
+        while start < len(samples):
             part, at = list(samples[start : start + size]), [int(i) for i in where[start : start + size]]
             if views is None or view == 0:
                 prepared, _ = prepare(backbone, part, embedder._reading, read, pool, at, "raise")
+                start += len(prepared)
                 yield [items for items, _ in prepared]
                 continue
             changed = views.reader(read, view, backbone.sampling_rate)
             pairs = list(zip(at, part, strict=True))
             prepared, _ = prepare(backbone, pairs, embedder._reading, changed, pool, at, "raise")
+            at = at[: len(prepared)]
+            start += len(prepared)
             yield [
                 views.change(items, view, position, backbone) for position, (items, _) in zip(at, prepared, strict=True)
             ]

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from skembed.backbones.base import Backbone, Item
+from skembed.engine.bounded_map import count_bytes
 from skembed.engine.device import move
 from skembed.engine.extract import computing, each_batch, embed_items
 from skembed.engine.reading import Reading
@@ -27,7 +28,6 @@ __all__ = [
     "ItemStore",
     "Prefixes",
     "agree",
-    "count_bytes",
     "fill_store",
     "frozen_blocks",
     "last_frozen",
@@ -136,12 +136,6 @@ class _Spilled:
 
     def __init__(self, offset: int, size: int, dtype: Any, shape: tuple[int, ...], array: bool):
         self.offset, self.size, self.dtype, self.shape, self.array = offset, size, dtype, shape, array
-
-
-def count_bytes(sample: Sample) -> int:
-    """Bytes of the arrays of a sample."""
-    values = (value for item in sample for value in item.data.values())
-    return sum(value.nbytes for value in values if isinstance(value, (np.ndarray, Tensor)))
 
 
 def replay_block(network: Network, n_unfrozen: int) -> int | None:

@@ -35,12 +35,12 @@ def decode_all(
     positions : sequence of int, optional
         Positions of `samples` in X, for the errors; None counts from 0.
     run : callable
-        ``map``, or the `map` of an executor.
+        ``map``, the `map` of an executor, or one that ends early.
 
     Returns
     -------
     decoded : list
-        None where a sample could not be read.
+        None where a sample could not be read. Shorter than `samples` where `run` ended early.
     errors : list of DecodeError
         One for each None; each knows its index.
     """
@@ -59,7 +59,7 @@ def decode_all(
 
     decoded: list[Any] = []
     errors: list[DecodeError] = []
-    for index, (value, error) in zip(positions or range(len(samples)), run(attempt, samples), strict=True):
+    for index, (value, error) in zip(positions or range(len(samples)), run(attempt, samples), strict=False):
         if error is not None:
             located = error.at(index)
             if on_error == "raise":

@@ -16,6 +16,7 @@ from skembed import AudioEmbedder, EmbeddingCache, FineTuneClassifier, ImageEmbe
 from skembed.backbones.base import Item
 from skembed.backbones.blocks import enter_behind
 from skembed.backbones.loading import load
+from skembed.engine.bounded_map import count_bytes
 from skembed.engine.extract import computing
 from skembed.engine.reading import Reading
 from skembed.exceptions import DeviceWarning
@@ -604,7 +605,7 @@ def test_a_network_is_not_copied_while_another_thread_is_in_it_behind_a_block():
 def test_no_more_than_a_budget_is_kept_on_the_way_and_the_highest_block_comes_first(bert):
     backbone = load(bert.spec_, torch.device("cpu"), "float32")
     samples = _prepared(bert, _network(bert), TEXTS)
-    sizes = [prefix.count_bytes(sample) for sample in _up_to(backbone, 1)(samples)]
+    sizes = [count_bytes(sample) for sample in _up_to(backbone, 1)(samples)]
     for budget, kept in (
         (3 * sum(sizes), {0: 8, 1: 8, 2: 8}),
         (3 * sum(sizes) - 1, {0: 7, 1: 8, 2: 8}),
@@ -616,9 +617,7 @@ def test_no_more_than_a_budget_is_kept_on_the_way_and_the_highest_block_comes_fi
         advanced = [*prefixes.first(samples[:5], range(10, 15)), *prefixes.first(samples[5:], range(15, 18))]
         assert len(advanced) == 8
         assert {block: len(known) for block, known in prefixes.known.items()} == kept
-        assert prefixes.nbytes == sum(
-            prefix.count_bytes(own) for known in prefixes.known.values() for own in known.values()
-        )
+        assert prefixes.nbytes == sum(count_bytes(own) for known in prefixes.known.values() for own in known.values())
         assert prefixes.nbytes <= budget
         for position, sample in prefixes.known[2].items():
             assert sample is advanced[position - 10]
