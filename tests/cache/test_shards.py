@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import stat
-import subprocess
-import sys
 import threading
 import time
 
@@ -18,38 +17,17 @@ from skembed.cache.shards import _AHEAD, ShardStore
 KEYS = [bytes([i]) * 20 for i in range(9)]
 ROWS = np.random.default_rng(0).normal(size=(9, 5)).astype(np.float32)
 
-# Rows follow from their keys, so that a reader can tell a wrong one.
-_WRITER = """
-import sys
-from pathlib import Path
-import numpy as np
-from skembed.cache.shards import ShardStore
-if sys.argv[4] == "unlocked":
-    import fcntl
-    fcntl.flock = fcntl.lockf = fcntl.fcntl = lambda *args: 0
-store = ShardStore(Path(sys.argv[1]))
-print("ready", flush=True)
-sys.stdin.readline()
-for start in range(int(sys.argv[2]), int(sys.argv[3]), 100):
-    numbers = range(start, start + 100)
-    keys = [i.to_bytes(20, "big") for i in numbers]
-    missing = [i for i, row in zip(numbers, store.get_many("n", keys)) if row is None]
-    store.put_many("n", [i.to_bytes(20, "big") for i in missing], [np.full(50, i, np.float32) for i in missing])
-    store.flush()
-    print(start, flush=True)
-"""
 
-
-def _writer(directory, start, stop, how="locked"):
-    command = [sys.executable, "-c", _WRITER, str(directory), str(start), str(stop), how]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "ready\n"
-    return process
-
-
-def _go(process):
-    process.stdin.write("\n")
-    process.stdin.flush()
+def write(directory, start, stop, said):
+    """Store rows that follow from their keys, so that a reader can tell a wrong one; say what is stored."""
+    store = ShardStore(directory)
+    for first in range(start, stop, 100):
+        numbers = range(first, first + 100)
+        keys = [i.to_bytes(20, "big") for i in numbers]
+        missing = [i for i, row in zip(numbers, store.get_many("n", keys), strict=True) if row is None]
+        store.put_many("n", [i.to_bytes(20, "big") for i in missing], [np.full(50, i, np.float32) for i in missing])
+        store.flush()
+        print(first, file=said, flush=True)
 
 
 def _check(directory, numbers):
@@ -134,14 +112,33 @@ def test_shards_of_others_are_found_with_one_listing_a_call(tmp_path, monkeypatc
     assert len(listings) == 2
 
 
+def _forked_writer(directory, start, stop, how="locked"):
+    """Return the number of a process that writes, and the stream on which it says what is stored."""
+    read, write_end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            if how == "unlocked":
+                import fcntl
+
+                fcntl.flock = fcntl.lockf = fcntl.fcntl = lambda *args: 0
+            write(directory, start, stop, os.fdopen(write_end, "w"))
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(write_end)
+    return child, os.fdopen(read)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.parametrize("how", ["locked", "unlocked"])
 def test_two_processes_write_overlapping_keys(tmp_path, how):
-    writers = [_writer(tmp_path, 0, 2000, how), _writer(tmp_path, 1000, 3000, how)]
-    for writer in writers:
-        _go(writer)
-    for writer in writers:
-        writer.communicate(timeout=60)
-        assert writer.returncode == 0
+    writers = [_forked_writer(tmp_path, 0, 2000, how), _forked_writer(tmp_path, 1000, 3000, how)]
+    for child, said in writers:
+        with said:
+            assert said.read().split()
+        assert os.waitpid(child, 0)[1] == 0
     assert _check(tmp_path, range(3000)) == 3000
     n_good, n_bad = ShardStore(tmp_path).verify()
     assert n_good >= 3000
@@ -149,16 +146,19 @@ def test_two_processes_write_overlapping_keys(tmp_path, how):
     assert ShardStore(tmp_path).count()[0] == 3000
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_kill_leaves_whole_shards(tmp_path):
     for attempt in range(20):
         start = attempt * 100_000
-        writer = _writer(tmp_path, start, start + 100_000)
-        _go(writer)
-        writer.stdout.readline()
-        time.sleep(attempt * 0.002)
-        writer.kill()
-        said = writer.communicate(timeout=60)[0].split()
-        last = int(said[-1]) if said else start
+        child, said = _forked_writer(tmp_path, start, start + 100_000)
+        with said:
+            said.readline()
+            time.sleep(attempt * 0.002)
+            os.kill(child, signal.SIGKILL)
+            status = os.waitpid(child, 0)[1]
+            lines = said.read().split()
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        last = int(lines[-1]) if lines else start
         assert _check(tmp_path, range(start, last + 100)) == last + 100 - start
         _check(tmp_path, range(last + 100, last + 300))
     assert ShardStore(tmp_path).verify()[1] == 0

@@ -5,10 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +22,7 @@ from skembed.finetune import optimizer, stages
 from skembed.finetune.checkpoint import Checkpoint
 from skembed.testing import ArrayEmbedder
 from tests.finetune import tuning
+from tests.finetune.scores import names, sixth_root
 
 
 class Killed(BaseException):
@@ -122,16 +121,7 @@ def test_other_data_or_settings_have_other_files(rows, tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def _sixth_root(y, outputs):
-    return float((y == outputs).mean() ** (1 / 6))
-
-
-class _Judge:
-    def __call__(self, estimator, X, y):
-        return 0.0
-
-
-@pytest.mark.parametrize("scoring", ["balanced_accuracy", make_scorer(_sixth_root), make_scorer(f1_score, pos_label=0)])
+@pytest.mark.parametrize("scoring", ["balanced_accuracy", make_scorer(sixth_root), make_scorer(f1_score, pos_label=0)])
 def test_another_score_has_another_file(rows, tmp_path, monkeypatch, scoring):
     """What the best epoch was told by one is nothing to the other."""
     with monkeypatch.context() as context:
@@ -145,16 +135,11 @@ def test_another_score_has_another_file(rows, tmp_path, monkeypatch, scoring):
 
 
 def test_the_name_of_a_score_is_the_same_in_every_process():
-    code = (
-        "from functools import partial\nfrom sklearn.metrics import make_scorer\nfrom skembed.naming import shown\n"
-        "from tests.finetune.test_checkpoint import _Judge, _sixth_root\n"
-        "scores = (None, 'accuracy', _sixth_root, make_scorer(_sixth_root), partial(_sixth_root, y=0), _Judge())\n"
-        "print(*map(shown, scores))"
-    )
-    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(2)]
-    assert runs[0].stdout == runs[1].stdout
-    assert "_sixth_root" in runs[0].stdout
-    assert "0x" not in runs[0].stdout
+    code = "from tests.finetune.scores import names\nprint(names())"
+    there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert there == names() + "\n"
+    assert "sixth_root" in there
+    assert "0x" not in there
 
 
 def test_without_a_seed_a_fit_still_resumes(rows, tmp_path, monkeypatch):
@@ -403,39 +388,57 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_fit(rows, tmp_path, monkey
     assert list(tmp_path.iterdir()) == []
 
 
+#: Imports once and forks the fits, of which the parent kills two after so many lines.
 SCRIPT = """
-import sys, numpy as np
+import os, signal, sys, time
+import numpy as np
 from skembed import FineTuneClassifier
 from skembed.testing import ArrayEmbedder
 from tests.finetune import tuning
+
 rng = np.random.default_rng(0)
 X = rng.normal(size=(400, 4)).astype(np.float32)
 y = (X[:, 0] * (np.abs(X[:, 1]) - 0.7) > 0).astype(int)
-classifier = FineTuneClassifier(
-    ArrayEmbedder(precision="float32"), strategy="full", learning_rate=1e-2, backbone_factor=1.0, max_epochs=40,
-    patience=40, random_state=0, checkpoint_dir=sys.argv[1] or None, verbose=1,
-).fit(X, y)
-print("digest", classifier.predict_proba(X).tobytes().hex()[:64], classifier.n_epochs_)
+
+def fit(directory):
+    classifier = FineTuneClassifier(
+        ArrayEmbedder(precision="float32"), strategy="full", learning_rate=1e-2, backbone_factor=1.0, max_epochs=30,
+        patience=30, random_state=0, checkpoint_dir=directory, verbose=1,
+    ).fit(X, y)
+    print("digest", classifier.predict_proba(X).tobytes().hex()[:64], classifier.n_epochs_, flush=True)
+
+def run(directory, n_lines=None):
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.dup2(write, 1)
+        try:
+            fit(directory)
+        finally:
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as said:
+        if n_lines is not None:
+            for _ in range(n_lines):
+                said.readline()
+            time.sleep(0.01)
+            os.kill(child, signal.SIGKILL)
+        lines = said.read().splitlines()
+    return lines, os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+expected, _ = run(None)
+killed = [run(sys.argv[1], n_lines)[1] for n_lines in (3, 12)]
+lines, _ = run(sys.argv[1])
+print(killed, lines[-1] == expected[-1], expected[-1].split()[0], sum("] epoch " in line for line in lines))
 """
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_sigkill(tmp_path):
     """The real thing, in a process of its own, at whatever moment it comes."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "SKEMBED_CACHE": "none"}
-
-    def start(directory):
-        command = [sys.executable, "-c", SCRIPT, str(directory)]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-
-    expected = start("").communicate(timeout=120)[0].splitlines()[-1]
-    for n_lines in (3, 9):
-        process = start(tmp_path)
-        for _ in range(n_lines):
-            process.stdout.readline()
-        time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    output = start(tmp_path).communicate(timeout=120)[0].splitlines()
-    assert output[-1] == expected
-    n_epochs = sum("] epoch " in line for line in output)
-    assert n_epochs < 40 - 9, "epochs that were done before were done again"
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
+    killed, is_same, digest, n_epochs = done.stdout.rsplit(" ", 3)
+    assert (killed, is_same, digest) == ("[True, True]", "True", "digest"), done.stderr
+    assert int(n_epochs) < 30 - 9, "epochs that were done before were done again"
