@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from skembed import ImageEmbedder
+from skembed.displays.samples import image_of, is_image
 from skembed.exceptions import DecodeError
 from skembed.inputs import image_limits, image_strips, read_image
 from tests.backbones import tiny
@@ -190,3 +191,8 @@ def test_an_embedder_reads_a_png_file_that_is_too_large_to_be_decoded(tmp_path, 
         embedder.transform([_encoded(image, "WEBP")])
     (reduced,) = embedder.transform([content])
     assert 0.9999 < whole @ reduced / np.linalg.norm(whole) / np.linalg.norm(reduced) < 1
+
+
+def test_displays_draw_what_embedders_read(small_limits):
+    assert is_image(FILES["PNG RGB"])
+    assert image_of(FILES["PNG RGB"], 10, index=0).size == (10, 10)

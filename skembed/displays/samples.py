@@ -24,7 +24,7 @@ _REACH = 10
 def is_image(sample: Any) -> bool:
     """Whether a raw sample can be drawn: an array of the shape of an image, or what Pillow reads."""
     try:
-        read_image(sample)
+        read_image(sample, at_least=(1, 1))
     except DecodeError:
         return False
     return True
@@ -39,7 +39,8 @@ def image_of(sample: Any, size: int, *, index: int) -> Image.Image:
         If it is no image; names its index.
     """
     try:
-        image = read_image(sample)
+        # Twice the size, which leaves the smoothing below something to do.
+        image = read_image(sample, at_least=(2 * size, 2 * size))
     except DecodeError as error:
         raise DecodeError(
             f"this sample cannot be drawn as an image: {error.message}", index=index, path=error.path
