@@ -59,6 +59,7 @@ class AudioEmbedder(BaseEmbedder):
         and a warning that counts and names them, or a silent row of NaN.
     verbose : bool, default=False
         Show a progress bar for what takes longer than half a second; without a terminal, a line every 30 seconds.
+        A sample that takes longer than 5 seconds is named.
     sampling_rate : int, default=None
         Samples per second (Hz) of raw arrays in X. Files carry their own rate; an array without a rate is an error.
     max_duration : float, default=None

@@ -57,6 +57,7 @@ class ImageEmbedder(BaseEmbedder):
         and a warning that counts and names them, or a silent row of NaN.
     verbose : bool, default=False
         Show a progress bar for what takes longer than half a second; without a terminal, a line every 30 seconds.
+        A sample that takes longer than 5 seconds is named.
     image_size : int, default=None
         Side in pixels of the square that the network sees, up to 8192. None takes the backbone's own.
     background : str or tuple of 3 int, default="white"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -73,8 +73,8 @@ def progress_bar(total: int, description: str, unit: str = "sample") -> tqdm:
 def _bar(total: int, description: str | None, unit: str, *, shown: bool) -> tqdm:
     shared = {"total": total, "desc": description, "unit": unit, "delay": DELAY, "disable": not shown}
     if sys.stderr.isatty() or "ipykernel" in sys.modules:
-        return tqdm(**shared)
-    return tqdm(**shared, file=_Lines(sys.stderr), mininterval=LINE_INTERVAL, maxinterval=LINE_INTERVAL)
+        return _Bar(**shared)
+    return _Bar(**shared, file=_Lines(sys.stderr), mininterval=LINE_INTERVAL, maxinterval=LINE_INTERVAL)
 
 
 @contextmanager
@@ -104,6 +104,20 @@ def loading(bar: tqdm, name: str) -> Iterator[None]:
     # The estimate and the delay count from here: what came before happens once.
     bar.unpause()
     bar.start_t = bar.last_print_t
+
+
+class _Bar(tqdm):
+    """A bar whose expected time may come from what samples cost, instead of their number."""
+
+    #: Returns the seconds that remain, or None.
+    seconds_left: Callable[[], float | None] | None = None
+
+    @property
+    def format_dict(self) -> dict[str, Any]:
+        values = super().format_dict
+        if self.seconds_left is not None and (seconds := self.seconds_left()):
+            values["rate"] = (self.total - self.n) / seconds
+        return values
 
 
 class _Lines:

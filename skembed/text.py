@@ -54,6 +54,7 @@ class TextEmbedder(BaseEmbedder):
         and a warning that counts and names them, or a silent row of NaN.
     verbose : bool, default=False
         Show a progress bar for what takes longer than half a second; without a terminal, a line every 30 seconds.
+        A sample that takes longer than 5 seconds is named.
     max_length : int, default=None
         Tokens a text, special tokens included. None takes the backbone's own limit.
     long_text : {"truncate", "chunk"}, default="truncate"

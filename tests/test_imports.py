@@ -20,6 +20,7 @@ LAYERS = [
     ("skembed.naming", 1),
     ("skembed.identity", 1),
     ("skembed.progress", 1),
+    ("skembed.sample_watch", 1),
     ("skembed.parameters", 2),
     ("skembed.versions", 7),
     ("skembed.measures", 2),

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -25,6 +26,7 @@ from skembed.engine.pooling import combine_layers, pool
 from skembed.engine.reading import Reading
 from skembed.exceptions import DecodeError, DeviceWarning
 from skembed.inputs import decode_all
+from skembed.sample_watch import SampleWatch, current_watch
 
 __all__ = [
     "CHUNK_BYTES",
@@ -136,7 +138,7 @@ def extract(
     n_samples = len(samples)
     result = Extraction(np.full((n_samples, n_features), np.nan, dtype=np.float32), np.zeros(n_samples, dtype=bool))
     places = range(n_samples) if positions is None else positions
-    start = 0
+    start, watch = 0, current_watch()
     with workers() as pool:
 
         def begin(start: int):
@@ -154,19 +156,34 @@ def extract(
             good = [i for i, items in enumerate(prepared) if items is not None]
             result.truncated[[start + i for i in good]] = [prepared[i][1] for i in good]
             items: Sequence[Sequence[Item]] = [prepared[i][0] for i in good]
+            if watch is not None:
+                watch.prepared([places[start + i] for i in good], [sum(item.length for item in own) for own in items])
             if advance is not None:
                 items = advance(items, [places[start + i] for i in good])
             where = np.array([start + i for i in good], dtype=np.int64)
             dtype = next(backbone.module.parameters()).dtype
             place = _placed(result, where, report)
-            embed_items(
-                backbone, items, reading, batch_size, _finite_only(place, result, where, places, dtype, on_error)
-            )
+            place = _finite_only(place, result, where, places, dtype, on_error)
+            embed_items(backbone, items, reading, batch_size, place, _told(watch, places, samples, where))
             # Before the next chunk is decoded, which may be as large.
             del prepared, items
             start = stop
     result.errors.sort(key=lambda error: error.index or 0)
     return result
+
+
+def _told(watch: SampleWatch | None, places: Sequence[int], samples: Sequence[Any], where: np.ndarray):
+    """Return a function that tells a watch which of the good samples is computed alone; None where nobody watches."""
+    if watch is None:
+        return None
+
+    def tell(sample: int | None) -> None:
+        if sample is None:
+            watch.computing(None)
+        else:
+            watch.computing(places[where[sample]], samples[where[sample]])
+
+    return tell
 
 
 def _finite_only(place, result: Extraction, where: np.ndarray, places: Sequence[int], dtype, on_error: str):
@@ -229,7 +246,8 @@ def _ahead(begin: Callable, start: int) -> Future:
         except BaseException as error:
             future.set_exception(error)
 
-    threading.Thread(target=run, name="skembed-ahead", daemon=True).start()
+    # With the context of this thread, which knows who watches the samples.
+    threading.Thread(target=copy_context().run, args=(run,), name="skembed-ahead", daemon=True).start()
     return future
 
 
@@ -259,10 +277,11 @@ def prepare(backbone, samples, reading: Reading, read, pool, positions, on_error
     return decode_all(samples, prepare, on_error=on_error, positions=positions, run=run)
 
 
-def embed_items(backbone, items: Sequence[Sequence[Item]], reading: Reading, batch_size, place) -> None:
+def embed_items(backbone, items: Sequence[Sequence[Item]], reading: Reading, batch_size, place, tell=None) -> None:
     """One row a sample; the windows of a long sample are averaged, weighted by their real length.
 
-    `place` is told which samples are done, and their rows.
+    `place` is told which samples are done, and their rows. `tell` is told before each batch which sample all of it
+    belongs to, or None.
     """
     if not items:
         return
@@ -272,7 +291,9 @@ def embed_items(backbone, items: Sequence[Sequence[Item]], reading: Reading, bat
     weights /= np.bincount(owner, weights=weights)[owner]
     sums: dict[int, np.ndarray] = {}
     left = np.bincount(owner, minlength=len(items))
-    run = partial(_run_batch, backbone, reading=reading)
+    run: Callable = partial(_run_batch, backbone, reading=reading)
+    if tell is not None:
+        run = _telling(run, tell, flat, owner)
     for batch, vectors in each_batch(backbone, flat, run, batch_size):
         done = []
         for i, vector in zip(batch, vectors, strict=True):
@@ -285,6 +306,20 @@ def embed_items(backbone, items: Sequence[Sequence[Item]], reading: Reading, bat
                 done.append(sample)
         if done:
             place(np.array(done), np.stack([sums.pop(sample) for sample in done]).astype(np.float32))
+    if tell is not None:
+        tell(None)
+
+
+def _telling(run: Callable, tell: Callable[[int | None], None], flat: list[Item], owner: np.ndarray) -> Callable:
+    """Return `run`, telling before each batch which sample all its items belong to."""
+    owners = {id(item): int(sample) for item, sample in zip(flat, owner, strict=True)}
+
+    def run_and_tell(items: list[Item]) -> np.ndarray:
+        samples = {owners[id(item)] for item in items}
+        tell(samples.pop() if len(samples) == 1 else None)
+        return run(items)
+
+    return run_and_tell
 
 
 def each_batch(backbone, flat: list[Item], run: Callable[[list[Item]], Any], batch_size: int | None):

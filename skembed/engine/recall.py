@@ -11,7 +11,9 @@ import numpy as np
 
 from skembed.cache import EmbeddingCache
 from skembed.exceptions import DecodeError
+from skembed.inputs.describing import describe
 from skembed.progress import loading, sample_progress
+from skembed.sample_watch import current_watch, watching
 
 if TYPE_CHECKING:
     from skembed.engine.extract import Extraction
@@ -93,7 +95,7 @@ def embed(
     first: dict[bytes, int] = {}
     same = np.arange(n_samples)
     loader = None if load is None else _Loader(*load)
-    with sample_progress(n_samples, progress) as bar:
+    with sample_progress(n_samples, progress) as bar, watching(bar, describe):
         for start in range(0, n_samples, chunk_size):
             part = range(start, min(start + chunk_size, n_samples))
             keys = {i: key(samples[i]) for i in part}
@@ -122,6 +124,8 @@ class _Loader:
         if not self.done:
             with loading(bar, self.name):
                 self.load()
+            if (watch := current_watch()) is not None:
+                watch.begin()
             self.done = True
 
 
@@ -158,6 +162,7 @@ def _embed_new(samples, compute, rows, errors, keys, new: list[int], cache, name
 def _compute(samples, compute, rows, errors, keys, left: list[int], cache, namespace: str, bar) -> None:
     if not left:
         return
+    watch = current_watch()
 
     def report(done: np.ndarray, vectors: np.ndarray, truncated: np.ndarray) -> None:
         where = [left[i] for i in done]
@@ -166,6 +171,8 @@ def _compute(samples, compute, rows, errors, keys, left: list[int], cache, names
             # What overflowed is not kept: it may come out right on another device or in another precision.
             kept = [i for i in where if keys[i] is not None and np.isfinite(rows[i]).all()]
             cache.put_many(namespace, [keys[i] for i in kept], rows[kept])
+        if watch is not None:
+            watch.computed(where)
         bar.update(len(where))
 
     try:

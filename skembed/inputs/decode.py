@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from numbers import Real
 from typing import Any, BinaryIO
 
 from skembed._warn import warn
 from skembed.exceptions import DecodeError, DecodeWarning, NonFiniteRowError
+from skembed.sample_watch import current_watch
 
 __all__ = ["decode_all", "is_missing", "open_file", "reason", "warn_unreadable"]
 
@@ -45,9 +47,13 @@ def decode_all(
         One for each None; each knows its index.
     """
 
-    def attempt(sample):
+    watch = current_watch()
+
+    def attempt(located_sample):
+        index, sample = located_sample
         try:
-            return read(sample), None
+            with nullcontext() if watch is None else watch.reading(index, sample):
+                return read(sample), None
         except DecodeError as error:
             return None, error
         # A lack of memory is no fault of the sample.
@@ -59,7 +65,8 @@ def decode_all(
 
     decoded: list[Any] = []
     errors: list[DecodeError] = []
-    for index, (value, error) in zip(positions or range(len(samples)), run(attempt, samples), strict=False):
+    indices = positions or range(len(samples))
+    for index, (value, error) in zip(indices, run(attempt, zip(indices, samples, strict=True)), strict=False):
         if error is not None:
             located = error.at(index)
             if on_error == "raise":

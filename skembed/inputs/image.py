@@ -30,7 +30,7 @@ from skembed.inputs.image_modes import flatten, from_array
 from skembed.inputs.image_strips import can_stream, read_reduced
 from skembed.inputs.streams import as_seekable, lock_of, reading_error
 
-__all__ = ["FORMATS", "read_image"]
+__all__ = ["FORMATS", "open_header", "read_image"]
 
 #: Tried in this order. Pillow's many other plugins are rarely wanted and widen what a hostile file can reach.
 FORMATS = tuple(
@@ -138,7 +138,7 @@ def _refuse_closed(image: Image.Image) -> None:
 def _from_file(file, background, max_pixels, at_least, path) -> Image.Image:
     try:
         file.seek(0)
-        with _open_header(file) as image:
+        with open_header(file) as image:
             if isinstance(image, JpegImagePlugin.JpegImageFile):
                 check_scans(file, image)
             _refuse_preview(image)
@@ -157,7 +157,7 @@ def _from_file(file, background, max_pixels, at_least, path) -> Image.Image:
         raise _broken(error, path) from error
 
 
-def _open_header(file) -> Image.Image:
+def open_header(file) -> Image.Image:
     """The image with nothing but its header read.
 
     `Image.open` has a guard against bombs that warns where it should refuse and refuses where `max_pixels` was
