@@ -55,7 +55,7 @@ def sample_progress(total: int, description: str | None) -> tqdm:
     return _bar(total, description, "sample", shown=description is not None)
 
 
-def progress_bar(total: int, description: str, unit: str = "sample") -> tqdm:
+def progress_bar(total: int, description: str, unit: str = "sample", *, leave: bool = True) -> tqdm:
     """Return a progress bar that is shown inside `showing` only, to be used as a context manager.
 
     Parameters
@@ -66,12 +66,15 @@ def progress_bar(total: int, description: str, unit: str = "sample") -> tqdm:
         Shown before the bar.
     unit : str, default="sample"
         What is counted.
+    leave : bool, default=True
+        Whether a terminal keeps the bar after the end.
     """
-    return _bar(total, description, unit, shown=is_showing())
+    return _bar(total, description, unit, shown=is_showing(), leave=leave)
 
 
-def _bar(total: int, description: str | None, unit: str, *, shown: bool) -> tqdm:
-    shared = {"total": total, "desc": description, "unit": unit, "delay": DELAY, "disable": not shown}
+def _bar(total: int, description: str | None, unit: str, *, shown: bool, leave: bool = True) -> tqdm:
+    shared: dict[str, Any] = {"total": total, "desc": description, "unit": unit}
+    shared |= {"delay": DELAY, "disable": not shown, "leave": leave}
     if sys.stderr.isatty() or "ipykernel" in sys.modules:
         return _Bar(**shared)
     return _Bar(**shared, file=_Lines(sys.stderr), mininterval=LINE_INTERVAL, maxinterval=LINE_INTERVAL)

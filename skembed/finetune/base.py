@@ -27,6 +27,7 @@ from skembed.finetune.targets import describe_one_hot
 from skembed.finetune.validation import hold_out
 from skembed.inputs import check_present
 from skembed.parameters import HintingParametersMixin, check_path
+from skembed.progress import showing
 
 if TYPE_CHECKING:
     from skembed.advice import Advice
@@ -120,6 +121,11 @@ class BaseFineTuner(PredictingMixin, HintingParametersMixin, TransformerMixin, C
     # -- fit --------------------------------------------------------------------------------------------
 
     def _fit(self, X, y, sample_weight, groups, X_val, y_val):
+        # A shown bar tells what runs before the first epoch, and how long an epoch or a diagnosis takes.
+        with showing(bool(self.verbose)):
+            return self._fit_and_diagnose(X, y, sample_weight, groups, X_val, y_val)
+
+    def _fit_and_diagnose(self, X, y, sample_weight, groups, X_val, y_val):
         from skembed.diagnosis.examine import diagnose_fit
         from skembed.diagnosis.report import Diagnosis
         from skembed.finetune.callbacks import FitCallbacks

@@ -147,7 +147,8 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
     random_state : int, RandomState instance or None, default=None
         Of the split, the order of the samples, dropout and mixup. On a CPU an int repeats a fit exactly.
     verbose : bool or int, default=False
-        Print a line per epoch: its stage, losses, and elapsed and expected time.
+        Print a line per epoch: its stage, losses, and elapsed and expected time. What takes longer than half a second
+        has a progress bar: embedding, recording activations, the linear probe, an epoch, the fit on all samples.
 
     Attributes
     ----------

@@ -28,11 +28,14 @@ from skembed.finetune.prefix import (
     replay_block,
 )
 from skembed.finetune.sources import FreshSource, NetworkSource, TableSource
+from skembed.progress import progress_bar
 
 __all__ = ["TrainingData", "Views", "embed_first", "embed_view", "prepared_chunks"]
 
 #: What lets frozen blocks be replayed in spite of mixing.
 _INSTEAD = {"mixup": "with mixup_on='features'", "cutmix": "without cutmix"}
+#: Description of the progress bar of that.
+_RECORDING = "recording activations"
 #: Samples on which a replayed pass is compared with a plain one.
 _TRIED = 4
 
@@ -134,15 +137,26 @@ def embed_view(embedder: BaseEmbedder, samples: Sequence[Any], views: Views, vie
     """
     backbone = embedder._load()
     rows = np.empty((len(samples), embedder._width), dtype=np.float32)
-    start = 0
-    for chunk in prepared_chunks(embedder, backbone, samples, views=views, view=view):
-        part = rows[start : start + len(chunk)]
-        embed_items(backbone, chunk, embedder._reading, _batch_size(embedder), part.__setitem__)
-        errors = find_nonfinite(part, range(start, start + len(chunk)), next(backbone.module.parameters()).dtype)
-        if errors and embedder.on_error == "raise":
-            raise errors[0]
-        start += len(chunk)
+    start, dtype = 0, next(backbone.module.parameters()).dtype
+    with progress_bar(len(samples), f"embedding view {view + 1}") as bar:
+        for chunk in prepared_chunks(embedder, backbone, samples, views=views, view=view):
+            part = rows[start : start + len(chunk)]
+            embed_items(backbone, chunk, embedder._reading, _batch_size(embedder), _placing(part, bar))
+            errors = find_nonfinite(part, range(start, start + len(chunk)), dtype)
+            if errors and embedder.on_error == "raise":
+                raise errors[0]
+            start += len(chunk)
     return embedder._finished(rows)
+
+
+def _placing(rows: np.ndarray, bar: Any) -> Callable[[np.ndarray, np.ndarray], None]:
+    """Return a function that writes rows of samples that are done, and counts them on a progress bar."""
+
+    def place(done: np.ndarray, vectors: np.ndarray) -> None:
+        rows[done] = vectors
+        bar.update(len(done))
+
+    return place
 
 
 def embed_first(
@@ -180,8 +194,11 @@ def embed_first(
             first = Prefixes(embedder._load(), blocks, _batch_size(embedder), _budget(views))
             tried = next(prepared_chunks(embedder, first.backbone, missing[:_TRIED], positions=positions[:_TRIED]))
             passes.append(first if first.is_exact(tried, embedder._reading) else None)
-        advance = None if passes[0] is None else passes[0].first
-        return embedder._compute(missing, positions=positions, report=report, advance=advance)
+        if passes[0] is None:
+            return embedder._compute(missing, positions=positions, report=report)
+        with progress_bar(len(missing), _RECORDING) as bar:
+            advance = partial(passes[0].first, report=bar.update)
+            return embedder._compute(missing, positions=positions, report=report, advance=advance)
 
     rows = embedder._transformed(samples, compute)
     return rows, passes[0] if passes else None
@@ -198,6 +215,13 @@ def _n_views(views: Views | None) -> int:
 
 def _batch_size(embedder: BaseEmbedder) -> int | None:
     return None if embedder.batch_size == "auto" else int(embedder.batch_size)
+
+
+def _counted(chunks: Iterator[list[Sample]], bar: Any) -> Iterator[list[Sample]]:
+    """Yield chunks of samples, and count their samples on a progress bar."""
+    for chunk in chunks:
+        yield chunk
+        bar.update(len(chunk))
 
 
 class TrainingData:
@@ -334,21 +358,24 @@ class TrainingData:
             view=view,
             positions=missing,
         )
-        left = iter(missing)
+        left, bar = iter(missing), progress_bar(len(missing), _RECORDING)
         store = ItemStore(max(0, budget - prefixes.nbytes - sum(held)))
 
         def advance(chunk: Sequence[Sample]) -> list[Sample]:
             positions = [next(left) for _ in chunk]
             beside = sum(held) + store.bytes_in_memory + sum(map(count_bytes, known.values()))
-            advanced = prefixes.behind(block, chunk, positions, beside=beside)
+            advanced = prefixes.behind(block, chunk, positions, beside=beside, report=bar.update)
             store.budget = max(0, budget - prefixes.nbytes - sum(held))
             return advanced
 
-        return fill_store(store, chunks, advance=advance, known=known)
+        with bar:
+            return fill_store(store, chunks, advance=advance, known=known)
 
     def _prepared(self, network: Network) -> ItemStore:
         if self._whole is None:
-            self._whole = fill_store(ItemStore(), prepared_chunks(self.embedder, network.backbone, self.samples))
+            with progress_bar(len(self.samples), "reading samples") as bar:
+                chunks = prepared_chunks(self.embedder, network.backbone, self.samples)
+                self._whole = fill_store(ItemStore(), _counted(chunks, bar))
         return self._whole
 
     def _note(self, note: str) -> None:

@@ -22,7 +22,7 @@ from skembed.finetune.loop import Targets, evaluate
 from skembed.finetune.methods import parse_strategy
 from skembed.finetune.network import FrozenNetwork, Head, Network
 from skembed.finetune.prefix import Prefixes
-from skembed.finetune.probe import Probe, Standardizer, search_probe
+from skembed.finetune.probe import STRENGTHS, Probe, Standardizer, search_probe
 from skembed.finetune.report import describe_advice, describe_nothing_unfrozen, describe_resumption
 from skembed.finetune.request import Linear, Outcome, Request
 from skembed.finetune.snapshot import best_so_far
@@ -30,6 +30,7 @@ from skembed.finetune.stages import INTERRUPTED, Recipe, Stage, plan_stages
 from skembed.finetune.storing import tuned_embedder
 from skembed.finetune.tasks import Scores
 from skembed.naming import shown
+from skembed.progress import progress_bar
 
 __all__ = ["run_fit", "untrained"]
 
@@ -138,9 +139,11 @@ def _probe(request: Request, frozen: np.ndarray, encoded: np.ndarray, train: np.
         outputs = probe(features[judges])
         return task.judge(outputs, request.y[judges], encoded[judges], weights[judges]).loss
 
-    probe = search_probe(
-        task.fit_probe, features[train], encoded[train], weights[train], judge if len(held_out) else None
-    )
+    with progress_bar(len(STRENGTHS), "fitting the linear probe", "penalty") as bar:
+        judging = judge if len(held_out) else None
+        probe = search_probe(
+            task.fit_probe, features[train], encoded[train], weights[train], judging, report=bar.update
+        )
     if request.start is not None:
         earlier = request.start.to_probe(standardizer, probe)
         if len(held_out):

@@ -193,20 +193,40 @@ class Prefixes:
         self._held.clear()
 
     def behind(
-        self, block: int, samples: Sequence[Sample], positions: Sequence[int], *, beside: int = 0
+        self,
+        block: int,
+        samples: Sequence[Sample],
+        positions: Sequence[int],
+        *,
+        beside: int = 0,
+        report: Callable[[int], Any] | None = None,
     ) -> list[Sample]:
-        """Samples behind a block, to be kept elsewhere; `beside` are the bytes that are held there."""
+        """Return samples behind a block, to be kept elsewhere.
+
+        Parameters
+        ----------
+        block : int
+            Last of the blocks that are run.
+        samples, positions : sequence
+            Prepared samples and their positions in the data.
+        beside : int, default=0
+            Bytes of such samples that are kept already.
+        report : callable, optional
+            Called with the number of samples that each batch completes.
+        """
         lower = [each for each in self.known if each < block]
-        *found, wanted = run_up_to(self.backbone, samples, [*lower, block], self.batch_size)
+        *found, wanted = run_up_to(self.backbone, samples, [*lower, block], self.batch_size, report)
         beside += sum(map(count_bytes, wanted))
         self._make_room(block, beside)
         for each, advanced in reversed(list(zip(lower, found, strict=True))):
             self._keep(each, advanced, positions, beside)
         return wanted
 
-    def first(self, samples: Sequence[Sample], positions: Sequence[int]) -> list[Sample]:
-        """Samples behind the highest of the blocks, which keeps them, too."""
-        advanced = self.behind(self.blocks[-1], samples, positions)
+    def first(
+        self, samples: Sequence[Sample], positions: Sequence[int], report: Callable[[int], Any] | None = None
+    ) -> list[Sample]:
+        """Return samples behind the highest of the blocks, which keeps them, too."""
+        advanced = self.behind(self.blocks[-1], samples, positions, report=report)
         self._keep(self.blocks[-1], advanced, positions, 0)
         return advanced
 
@@ -285,9 +305,27 @@ def fill_store(
 
 
 def run_up_to(
-    backbone: Backbone, chunk: Sequence[Sample], blocks: Sequence[int], batch_size: int | None
+    backbone: Backbone,
+    chunk: Sequence[Sample],
+    blocks: Sequence[int],
+    batch_size: int | None,
+    report: Callable[[int], Any] | None = None,
 ) -> list[list[Sample]]:
-    """For each of the blocks the samples behind it, from one pass of the frozen ones."""
+    """Return for each of the blocks the samples behind it, from one pass of the frozen ones.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        Runs them.
+    chunk : sequence of samples
+        Prepared, or advanced to a lower block.
+    blocks : sequence of int
+        Ascending.
+    batch_size : int or None
+        See `skembed.engine.extract.extract`.
+    report : callable, optional
+        Called with the number of samples that each batch completes.
+    """
     flat = [item for sample in chunk for item in sample]
     weight = next(backbone.module.parameters())
 
@@ -295,10 +333,15 @@ def run_up_to(
         with computing(weight.device):
             return backbone.advance(items, move(backbone.collate(items), weight.device, weight.dtype), blocks)
 
+    owner = np.repeat(np.arange(len(chunk)), [len(sample) for sample in chunk])
+    left = np.bincount(owner, minlength=len(chunk))
     done: list[dict[int, Item]] = [{} for _ in blocks]
     for batch, found in each_batch(backbone, flat, run, batch_size):
         for behind, items in zip(done, found, strict=True):
             behind.update(zip(batch, items, strict=True))
+        if report is not None:
+            np.subtract.at(left, owner[batch], 1)
+            report(int((left[np.unique(owner[batch])] == 0).sum()))
     return [_by_sample(chunk, [behind[i] for i in range(len(flat))]) for behind in done]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize
@@ -165,6 +166,7 @@ def search_probe(
     weights: np.ndarray,
     judge: Callable[[Probe], float] | None,
     strengths: Sequence[float] = STRENGTHS,
+    report: Callable[[], Any] | None = None,
 ) -> Probe:
     """The probe whose penalty is best on held-out data.
 
@@ -178,7 +180,10 @@ def search_probe(
         The loss of a probe on held-out data; None takes the middle one of the penalties.
     strengths : sequence of float
         Tried in this order, each beginning with the last solution. The search ends once the loss has risen twice.
+    report : callable, optional
+        Called after each penalty.
     """
+    report = report or (lambda: None)
     width = min(features.shape) if fit is fit_ridge else targets.shape[1]
     with one_blas_thread(when=features.size * width < SMALL_PRODUCT):
         if judge is None:
@@ -186,6 +191,7 @@ def search_probe(
         best = last = fit(features, targets, weights, strengths[0], None)
         least, risen = judge(best), 0
         for strength in strengths[1:]:
+            report()
             last = fit(features, targets, weights, strength, last)
             loss = judge(last)
             risen = 0 if loss < least else risen + 1

@@ -24,6 +24,7 @@ from skembed.finetune.loop import (
 )
 from skembed.finetune.network import FrozenNetwork
 from skembed.finetune.tasks import Scores, Task
+from skembed.progress import progress_bar
 
 __all__ = ["INTERRUPTED", "Progress", "Recipe", "Stage", "plan_stages"]
 
@@ -302,13 +303,15 @@ class Recipe:
         steps = -(-len(self.train) // settings.batch_size)
         # The first of a fit sees the samples as they are, where views are stored.
         trainer.view = len(progress.history) + (not self.data.replay)
-        loss = train_epoch(
-            trainer,
-            self.train,
-            epoch_rng(self.seed, progress.round, progress.epoch),
-            first_step=progress.epoch * steps,
-            total_steps=stage.epochs * steps,
-        )
+        with progress_bar(len(self.train), f"epoch {len(progress.history) + 1}, {stage.name}", leave=False) as bar:
+            loss = train_epoch(
+                trainer,
+                self.train,
+                epoch_rng(self.seed, progress.round, progress.epoch),
+                first_step=progress.epoch * steps,
+                total_steps=stage.epochs * steps,
+                progress=bar.update,
+            )
         progress.epoch += 1
         if trainer.average is not None:
             trainer.average.swap()
@@ -394,11 +397,14 @@ class Recipe:
     def repeat(self, path: Sequence[tuple[int, int, int, int]]) -> None:
         """Go the way again that was found, judging nothing: the same stages, strengths and numbers of epochs."""
         view = 0
-        for number, attempt, epochs, round_ in path:
-            self._repeat_stage(self.stages[number], attempt, epochs, round_, view)
-            view += epochs
+        with progress_bar(sum(epochs for _, _, epochs, _ in path) * len(self.train), "fitting on all samples") as bar:
+            for number, attempt, epochs, round_ in path:
+                self._repeat_stage(self.stages[number], attempt, epochs, round_, view, bar.update)
+                view += epochs
 
-    def _repeat_stage(self, stage: Stage, attempt: int, epochs: int, round_: int, view: int) -> None:
+    def _repeat_stage(
+        self, stage: Stage, attempt: int, epochs: int, round_: int, view: int, report: Callable[[int], Any]
+    ) -> None:
         settings = self.settings.stronger() if attempt else self.settings
         trainer = self.trainer(stage, settings)
         steps = -(-len(self.train) // settings.batch_size)
@@ -410,6 +416,7 @@ class Recipe:
                 epoch_rng(self.seed, round_, epoch, 1),
                 first_step=epoch * steps,
                 total_steps=stage.epochs * steps,
+                progress=report,
             )
         if trainer.average is not None:
             trainer.average.swap()

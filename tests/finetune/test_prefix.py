@@ -484,9 +484,9 @@ def test_a_prefix_is_computed_once_a_block(double_data, monkeypatch, stages, run
     data, blocks = build(stages=stages), []
     original = prefix.run_up_to
 
-    def running(backbone, chunk, wanted, batch_size):
+    def running(backbone, chunk, wanted, batch_size, report=None):
         blocks.append(wanted)
-        return original(backbone, chunk, wanted, batch_size)
+        return original(backbone, chunk, wanted, batch_size, report)
 
     monkeypatch.setattr(prefix, "run_up_to", running)
     stores = [data.source(network, n_unfrozen)[0].stores[0] for n_unfrozen in (1, 1, 2, 2, 3, 3, 1)]

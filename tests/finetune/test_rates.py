@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from skembed import EmbeddingCache, FineTuneClassifier, find_learning_rate, progress
+from skembed import EmbeddingCache, FineTuneClassifier, FineTuneRegressor, find_learning_rate, progress
 from skembed.finetune import loop
 from skembed.finetune.network import Network
 from skembed.finetune.optimizer import AdamW
@@ -94,6 +94,13 @@ def test_rates_double_until_the_loss_changes():
 def test_a_coarse_grid_is_tried_as_it_is_given():
     curve = find_learning_rate(_classifier(), X, Y, low=1e-5, high=1e-2, n_steps=10)
     np.testing.assert_allclose(curve.rates, np.geomspace(1e-5, 1e-2, 10))
+
+
+def test_differences_between_batches_of_numbers_are_not_in_the_curve():
+    numbers = np.exp(2 * np.random.default_rng(0).normal(size=60)) * np.sign(X[:, 0])
+    regressor = FineTuneRegressor(ArrayEmbedder(precision="float32"), strategy="full", random_state=0)
+    curve = find_learning_rate(regressor, X, numbers)
+    np.testing.assert_allclose(curve.losses[curve.rates < 1e-4], curve.losses[0], rtol=0.01)
 
 
 @pytest.mark.parametrize("verbose", [True, False])
