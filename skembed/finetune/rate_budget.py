@@ -38,7 +38,7 @@ def shortened(embedder: BaseEmbedder, n_virtual_tokens: int = 0) -> BaseEmbedder
     if "max_length" not in embedder.get_params(deep=False):
         return embedder
     fitted = clone(embedder).fit(np.asarray([embedder._probe()]))
-    backbone, options = fitted._load(), fitted._options()
+    backbone, options = fitted._load(), fitted._reading.options
     if not hasattr(backbone, "length_read"):
         return embedder
     limit = backbone.length_read(options)
