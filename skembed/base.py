@@ -51,6 +51,8 @@ class BaseEmbedder(
 
     #: What is read: "image", "text" or "audio".
     _modality: ClassVar[str]
+    #: Features whose length is scaled to one, where they are not those that are kept. Older pickles have no such entry.
+    _n_scaled: int | None = None
     #: Decoded samples held in memory at a time.
     _chunk_size: ClassVar[int] = 1024
 
@@ -176,7 +178,7 @@ class BaseEmbedder(
                 f"truncate_dim={self.truncate_dim} is more than the {width} features that "
                 f"{self.spec_.name} gives here. Use a value up to {width}, or None."
             )
-        self._n_features_out = width if self.truncate_dim is None else int(self.truncate_dim)
+        self._n_features_out, self._n_scaled = self._columns(card, width)
         # Device and batch size are not part of it: they change a row by no more than rounding. Of the precision
         # only what was asked for is, since "auto" stays within the same tolerance everywhere.
         network = (self._network_identity(card), self.fingerprint_)
@@ -286,8 +288,9 @@ class BaseEmbedder(
 
     def _finished(self, rows: np.ndarray) -> np.ndarray:
         """Whole rows as `transform` returns them: cut, and of length one where that is wanted."""
-        rows = rows[:, : self._n_features_out]
-        return _unit_length(rows) if self._normalized else np.ascontiguousarray(rows)
+        if self._normalized:
+            rows = _unit_length(rows[:, : self._n_scaled or self._n_features_out])
+        return np.ascontiguousarray(rows[:, : self._n_features_out])
 
     def _truncation_message(self, n_truncated: int, n_samples: int) -> str:
         return f"{n_truncated} of {n_samples} samples were longer than the backbone reads, and were cut."
@@ -330,6 +333,17 @@ class BaseEmbedder(
         from skembed.engine.device import resolve_device
 
         return load(self.spec_, resolve_device(self.device), self.precision)
+
+    def _columns(self, card: Card, width: int) -> tuple[int, int | None]:
+        """Return the features that are kept, and those whose length is scaled to one where that is not the same."""
+        if self.truncate_dim is not None:
+            return int(self.truncate_dim), None
+        # What the backbone was trained to be cut to is its own row, not that of another layer or pooling.
+        own_row = (card.n_blocks - 1,), card.default_pooling
+        if card.truncate_dim is None or (self._reading.layers, self._reading.pooling) != own_row:
+            return width, None
+        # As sentence-transformers, which cuts what the normalization of the backbone gives.
+        return min(card.truncate_dim, width), width if self.normalize == "auto" else None
 
     def _found_fingerprint(self) -> str:
         """Digest of the weights that are there now, which are loaded only where nothing else tells."""

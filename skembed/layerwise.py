@@ -39,7 +39,8 @@ def layer_rows(embedder: BaseEmbedder, samples: Sequence[Any], layers: Sequence[
     probe = np.asarray([embedder._probe()])
     widths = [clone(embedder).set_params(layers=layer, **plain).fit(probe)._width for layer in layers]
     with silenced(TruncationWarning):  # the embedder itself warned, of the same samples
-        joined = clone(embedder).set_params(layers=list(layers), **plain).fit(probe).embed(samples)
+        joint = clone(embedder).set_params(**{**plain, "layers": list(layers), "truncate_dim": sum(widths)})
+        joined = joint.fit(probe).embed(samples)
     return np.split(joined, np.cumsum(widths)[:-1], axis=1)
 
 

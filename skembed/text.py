@@ -36,7 +36,9 @@ class TextEmbedder(BaseEmbedder):
     normalize : bool or "auto", default="auto"
         Scale rows to Euclidean length one; "auto" does what the backbone's own configuration says.
     truncate_dim : int, default=None
-        Keep only so many leading features, for backbones trained to allow it (Matryoshka embeddings).
+        Keep only so many leading features, for backbones trained to allow it (Matryoshka embeddings). None keeps what
+        the backbone's sentence-transformers configuration says, for its last layer and own pooling, else all. That cut
+        is made after the backbone's own normalization, as sentence-transformers does; yours is made before `normalize`.
     batch_size : int or "auto", default="auto"
         Samples that are computed together. Halved when memory runs out. Has no influence on the result.
     device : str, default="auto"
@@ -61,9 +63,11 @@ class TextEmbedder(BaseEmbedder):
         Texts longer than `max_length` are cut, with a warning that counts them, or split into windows whose
         embeddings are averaged, weighted by their tokens. Of a text that is cut no more than 1,000,000 characters
         are tokenized.
-    prompt : str, default=""
-        Put before every text, as instruction-tuned models want: "query: " for E5, for instance. A prompt that fills
-        `max_length` is an error.
+    prompt : str, default=None
+        Text put before every text, as instruction-tuned models want: "query: " for E5, for instance. None takes the
+        default prompt of the backbone's sentence-transformers configuration, if it has one; "" puts nothing. Where
+        that configuration leaves prompts out of the pooling, yours is left out too. A prompt that fills `max_length`
+        is an error.
 
     Attributes
     ----------
@@ -73,6 +77,8 @@ class TextEmbedder(BaseEmbedder):
         Digest of its weights and configuration; `transform` refuses others.
     n_blocks_ : int
         Blocks that `layers` can choose from.
+    prompt_ : str
+        Text that is put before every text.
 
     Notes
     -----
@@ -102,7 +108,7 @@ class TextEmbedder(BaseEmbedder):
         **BaseEmbedder._parameter_constraints,
         "max_length": [Interval(Integral, 1, None, closed="left"), None],
         "long_text": [StrOptions({"truncate", "chunk"})],
-        "prompt": [str],
+        "prompt": [str, None],
     }
 
     def __init__(
@@ -122,7 +128,7 @@ class TextEmbedder(BaseEmbedder):
         verbose=False,
         max_length=None,
         long_text="truncate",
-        prompt="",
+        prompt=None,
     ):
         self.backbone = backbone
         self.revision = revision
@@ -146,9 +152,17 @@ class TextEmbedder(BaseEmbedder):
             warn_of_file_names(samples)
         return samples
 
+    @property
+    def prompt_(self) -> str:
+        """Text that is put before every text: `prompt`, or the backbone's own."""
+        return self._reading.options.prompt
+
     def _options(self, card) -> TextOptions:
         max_length = card.default_size if self.max_length is None else self.max_length
-        return TextOptions(max_length=max_length, long_text=self.long_text, prompt=self.prompt)
+        prompt = card.prompt if self.prompt is None else str(self.prompt)
+        # Without a prompt there is nothing to leave out: the same rows have the same key.
+        pool_prompt = card.pool_prompt or not prompt
+        return TextOptions(max_length=max_length, long_text=self.long_text, prompt=prompt, pool_prompt=pool_prompt)
 
     def _reader(self, backbone):
         return lambda sample: (read_text(sample), False)

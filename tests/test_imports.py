@@ -44,6 +44,8 @@ LAYERS = [
     ("skembed.backbones.base", 2),
     ("skembed.backbones.tuned", 2),
     ("skembed.backbones.blocks", 2),
+    ("skembed.backbones.json_files", 2),
+    ("skembed.backbones.sentence_modules", 2),
     ("skembed.backbones.weights", 2),
     ("skembed.engine.pooling", 3),
     ("skembed.backbones", 3),

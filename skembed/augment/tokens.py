@@ -17,7 +17,7 @@ __all__ = ["TokenDropout", "TokenMasking"]
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class TokenOperation(Operation):
-    """An operation on the plain tokens of an item: those that are not special. A prompt's are plain.
+    """An operation on the plain tokens of an item: those that are not special. A prompt's are plain if they are pooled.
 
     Parameters
     ----------
@@ -48,7 +48,10 @@ class TokenOperation(Operation):
             )
         # Wherever they stand: those around a text, those that somebody wrote into one, and the end of text that stands
         # for an empty one.
-        return ~np.isin(item.data["ids"], _special(backbone))
+        plain = ~np.isin(item.data["ids"], _special(backbone))
+        # A prompt that is not pooled is counted from the start, so none of its tokens may go.
+        plain[: item.data.get("unpooled", 0)] = False
+        return plain
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)

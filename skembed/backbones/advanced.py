@@ -12,7 +12,7 @@ from skembed.backbones.base import Item
 __all__ = ["advance_each", "advanced", "collate_advanced", "join_advanced"]
 
 
-def advanced(item: Item, block: int, hidden: Tensor, *, keep: Sequence[str] = ("ids",)) -> Item:
+def advanced(item: Item, block: int, hidden: Tensor, *, keep: Sequence[str] = ("ids", "unpooled")) -> Item:
     """The item with what a block returned for it.
 
     Parameters

@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 from skembed.backbones.bundled import cache_home, materialize_directory
+from skembed.backbones.sentence_modules import has_module_list, module_folders
 from skembed.backbones.weights import decisive_files, fingerprint_directory
 from skembed.exceptions import IntegrityError
 
@@ -23,11 +24,17 @@ def pack_directory(directory: Path) -> bytes:
     """
     held = io.BytesIO()
     with zipfile.ZipFile(held, "w", zipfile.ZIP_STORED) as archive:
+        for folder in [] if has_module_list(directory) else module_folders(directory):
+            # Its name says what it does, and it may be empty.
+            archive.writestr(_entry(f"{folder}/"), b"")
         for path in decisive_files(directory):
-            # A fixed time, so that the same files are the same bytes.
-            name = zipfile.ZipInfo(path.relative_to(directory).as_posix(), (1980, 1, 1, 0, 0, 0))
-            archive.writestr(name, path.read_bytes())
+            archive.writestr(_entry(path.relative_to(directory).as_posix()), path.read_bytes())
     return held.getvalue()
+
+
+def _entry(name: str) -> zipfile.ZipInfo:
+    # A fixed time, so that the same files are the same bytes.
+    return zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
 
 
 def unpack_directory(archive: bytes, fingerprint: str) -> Path:
@@ -59,8 +66,9 @@ def unpack_directory(archive: bytes, fingerprint: str) -> Path:
                 path = (directory / name).resolve()
                 if not path.is_relative_to(directory.resolve()):
                     raise IntegrityError(f"A packed backbone names the file {name!r}, outside of its directory.")
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(held.read(name))
+                (path if name.endswith("/") else path.parent).mkdir(parents=True, exist_ok=True)
+                if not name.endswith("/"):
+                    path.write_bytes(held.read(name))
         if not is_whole(directory):
             raise IntegrityError("A packed backbone is not what its fingerprint says. Load it from another copy.")
 

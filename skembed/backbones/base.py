@@ -68,11 +68,14 @@ class TextOptions:
         Cut longer texts, or split them into windows whose embeddings are averaged.
     prompt : str
         Put before every text, as instruction-tuned embedding models want.
+    pool_prompt : bool
+        Whether the positions of the prompt, and of the special tokens before it, are pooled. They are always read.
     """
 
     max_length: int | None = None
     long_text: str = "truncate"
     prompt: str = ""
+    pool_prompt: bool = True
 
 
 @dataclass(frozen=True)

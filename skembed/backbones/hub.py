@@ -16,6 +16,7 @@ from huggingface_hub.errors import (
 )
 
 from skembed.backbones.bundled import has_mirror
+from skembed.backbones.sentence_modules import network_directory
 from skembed.backbones.weights import read_json
 from skembed.exceptions import BackboneNotFoundError
 
@@ -73,9 +74,10 @@ def resolved_revision(directory: Path) -> str | None:
 
 def _is_complete(snapshot: Path) -> bool:
     """Whether configuration and all shards of the weights are there, and not only what somebody once asked for."""
-    weights = {path.name for path in snapshot.glob("*.safetensors") if path.is_file()}
-    shards = read_json(snapshot / "model.safetensors.index.json").get("weight_map", {}).values()
-    return bool(weights) and weights.issuperset(shards) and (snapshot / "config.json").is_file()
+    network = network_directory(snapshot)
+    weights = {path.name for path in network.glob("*.safetensors") if path.is_file()}
+    shards = read_json(network / "model.safetensors.index.json").get("weight_map", {}).values()
+    return bool(weights) and weights.issuperset(shards) and (network / "config.json").is_file()
 
 
 def _fetch(name: str, revision: str | None) -> Path:

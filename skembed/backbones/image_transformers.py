@@ -17,6 +17,7 @@ from skembed.backbones.base import BackboneSpec, Block, Tokens
 from skembed.backbones.blocks import blocks_from_layers, dry_run, record_blocks, with_buffers
 from skembed.backbones.image_inference import ImageBackbone
 from skembed.backbones.image_prepare import ImagePreparation
+from skembed.backbones.sentence_modules import network_directory
 from skembed.backbones.transformers_loading import layer_names, load_pretrained, quiet, read_config
 from skembed.backbones.weights import read_json
 from skembed.exceptions import BackboneNotFoundError
@@ -92,6 +93,7 @@ def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> Tran
     BackboneNotFoundError
         If the family is none of ours, weights are missing, or it is not said how images are prepared.
     """
+    directory = network_directory(directory)
     kind = read_config(directory).model_type
     family = _FAMILIES.get(kind)
     if family is None:

@@ -23,6 +23,7 @@ from skembed.backbones.freed_memory import keep_freed_memory
 from skembed.backbones.linear import multiply_by_onednn
 from skembed.backbones.locating import Located, identify
 from skembed.backbones.modality import refuse_other_reader
+from skembed.backbones.sentence_modules import network_directory
 from skembed.backbones.tuned import TunedWeights
 from skembed.backbones.vetting import check_directory, reading
 from skembed.backbones.weights import read_json
@@ -157,8 +158,9 @@ def open_spec(spec: BackboneSpec, located: Located | None = None) -> Backbone:
     else:
         check_directory(located.directory)
         with reading(located.directory):
-            refuse_other_reader(spec, located.directory)
-            adapter = importlib.import_module(f"skembed.backbones.{_adapter(spec.source, located.directory)}")
+            network = network_directory(located.directory)
+            refuse_other_reader(spec, network)
+            adapter = importlib.import_module(f"skembed.backbones.{_adapter(spec.source, network)}")
             backbone = adapter.open_backbone(spec, located.directory, located.fingerprint)
         backbone.prepare_inference()
     if spec.tuned is not None:

@@ -131,6 +131,12 @@ class Card:
         See `Backbone`.
     normalize : bool
         Whether the backbone's own configuration scales rows to length one.
+    prompt : str
+        Put before every text by the backbone's own configuration.
+    pool_prompt : bool
+        Whether that configuration pools the positions of a prompt.
+    truncate_dim : int, optional
+        Leading features that it keeps.
     widths : dict of str to int
         Features of a row by the digest of how it is read, for every way that was tried.
     default_size : float or None
@@ -144,6 +150,9 @@ class Card:
     default_pooling: str
     class_token: bool
     normalize: bool
+    prompt: str = ""
+    pool_prompt: bool = True
+    truncate_dim: int | None = None
     widths: dict[str, int] = field(default_factory=dict)
     default_size: float | None = None
     uses_pad_to_window: bool = True
@@ -159,13 +168,16 @@ def describe(backbone: Backbone) -> Card:
         normalize=bool(backbone.extra.get("normalize", False)),
         default_size=backbone.default_size,
         uses_pad_to_window=backbone.uses_pad_to_window,
+        prompt=backbone.extra.get("prompt", ""),
+        pool_prompt=backbone.extra.get("pool_prompt", True),
+        truncate_dim=backbone.extra.get("truncate_dim"),
     )
 
 
 #: Cards seen by this process, by their paths.
 _seen: dict[Path, Card] = {}
 #: Raised when the fields of a card change.
-_CARD_VERSION = 2
+_CARD_VERSION = 3
 #: Poolings of `skembed.engine.pooling` that a backbone can have as its default; that module needs torch.
 _DEFAULT_POOLINGS = ("pooled", "cls", "mean", "max", "mean+max", "last")
 #: No network has more blocks or wider rows.
@@ -230,6 +242,9 @@ def _checked_card(content: dict[str, Any], fingerprint: str) -> Card:
         "default_pooling": content["default_pooling"] in _DEFAULT_POOLINGS,
         "class_token": isinstance(content["class_token"], bool),
         "normalize": isinstance(content["normalize"], bool),
+        "prompt": isinstance(content["prompt"], str),
+        "pool_prompt": isinstance(content["pool_prompt"], bool),
+        "truncate_dim": content["truncate_dim"] is None or _is_count(content["truncate_dim"]),
         "widths": isinstance(widths, dict) and all(map(_is_count, widths.values())),
         "default_size": content["default_size"] is None or _is_size(content["default_size"]),
         "uses_pad_to_window": isinstance(content["uses_pad_to_window"], bool),

@@ -1,4 +1,4 @@
-"""What sentence-transformers writes beside a network: how positions become one vector."""
+"""Settings that sentence-transformers stores beside a network: prompt, pooling, and what follows."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from skembed._warn import warn
-from skembed.backbones.weights import read_json
-from skembed.exceptions import SkembedWarning
+from skembed.backbones.json_files import invalid_entry, read_json
+from skembed.backbones.sentence_modules import SentenceModule, read_modules
+from skembed.exceptions import BackboneReadError, SkembedWarning
 
 __all__ = ["SentenceLayout", "read_sentence_layout"]
 
@@ -23,6 +24,15 @@ _MODES = {
     "mean": "mean",
     "lasttoken": "last",
 }
+#: Modules that are a network of transformers. The first versions had one for each family.
+_NETWORKS = {"Transformer", "BERT", "RoBERTa", "DistilBERT", "ALBERT", "CamemBERT", "XLMRoBERTa"}
+#: The network's settings: the first of these files that is there. The first versions had one for each family.
+_SETTINGS = [
+    f"sentence_{family}_config.json"
+    for family in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta")
+]
+#: Names of prompts that sentence-transformers knows without a text for them.
+_KNOWN_PROMPTS = {"query": "", "document": ""}
 
 
 @dataclass(frozen=True)
@@ -36,52 +46,132 @@ class SentenceLayout:
     normalize : bool
         Whether rows are scaled to Euclidean length one.
     max_length : int, optional
-        Tokens a text, special tokens included.
+        Tokens per text, special tokens included.
     lowercase : bool
         Whether texts are lower-cased before they reach the tokenizer.
+    prompt : str
+        Put before every text by default.
+    pool_prompt : bool
+        Whether the positions of a prompt take part in the pooling.
+    truncate_dim : int, optional
+        Leading features that are kept by default.
     """
 
     pooling: str | None = None
     normalize: bool = False
     max_length: int | None = None
     lowercase: bool = False
+    prompt: str = ""
+    pool_prompt: bool = True
+    truncate_dim: int | None = None
 
 
 def read_sentence_layout(directory: Path) -> SentenceLayout:
-    """The layout of a sentence-transformers directory; of any other directory, one that says nothing.
+    """Return the layout of a sentence-transformers directory; of any other directory, one that says nothing.
 
     Warns
     -----
     SkembedWarning
         If the directory asks for something that is left out: a further layer, or a pooling that is not ours.
+
+    Raises
+    ------
+    BackboneReadError
+        If a file has an entry of a wrong type, or a module has no configuration.
     """
-    modules: Any = read_json(directory / "modules.json")
+    modules = read_modules(directory)
     if not modules:
         return SentenceLayout()
-    settings = read_json(directory / "sentence_bert_config.json")
-    pooling, normalize = None, False
-    for module in modules:
-        kind = module["type"].rpartition(".")[2]
-        if kind == "Pooling":
-            pooling = _pooling(directory / module["path"] / "config.json")
-        elif kind == "Normalize":
-            normalize = True
-        elif kind != "Transformer":
-            warn(f"{directory} has a {kind} module, which is left out: rows are what enters it.", SkembedWarning)
-    return SentenceLayout(pooling, normalize, settings.get("max_seq_length"), bool(settings.get("do_lower_case")))
+    unknown = [module for module in modules if module.kind not in {*_NETWORKS, "Pooling", "Normalize"}]
+    for module in unknown:
+        warn(f"{directory} has a {module.kind} module, which is left out: rows are what enters it.", SkembedWarning)
+    max_length, lowercase = _read_settings(directory / modules[0].folder)
+    pooling, pool_prompt = _read_pooling(directory, modules)
+    prompt, truncate_dim = _read_defaults(directory / "config_sentence_transformers.json")
+    return SentenceLayout(
+        pooling,
+        any(module.kind == "Normalize" for module in modules),
+        max_length,
+        lowercase,
+        prompt,
+        pool_prompt,
+        # The leading features of a module that is left out are not those of what enters it.
+        None if unknown else truncate_dim,
+    )
 
 
-def _pooling(path: Path) -> str:
-    config = read_json(path)
-    asked = config.get("pooling_mode") or [key for key, on in config.items() if key.startswith("pooling_mode_") and on]
-    names = [asked] if isinstance(asked, str) else sorted(asked, key=str)
-    modes = [_MODES.get(name) for name in names]
-    if modes and modes[0] and len(modes) == 1:
+def _read_settings(network: Path) -> tuple[int | None, bool]:
+    """Return the tokens per text and whether texts are lower-cased."""
+    path = next((path for name in _SETTINGS if (path := network / name).is_file()), network / _SETTINGS[0])
+    settings = _read_object(path)
+    length, lowercase = settings.get("max_seq_length"), settings.get("do_lower_case")
+    if length is not None and not _is_count(length):
+        raise invalid_entry(path, "max_seq_length", length, "a positive integer")
+    if not isinstance(lowercase, bool | None):
+        raise invalid_entry(path, "do_lower_case", lowercase, "true or false")
+    return length, bool(lowercase)
+
+
+def _read_defaults(path: Path) -> tuple[str, int | None]:
+    """Return the default prompt, and the leading features that are kept."""
+    content = _read_object(path)
+    prompts, name, truncate_dim = (content.get(key) for key in ("prompts", "default_prompt_name", "truncate_dim"))
+    if truncate_dim is not None and not _is_count(truncate_dim):
+        raise invalid_entry(path, "truncate_dim", truncate_dim, "a positive integer")
+    if name is None:
+        return "", truncate_dim
+    if not isinstance(prompts, dict | None):
+        raise invalid_entry(path, "prompts", prompts, "an object of names and texts")
+    prompts = {**_KNOWN_PROMPTS, **(prompts or {})}
+    if not isinstance(name, str) or name not in prompts:
+        raise invalid_entry(path, "default_prompt_name", name, f"one of the prompts: {', '.join(prompts)[:200]}")
+    if not isinstance(prompts[name], str | None):
+        raise invalid_entry(path, f"prompts.{name}", prompts[name], "a string")
+    return prompts[name] or "", truncate_dim
+
+
+def _read_pooling(directory: Path, modules: list[SentenceModule]) -> tuple[str | None, bool]:
+    """Return the pooling, and whether a prompt takes part in it."""
+    folders = [module.folder for module in modules if module.kind == "Pooling"]
+    if not folders:
+        return None, True
+    path = directory / folders[-1] / "config.json"
+    if not path.is_file():
+        raise BackboneReadError(f"{path} is missing, the configuration of a pooling. Download the backbone again.")
+    config = _read_object(path)
+    pool_prompt = config.get("include_prompt", True)
+    if not isinstance(pool_prompt, bool):
+        raise invalid_entry(path, "include_prompt", pool_prompt, "true or false")
+    return _pooling_mode(path, config), pool_prompt
+
+
+def _pooling_mode(path: Path, config: dict[str, Any]) -> str:
+    flags = {key: on for key, on in config.items() if key.startswith("pooling_mode_")}
+    for key, on in flags.items():
+        if not isinstance(on, bool):
+            raise invalid_entry(path, key, on, "true or false")
+    asked = config.get("pooling_mode") or [key for key, on in flags.items() if on]
+    names = [asked] if isinstance(asked, str) else asked
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise invalid_entry(path, "pooling_mode", asked, "a string or a list of strings")
+    modes = [_MODES.get(name) for name in names or ["mean"]]
+    if len(modes) == 1 and modes[0]:
         return modes[0]
     if sorted(map(str, modes)) == ["max", "mean"]:
         return "mean+max"
     warn(
-        f"{path} asks for the pooling {', '.join(names) or '(none)'}, which is not ours: 'auto' is 'mean'.",
+        f"{path} asks for the pooling {', '.join(sorted(names))}, which is not ours: 'auto' is 'mean'.",
         SkembedWarning,
     )
     return "mean"
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    content: Any = read_json(path)
+    if not isinstance(content, dict):
+        raise BackboneReadError(f"{path} holds a {type(content).__name__}, not a dict. Download the backbone again.")
+    return content
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value > 0

@@ -28,6 +28,8 @@ from skembed.backbones.packing import (
     plan_packing,
 )
 from skembed.backbones.sentence_layout import read_sentence_layout
+from skembed.backbones.sentence_modules import network_directory
+from skembed.backbones.text_tokens import count_positions, default_length, first_within, special_tokens
 from skembed.backbones.transformers_loading import layer_names, load_pretrained, read_config, read_part
 from skembed.exceptions import BackboneNotFoundError
 
@@ -52,14 +54,10 @@ _DECODERS = {
     "gpt2", "gpt_neo", "gpt_neox", "gptj", "llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma", "gemma2",
     "gemma3_text", "phi", "phi3", "opt", "bloom", "falcon", "olmo", "olmo2", "stablelm", "smollm3",
 }  # fmt: skip
-#: What the networks call their tables of absolute positions. Rotary and relative positions have none.
-_POSITION_TABLES = ("position_embeddings", "position_embedding", "embed_positions", "wpe")
 #: Registered behind the layers by DeBERTa and MPNet, but read by every one of them.
 _RELATIVE_TABLES = ("encoder.rel_embeddings", "encoder.LayerNorm", "encoder.relative_attention_bias")
 #: How many times as wide as a position are the values inside a layer, in nearly all of them.
 _FEED_FORWARD = 4
-#: Tokens read where neither network nor tokenizer names a limit.
-_DEFAULT_LENGTH = 512
 #: Where a text is cut, no more characters than so many a token are tokenised.
 _CHARACTERS_PER_TOKEN = 12
 #: The last tokens of a text that was cut by characters may differ from the whole text's (runs of spaces do):
@@ -121,24 +119,47 @@ class TextBackbone(Backbone):
         """
         room = self.room(options)
         self._check_prompt(options, room)
-        texts = [options.prompt + text for text in map(self._lower, samples)]
+        texts = [self._lower(options.prompt + text) for text in samples]
+        unpooled = self._count_unpooled(options)
         if options.long_text == "chunk":
-            return [[self._item(part) for part in split_windows(ids, room)] for ids in self._tokenize(texts)]
+            return [self._windows(ids, room, unpooled) for ids in self._tokenize(texts)]
         return [
-            [self._item(ids[:room], truncated=not whole or len(ids) > room)]
+            [self._item(ids[:room], truncated=not whole or len(ids) > room, unpooled=unpooled)]
             for ids, whole in self._tokenize_start(texts, room)
         ]
+
+    def _count_unpooled(self, options: TextOptions) -> int:
+        """Count the leading tokens that are not pooled: special ones and the prompt's, or none."""
+        if options.pool_prompt or not options.prompt:
+            return 0
+        # As sentence-transformers counts: the prompt's own tokens, which those of prompt and text need not begin with.
+        (ids,) = self._tokenize([self._lower(options.prompt)])
+        suffix = [token for token in self.extra["suffix"] if not self._prompted or token < self.extra["prompted"]]
+        tokens = [*self.extra["prefix"], *ids.tolist(), *suffix]
+        return len(tokens) - (tokens[-1:] != [] and tokens[-1] in self.extra["tokenizer"].all_special_ids)
+
+    def _windows(self, ids: np.ndarray, room: int, unpooled: int) -> list[Item]:
+        """Split the tokens of a text into windows, without those of nothing but an unpooled prompt."""
+        n_special = len(self.extra["prefix"])
+        left = max(unpooled - n_special, 0)
+        items: list[Item] = []
+        for part in split_windows(ids, room):
+            if left < len(part):
+                is_first = unpooled and not items
+                items.append(self._item(part, unpooled=n_special + left if is_first else 0))
+            left = max(left - len(part), 0)
+        return items or [self._item(ids[-room:], unpooled=unpooled)]
 
     def _check_prompt(self, options: TextOptions, room: int) -> None:
         """Refuse a prompt that leaves no room for text, so that all rows would be equal."""
         if not options.prompt or options.long_text == "chunk":
             return
-        ((ids, _),) = self._tokenize_start([options.prompt], room)
+        ((ids, _),) = self._tokenize_start([self._lower(options.prompt)], room)
         if len(ids) >= room:
             raise ValueError(
                 f"The prompt has {len(ids)} tokens or more, and max_length={self.length_read(options)} leaves room for "
-                f"{room}: nothing of the texts would be read. Use a shorter prompt, a larger max_length, or "
-                "long_text='chunk'."
+                f"{room}: nothing of the texts would be read. Use a shorter prompt ('' for none), a larger "
+                "max_length, or long_text='chunk'."
             )
 
     def _lower(self, text: str) -> str:
@@ -216,12 +237,13 @@ class TextBackbone(Backbone):
             return True
         return len(ids) >= room + (_MARGIN if text[len(start)] == " " else _MARGIN_IN_WORD)
 
-    def _item(self, ids: np.ndarray, truncated: bool = False) -> Item:
+    def _item(self, ids: np.ndarray, truncated: bool = False, unpooled: int = 0) -> Item:
         tokens = np.concatenate([self.extra["prefix"], ids, self.extra["suffix"]]).astype(np.int64)
         if not len(tokens):
             # Decoders put nothing around a text, and nothing has no embedding: "" is one end-of-text token.
             tokens = np.array([self.extra["filler"]], dtype=np.int64)
-        return Item({"ids": tokens}, length=len(tokens), truncated=truncated)
+        data = {"ids": tokens, "unpooled": min(unpooled, len(tokens))} if unpooled else {"ids": tokens}
+        return Item(data, length=len(tokens), truncated=truncated)
 
     def collate(self, items: Sequence[Item]) -> dict[str, Tensor]:
         """Pad to the longest item, always on the right, where positions and decoders do not notice it.
@@ -234,6 +256,8 @@ class TextBackbone(Backbone):
         ids = np.full(mask.shape, self.extra["padding"], dtype=np.int64)
         ids[mask] = np.concatenate([item.data["ids"] for item in items])
         batch = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
+        if any("unpooled" in item.data for item in items):
+            batch["unpooled"] = torch.tensor([item.data.get("unpooled", 0) for item in items])
         return batch | (collate_advanced if self.extra["padded_length"] else join_advanced)(items)
 
     def advance(self, items: Sequence[Item], batch: Mapping[str, Tensor], blocks: Sequence[int]) -> list[list[Item]]:
@@ -269,6 +293,8 @@ class TextBackbone(Backbone):
         pooled = output.pooler_output if output is not None and self.extra["summarised"] else None
         if self._prompted:
             mask = mask & (batch["input_ids"] < self.extra["prompted"])
+        if "unpooled" in batch:
+            mask = mask & (torch.arange(mask.shape[1], device=mask.device) >= batch["unpooled"].unsqueeze(1))
         summaries = [pooled if i == top else None for i in layers]
         if packing is None:
             return [Tokens(found[i], mask, pooled=own) for i, own in zip(layers, summaries, strict=True)]
@@ -318,16 +344,17 @@ def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> Text
         If weights are missing or are no safetensors, if there is no tokenizer, or if the family is none that
         is read.
     """
+    layout = read_sentence_layout(directory)
+    directory = network_directory(directory)
     config = read_config(directory)
     tokenizer = read_part(AutoTokenizer, directory, "tokenizer")
     module: Any = _load_module(config, directory)
     allow_packing(module)
     # What was loaded knows its own part: config.json of a whole CLIP describes two towers.
     kind, config = config.model_type, module.config.get_text_config()
-    layout = read_sentence_layout(directory)
     names = layer_names(module, config.num_hidden_layers)
-    prefix, suffix = _special_tokens(tokenizer, directory)
-    positions = _count_positions(module)
+    prefix, suffix = special_tokens(tokenizer, directory)
+    positions = count_positions(module)
     vocabulary = module.get_input_embeddings().num_embeddings
     eos, bos, pad = tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id
     return TextBackbone(
@@ -342,17 +369,20 @@ def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> Text
             "tokenizer": tokenizer,
             "prefix": prefix,
             "suffix": suffix,
-            "filler": _first_within(vocabulary, eos, bos, pad),
-            "padding": _first_within(vocabulary, pad, eos),
+            "filler": first_within(vocabulary, eos, bos, pad),
+            "padding": first_within(vocabulary, pad, eos),
             "padded_length": positions if kind in _UNMASKED else None,
             "inputs": ("input_ids",) if kind in _UNMASKED else ("input_ids", "attention_mask"),
             "forward": {"use_cache": False} if kind in _DECODERS else {},
-            "limit": _default_length(config, tokenizer, positions, layout.max_length),
+            "limit": default_length(config, tokenizer, positions, layout.max_length),
             "positions": positions,
             "layers": names,
             "summarised": kind in _SUMMARISED,
             "lowercase": layout.lowercase,
             "normalize": layout.normalize,
+            "prompt": layout.prompt,
+            "pool_prompt": layout.pool_prompt,
+            "truncate_dim": layout.truncate_dim,
         },
     )
 
@@ -382,55 +412,7 @@ def _order_blocks(module: nn.Module, names: list[str]) -> tuple[Block, ...]:
     return tuple(blocks)
 
 
-def _special_tokens(tokenizer, directory: Path) -> tuple[list[int], list[int]]:
-    """What the tokenizer puts before and after a text.
-
-    These first calls also switch off the cutting and padding that some files have on. No later call changes
-    anything.
-    """
-    for probe in ("a", "the", "0", ".", "A"):
-        plain, whole = (tokenizer(probe, add_special_tokens=flag, verbose=False)["input_ids"] for flag in (False, True))
-        # Without its vocabulary BERT's tokenizer is built all the same, and knows nothing.
-        if set(plain) <= {tokenizer.unk_token_id}:
-            continue
-        for start in range(len(whole) - len(plain) + 1):
-            if whole[start : start + len(plain)] == plain:
-                return whole[:start], whole[start + len(plain) :]
-    raise BackboneNotFoundError(
-        f"The tokenizer in {directory} knows no token of plain English: is its vocabulary there? "
-        "Save the one that the network was trained with: tokenizer.save_pretrained(directory)."
-    )
-
-
-def _first_within(vocabulary: int, *tokens: int | None) -> int:
-    # Padding tokens were added to many a decoder's tokenizer without an embedding for them.
-    return next((token for token in tokens if token is not None and token < vocabulary), 0)
-
-
 def _trained_pooling(kind: str) -> str:
     if kind in _SUMMARISED:
         return "pooled"
     return "last" if kind in _DECODERS else "mean"
-
-
-def _count_positions(module: nn.Module) -> int | None:
-    """Tokens that the table of absolute positions has room for; None where there is no such table."""
-    for name, table in module.named_modules():
-        if name.rpartition(".")[2] in _POSITION_TABLES and isinstance(table, nn.Embedding):
-            # RoBERTa and its kin count from behind the padding index on; OPT keeps its offset itself.
-            padding = table.padding_idx
-            return table.num_embeddings - (getattr(table, "offset", 0) if padding is None else padding + 1)
-    return None
-
-
-def _default_length(config, tokenizer, positions: int | None, declared: int | None) -> int:
-    """Tokens read where the user names no number: the least that anything here gives."""
-    stated = tokenizer.model_max_length
-    known = (
-        declared,
-        positions,
-        # transformers writes 1e30 where nobody said anything.
-        stated if stated < 10**6 else None,
-        getattr(config, "max_position_embeddings", None),
-    )
-    return min((int(length) for length in known if length), default=_DEFAULT_LENGTH)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from skembed.backbones.sentence_modules import network_directory
 from skembed.backbones.size_limits import check_sizes
 from skembed.backbones.weights import decisive_files, read_json
 from skembed.engine.device import is_out_of_memory
@@ -84,15 +85,16 @@ def check_directory(directory: Path) -> None:
             raise BackboneReadError(f"{path} may not be read by this user. Change its permissions.")
         if path.suffix == ".json":
             _check_json(path, list if path.name == "modules.json" else dict)
-    adapter = directory / "adapter_config.json"
+    network = network_directory(directory)
+    adapter = network / "adapter_config.json"
     if adapter.is_file():
         raise BackboneReadError(
             f"{adapter} belongs to a PEFT adapter, which names another network to load. Merge the adapter with "
             "model.merge_and_unload() and save the result with save_pretrained(directory)."
         )
-    config = directory / "config.json"
+    config = network / "config.json"
     _check_foreign(read_json(config), config)
-    check_sizes(directory)
+    check_sizes(network)
 
 
 def _check_json(path: Path, expected: type) -> None:

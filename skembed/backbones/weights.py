@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import json
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
+from skembed.backbones.json_files import read_json
+from skembed.backbones.sentence_modules import has_module_list, module_folders
 from skembed.exceptions import BackboneNotFoundError, BackboneReadError
 
 __all__ = ["decisive_files", "fingerprint_directory", "read_json", "require_safetensors", "sha256_file"]
@@ -15,7 +16,10 @@ __all__ = ["decisive_files", "fingerprint_directory", "read_json", "require_safe
 #: Files that decide what a backbone computes. READMEs, training arguments and pictures do not.
 _DECISIVE = ("*.safetensors", "*.safetensors.index.json", "config.json", "preprocessor_config.json",
              "processor_config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "*.model",
-             "sentence_bert_config.json", "modules.json", "1_Pooling/config.json")  # fmt: skip
+             "sentence_*_config.json", "modules.json", "1_Pooling/config.json")  # fmt: skip
+#: The file of sentence-transformers with defaults for a whole model, and those of them that change rows.
+_DEFAULTS = "config_sentence_transformers.json"
+_DECISIVE_DEFAULTS = ("default_prompt_name", "truncate_dim")
 
 
 def sha256_file(path: Path) -> str:
@@ -26,45 +30,45 @@ def sha256_file(path: Path) -> str:
 
 def decisive_files(directory: Path) -> list[Path]:
     """Files that decide what the backbone computes, in order; those in sub-folders included."""
-    patterns = (*_DECISIVE, *(f"{folder}/config.json" for folder in _module_folders(directory)))
-    return sorted({path for pattern in patterns for path in directory.glob(pattern) if path.is_file()})
+    folders = [glob.escape(folder) for folder in module_folders(directory)]
+    patterns = [*_DECISIVE, *(f"{folder}/config.json" for folder in folders if folder)]
+    patterns += [f"{folder}/{pattern}" for folder in folders[:1] if folder for pattern in _DECISIVE]
+    files = {path for pattern in patterns for path in directory.glob(pattern) if path.is_file()}
+    if _has_defaults(directory / _DEFAULTS):
+        files.add(directory / _DEFAULTS)
+    return sorted(files)
 
 
-def _module_folders(directory: Path) -> list[str]:
-    """Sub-folders that sentence-transformers' modules.json names, whose configurations are read, too."""
+def _has_defaults(path: Path) -> bool:
+    """Return True if a file sets what rows depend on, or may do so.
+
+    Most of these files only record versions, which change no rows.
+    """
     try:
-        modules: Any = read_json(directory / "modules.json")
-        paths = [PurePosixPath(module["path"]) for module in modules]
-    except (ValueError, LookupError, TypeError):
-        return []  # damaged: whoever reads the modules says so
-    inside = [path for path in paths if path.parts and not path.is_absolute() and ".." not in path.parts]
-    return [glob.escape(path.as_posix()) for path in inside]
+        content: Any = read_json(path)
+    except BackboneReadError:
+        return True
+    return not isinstance(content, dict) or any(content.get(key) is not None for key in _DECISIVE_DEFAULTS)
 
 
 def fingerprint_directory(directory: Path) -> str:
-    """Hex digest over the names and contents of the files that decide what the backbone computes."""
-    digest = hashlib.sha256()
-    for path in decisive_files(directory):
-        digest.update(f"{path.relative_to(directory).as_posix()}\0{sha256_file(path)}\n".encode())
-    return digest.hexdigest()
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return a JSON file's content, or {} if there is no such file.
+    """Return a hex digest over the names and contents of the files that decide what the backbone computes.
 
     Raises
     ------
     BackboneReadError
-        If the file is not JSON.
+        If a file cannot be read.
     """
-    if not path.is_file():
-        return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise BackboneReadError(
-            f"{path} is not valid JSON ({type(error).__name__}: {str(error)[:100]}). Download the backbone again."
-        ) from error
+    digest = hashlib.sha256()
+    if not has_module_list(directory):
+        # What the folders of modules are called is all that is known of them.
+        digest.update("".join(f"{folder}\n" for folder in module_folders(directory)).encode())
+    for path in decisive_files(directory):
+        try:
+            digest.update(f"{path.relative_to(directory).as_posix()}\0{sha256_file(path)}\n".encode())
+        except OSError as error:
+            raise BackboneReadError(f"{path} cannot be read ({error.strerror}). Change its permissions.") from error
+    return digest.hexdigest()
 
 
 def require_safetensors(directory: Path) -> None:

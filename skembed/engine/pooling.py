@@ -28,11 +28,12 @@ def _max(tokens: Tokens) -> Tensor:
 
 def _last(tokens: Tokens) -> Tensor:
     positions = torch.arange(tokens.mask.shape[1], device=tokens.mask.device)
-    return tokens.at((tokens.mask * positions).amax(1))
+    return tokens.at((tokens.mask * positions).amax(1)) * tokens.mask.any(1, keepdim=True)
 
 
 def _cls(tokens: Tokens) -> Tensor:
-    return tokens.at(torch.zeros(len(tokens.mask), dtype=torch.int64, device=tokens.mask.device))
+    # The first position, or the first behind a prompt that is not pooled.
+    return tokens.at(tokens.mask.int().argmax(1))
 
 
 def _pooled(tokens: Tokens) -> Tensor:
@@ -61,8 +62,8 @@ def pool(tokens: Tokens, pooling: str) -> Tensor:
         Output of a block.
     pooling : str
         One of `POOLINGS` but "layer_attention". "mean" and "max" run over real positions and leave out
-        class and register tokens; "cls" is the first position; "last" the last real one, as decoders want;
-        "pooled" the network's own summary.
+        class and register tokens; "cls" is the first position that is not masked; "last" the last real one, as
+        decoders want; "pooled" the network's own summary.
 
     Returns
     -------

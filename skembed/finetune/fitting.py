@@ -179,6 +179,7 @@ def _recipe(
             head,
             n_features=embedder._n_features_out,
             normalize=bool(embedder._normalized),
+            n_scaled=embedder._n_scaled,
             method=request.method,
             n_trainable=_most_unfrozen(request),
             probe=backbone.preprocess([embedder._probe()], embedder._reading.options)[0][:1],

@@ -145,6 +145,8 @@ class Network(FrozenNetwork):
         Leading features of a row that are kept.
     normalize : bool
         Whether rows are scaled to length one.
+    n_scaled : int, optional
+        Leading features whose length that is, where it is not the ones that are kept.
     method : Method
         What trains in a block: all of it, or less.
     n_trainable : int, optional
@@ -166,6 +168,7 @@ class Network(FrozenNetwork):
         *,
         n_features: int,
         normalize: bool,
+        n_scaled: int | None = None,
         method: Method = WEIGHTS,
         n_trainable: int | None = None,
         probe: Sequence[Item] = (),
@@ -174,7 +177,7 @@ class Network(FrozenNetwork):
     ):
         self.base = self.backbone = backbone
         self.reading, self.method = reading, method
-        self.n_features, self.normalize = n_features, normalize
+        self.n_features, self.normalize, self.n_scaled = n_features, normalize, n_scaled or n_features
         kind, blocks = KINDS[method.name], self.top(self.depth if n_trainable is None else n_trainable)
         own = set(kind.own(backbone.module, blocks))
         # Copied while another thread passes over its lower blocks, the network would pass over them for good.
@@ -275,8 +278,9 @@ class Network(FrozenNetwork):
         return combine_layers([pool(each, pooling) for each in tokens], attention=attention)
 
     def _finished(self, rows: Tensor) -> Tensor:
-        rows = rows[:, : self.n_features]
-        return nn.functional.normalize(rows, dim=1) if self.normalize else rows
+        if self.normalize:
+            rows = nn.functional.normalize(rows[:, : self.n_scaled], dim=1)
+        return rows[:, : self.n_features]
 
     # -- tensors ----------------------------------------------------------------------------------------
 

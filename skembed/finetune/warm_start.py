@@ -140,4 +140,5 @@ def _space(embedder: BaseEmbedder) -> tuple[Any, ...]:
         reading.pooling,
         bool(embedder._normalized),
         embedder._n_features_out,
+        embedder._n_scaled,
     )
