@@ -19,6 +19,7 @@ from skembed.advice.targets import KnownTargets, know_targets
 from skembed.advice.wording import duration, words_for
 from skembed.base import BaseEmbedder
 from skembed.findings import Finding, describe, worst_first
+from skembed.inputs import check_present
 
 if TYPE_CHECKING:
     from skembed.finetune.base import BaseFineTuner
@@ -198,8 +199,8 @@ def advise(
 
     if isinstance(X, BaseEmbedder):
         raise TypeError(f"X is a {type(X).__name__}, and no samples. Samples come first: advise(X, y, embedder).")
-    if y is not None:
-        check_consistent_length(X, y)
+    known = know_targets(y, task)
+    check_consistent_length(X, known.columns)
     given = TextEmbedder() if embedder is None else embedder
     if not isinstance(given, BaseEmbedder):
         raise TypeError(f"embedder is a {type(given).__name__}. Pass an ImageEmbedder, TextEmbedder or AudioEmbedder.")
@@ -209,7 +210,7 @@ def advise(
     return advise_samples(
         fitted,
         samples,
-        know_targets(y, task),
+        known,
         groups=_check_groups(groups, len(samples)),
         budget=float(budget),
         max_samples=int(max_samples),
@@ -264,6 +265,7 @@ def advise_samples(
 def _check_groups(groups: Any, n_samples: int) -> np.ndarray | None:
     if groups is None:
         return None
+    check_present(groups, "groups")
     found = np.asarray(groups)
     if found.shape != (n_samples,):
         raise ValueError(f"groups has shape {found.shape}; {(n_samples,)} was expected, one group a sample.")

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sklearn.utils.multiclass import type_of_target
 
-from skembed.inputs import check_one_kind, check_present
+from skembed.inputs import as_numbers, as_targets, target_kind
 from skembed.selection.targets import resolve_task
 
 __all__ = ["TASKS", "KnownTargets", "know_targets"]
@@ -79,20 +78,35 @@ def know_targets(y: Any, task: str = "auto") -> KnownTargets:
         raise ValueError(f"task={task!r} is unknown. Use one of {', '.join(map(repr, TASKS))}.")
     if y is None:
         raise ValueError("y is None. Give the classes, labels or numbers that are to be learned.")
-    check_present(y)
-    if task != "regression":
-        y = check_one_kind(y)
+    values = as_numbers(y) if task == "regression" else as_targets(y)
     if task == "auto":
-        kind = type_of_target(y, input_name="y")
-        task = "multilabel" if kind == "multilabel-indicator" else resolve_task(y)
+        task = "multilabel" if target_kind(values) == "multilabel-indicator" else resolve_task(values)
     if task == "classification":
-        classes, codes = np.unique(np.asarray(y), return_inverse=True)
-        if len(classes) < 2:
-            raise ValueError(f"y has one class, {classes.tolist()[0]!r}: there is nothing to advise on.")
-        return KnownTargets(task, np.eye(len(classes))[codes], codes.astype(np.int64), tuple(classes.tolist()))
-    values = np.asarray(y.toarray() if hasattr(y, "toarray") else y, dtype=np.float64)
-    values = values.reshape(len(values), -1)
-    if task == "regression":
-        scale = values.std(0)
-        values = (values - values.mean(0)) / np.where(scale > 0, scale, 1.0)
-    return KnownTargets(task, values, None, tuple(range(values.shape[1])))
+        return _classes(values)
+    if task == "multilabel":
+        return _columns(task, _labels(values))
+    values = values.astype(np.float64).reshape(len(values), -1)
+    scale = values.std(0)
+    return _columns(task, (values - values.mean(0)) / np.where(scale > 0, scale, 1.0))
+
+
+def _classes(y: np.ndarray) -> KnownTargets:
+    if y.ndim > 1:
+        raise ValueError(f"y has shape {y.shape} with task='classification'. Give one class per sample.")
+    classes, codes = np.unique(y, return_inverse=True)
+    if len(classes) < 2:
+        raise ValueError(f"y has one class, {classes.tolist()[0]!r}: there is nothing to advise on.")
+    return KnownTargets("classification", np.eye(len(classes))[codes], codes.astype(np.int64), tuple(classes.tolist()))
+
+
+def _labels(y: np.ndarray) -> np.ndarray:
+    if y.dtype.kind not in "fiub" or not np.isin(y, (0, 1)).all():
+        raise ValueError(
+            "y holds other values than 0 and 1 with task='multilabel'. Give a matrix of zeros and ones, as "
+            "sklearn.preprocessing.MultiLabelBinarizer makes it of lists of names."
+        )
+    return y.astype(np.float64).reshape(len(y), -1)
+
+
+def _columns(task: str, columns: np.ndarray) -> KnownTargets:
+    return KnownTargets(task, columns, None, tuple(range(columns.shape[1])))

@@ -19,6 +19,7 @@ from skembed.diagnosis.data import MOST_SAMPLES, find_few, find_imbalance, find_
 from skembed.diagnosis.remedies import UNSTABLE, UNSURE, Means
 from skembed.diagnosis.report import Diagnosis
 from skembed.findings import Finding, of_positions, worst_first
+from skembed.inputs import check_comparable
 from skembed.layerwise import block_drift
 
 if TYPE_CHECKING:
@@ -92,8 +93,8 @@ def diagnose(fitted: BaseFineTuner, X=None, y=None, *, random_state: int | None 
         return fitted.diagnosis_
     known = None
     if y is not None:
-        check_consistent_length(X, y)
         known = _targets_of(fitted, y)
+        check_consistent_length(X, known.columns)
     rng = np.random.default_rng(random_state)
     from skembed.text import TextEmbedder
 
@@ -138,6 +139,7 @@ def _targets_of(fitted: BaseFineTuner, y: Any) -> KnownTargets:
     values = fitted._check_targets(y)
     if values.ndim == 2:
         return know_targets(values, "multilabel")
+    check_comparable(values, classes, ("y", "classes_"))
     codes = np.searchsorted(classes, values)
     if not np.array_equal(classes[np.minimum(codes, len(classes) - 1)], values):
         unknown = np.setdiff1d(values, classes).tolist()[0]

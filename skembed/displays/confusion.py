@@ -12,7 +12,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from skembed._plotting import GREY, luminance, panels, plain_labels, pyplot, shorten_middle
 from skembed.displays.samples import image_of, is_image, line_of
-from skembed.inputs import as_samples
+from skembed.finetune.targets import first_fraction
+from skembed.inputs import as_samples, as_targets, check_comparable, target_kind
 
 __all__ = ["ConfusedPair", "ConfusionExamplesDisplay"]
 
@@ -124,6 +125,7 @@ class ConfusionExamplesDisplay:
                 "such as a FineTuneClassifier, or a Pipeline of an embedder and a classifier."
             )
         check_is_fitted(estimator)
+        _as_classes(y, "y")
         options = {"n_pairs": n_pairs, "n_examples": n_examples, "max_classes": max_classes}
         return cls.from_predictions(y, estimator.predict(X), X, ax=ax, **options)
 
@@ -182,14 +184,10 @@ class ConfusionExamplesDisplay:
             If lengths differ, or there is not one class a sample.
         """
         pyplot(type(self).__name__)
-        check_consistent_length(self.y_true, self.y_pred, self.samples)
-        true, predicted = np.asarray(self.y_true), np.asarray(self.y_pred)
-        if true.ndim != 1 or predicted.ndim != 1:
-            raise ValueError(
-                f"y_true has shape {true.shape} and y_pred {predicted.shape}. Give one class a sample; of several "
-                "labels draw one column at a time."
-            )
+        true, predicted = _as_classes(self.y_true, "y_true"), _as_classes(self.y_pred, "y_pred")
+        check_consistent_length(true, predicted, self.samples)
         _refuse_samples(true, predicted)
+        check_comparable(true, predicted, ("y_true", "y_pred"))
         self.classes_ = np.unique(np.concatenate([true, predicted]))
         self.matrix_ = confusion_matrix(true, predicted, labels=self.classes_)
         self.pairs_ = _most_confused(true, predicted, self.matrix_, self.classes_, n_pairs)
@@ -244,6 +242,18 @@ class ConfusionExamplesDisplay:
         ax.set(xlabel=f"predicted class{note}", ylabel="true class")
         ax.tick_params(length=0)
         ax.figure.colorbar(drawn, ax=ax, label="share of the true class", shrink=0.7)
+
+
+def _as_classes(y: Any, name: str) -> np.ndarray:
+    """Return one class per sample."""
+    classes = as_targets(y, name, warn_column=False)
+    if classes.ndim != 1:
+        raise ValueError(
+            f"{name} has shape {classes.shape}. Give one class per sample; of several labels draw one column at a time."
+        )
+    if target_kind(classes, name) == "continuous":
+        raise ValueError(f"{name} holds numbers that are not classes, such as {first_fraction(classes)}. Give classes.")
+    return classes
 
 
 def _refuse_samples(true: np.ndarray, predicted: np.ndarray) -> None:

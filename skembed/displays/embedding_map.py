@@ -7,14 +7,13 @@ from functools import partial
 from typing import Any, Self
 
 import numpy as np
-from sklearn.utils.multiclass import type_of_target
 
 from skembed._layout import cell_size, font_points, keep_inside, shorten_to, text_inches, wrap_to
 from skembed._plotting import COLOUR, GREY, bare, class_style, plain_labels, pyplot, shorten_middle
 from skembed.displays.estimators import as_embedder, transformed
 from skembed.displays.projections import projection
 from skembed.displays.samples import describe_sample, follow_mouse, image_of, spread_out
-from skembed.inputs import as_samples
+from skembed.inputs import as_samples, as_targets, target_kind
 
 __all__ = ["EmbeddingMapDisplay"]
 
@@ -127,6 +126,7 @@ class EmbeddingMapDisplay:
         project = projection(method, random_state)
         made = as_embedder(embedder, cls.__name__)
         samples = as_samples(X)
+        _check_targets(y, len(samples))
         positions, names = project(made.fit(X).embed(X))
         display = cls(positions, y, samples=samples, axis_names=names)
         return display.plot(ax, thumbnails=thumbnails, max_thumbnails=max_thumbnails, max_classes=max_classes)
@@ -173,8 +173,10 @@ class EmbeddingMapDisplay:
         """
         pyplot(cls.__name__)
         project = projection(method, random_state)
+        samples = as_samples(X)
+        _check_targets(y, len(samples))
         positions, names = project(transformed(estimator, X, cls.__name__))
-        display = cls(positions, y, samples=as_samples(X), axis_names=names)
+        display = cls(positions, y, samples=samples, axis_names=names)
         return display.plot(ax, thumbnails=thumbnails, max_thumbnails=max_thumbnails, max_classes=max_classes)
 
     def plot(self, ax=None, *, thumbnails: bool = False, max_thumbnails: int = 60, max_classes: int = 40) -> Self:
@@ -203,30 +205,28 @@ class EmbeddingMapDisplay:
         """
         plt = pyplot(type(self).__name__)
         positions = self._checked()
+        y, kind = _check_targets(self.y, len(positions))
         if ax is None:
             # As much room for the map, however many columns the legend has.
-            _, ax = plt.subplots(figsize=(7.2 + 1.9 * _columns(self.y, max_classes), 6), layout="constrained")
+            _, ax = plt.subplots(figsize=(7.2 + 1.9 * _columns(y, kind, max_classes), 6), layout="constrained")
         self.ax_, self.figure_ = ax, ax.figure
-        kind = None if self.y is None else type_of_target(self.y, input_name="y")
-        if kind is None:
+        if y is None:
             colours = np.full(len(positions), COLOUR)
             ax.scatter(*positions.T, s=22, color=COLOUR, alpha=0.75, linewidths=0)
-        elif kind.startswith("continuous"):
-            drawn = ax.scatter(*positions.T, s=22, c=np.asarray(self.y, dtype=float).ravel(), cmap="viridis")
+        elif kind == "continuous":
+            drawn = ax.scatter(*positions.T, s=22, c=y, cmap="viridis")
             # A part of the axes, so that it stays beside them wherever they are moved to.
             self.figure_.colorbar(drawn, cax=ax.inset_axes((1.03, 0.0, 0.04, 1.0)), label="y")
             colours = drawn.to_rgba(drawn.get_array())
-        elif kind in ("binary", "multiclass"):
-            colours = self._draw_classes(ax, positions, max_classes)
         else:
-            raise ValueError(f"y is a {kind} target. Give one class or one number a sample, or y=None.")
+            colours = self._draw_classes(ax, positions, y, max_classes)
         self._name_axes(ax)
         keep_inside([ax])
         self.thumbnails_: list[int] = []
         if thumbnails:
             self._draw_thumbnails(ax, positions, colours, max_thumbnails)
         if self.samples is not None:
-            follow_mouse(ax, positions, partial(_caption, self.samples, self.y))
+            follow_mouse(ax, positions, partial(_caption, self.samples, y))
         return self
 
     def _name_axes(self, ax) -> None:
@@ -239,9 +239,8 @@ class EmbeddingMapDisplay:
         ax.set(xticks=[], yticks=[])
         bare(ax)
 
-    def _draw_classes(self, ax, positions: np.ndarray, max_classes: int) -> np.ndarray:
+    def _draw_classes(self, ax, positions: np.ndarray, y: np.ndarray, max_classes: int) -> np.ndarray:
         """One colour and marker a class, the legend at the right; returns the colour of each sample."""
-        y = np.asarray(self.y)
         classes, counts = np.unique(y, return_counts=True)
         largest = np.sort(np.argsort(-counts, kind="stable")[:max_classes])
         colours = np.full(len(y), GREY, dtype=object)
@@ -288,17 +287,31 @@ class EmbeddingMapDisplay:
         positions = np.asarray(self.positions, dtype=float)
         if positions.ndim != 2 or positions.shape[1] != 2:
             raise ValueError(f"positions has shape {positions.shape}. Give two numbers a sample: (n_samples, 2).")
-        for name, values in (("y", self.y), ("samples", self.samples)):
-            if values is not None and len(values) != len(positions):
-                raise ValueError(f"{name} has {len(values)} entries for {len(positions)} positions. Give one a sample.")
+        if self.samples is not None and len(self.samples) != len(positions):
+            raise ValueError(
+                f"samples has {len(self.samples)} entries for {len(positions)} positions. Give one per sample."
+            )
         return positions
 
 
-def _columns(y: Any, max_classes: int) -> int:
+def _check_targets(y: Any, n_samples: int) -> tuple[np.ndarray | None, str]:
+    """Return y as an array and its kind: "continuous", "binary" or "multiclass"."""
+    if y is None:
+        return None, ""
+    values = as_targets(y, warn_column=False)
+    if len(values) != n_samples:
+        raise ValueError(f"y has {len(values)} entries for {n_samples} positions. Give one per sample.")
+    kind = target_kind(values)
+    if kind not in ("continuous", "binary", "multiclass"):
+        raise ValueError(f"y is a {kind} target. Give one class or one number per sample, or y=None.")
+    return values, kind
+
+
+def _columns(y: np.ndarray | None, kind: str, max_classes: int) -> int:
     """Columns of the legend: none without classes."""
-    if y is None or type_of_target(y, input_name="y") not in ("binary", "multiclass"):
+    if y is None or kind == "continuous":
         return 0
-    n_classes = len(np.unique(np.asarray(y)))
+    n_classes = len(np.unique(y))
     return -(-min(n_classes, max_classes + 1) // _LEGEND_ROWS)
 
 
@@ -317,7 +330,7 @@ def _fit_legend(names: list[str], width: float, height: float) -> tuple[list[str
     return [shorten_to(name, room, points, shorten_middle) for name in names], columns, float(points)
 
 
-def _caption(samples: Sequence[Any], y: Any, i: int) -> str:
+def _caption(samples: Sequence[Any], y: np.ndarray | None, i: int) -> str:
     """What is shown of a sample under the mouse."""
-    name = "" if y is None else f", {np.asarray(y).ravel()[i]}"
+    name = "" if y is None else f", {y[i]}"
     return f"{describe_sample(samples[i])}\n[{i}]{name}".strip()

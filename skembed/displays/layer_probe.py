@@ -11,7 +11,7 @@ from skembed._layout import cell_size, font_points, keep_inside, wrap_to
 from skembed._plotting import BEST, COLOUR, bare, pyplot
 from skembed.displays.estimators import as_embedder, layer_features
 from skembed.selection.probes import check_folds, linear_probe_folds
-from skembed.selection.targets import class_codes, resolve_task
+from skembed.selection.targets import checked_targets, class_codes, resolve_task
 
 __all__ = ["LayerProbeDisplay"]
 
@@ -109,6 +109,7 @@ class LayerProbeDisplay:
         # Before minutes of embedding, and not after them.
         pyplot(cls.__name__)
         kind = resolve_task(y, task)
+        y = checked_targets(y, kind, warn_column=False)
         cv = _folds(y, kind, cv)
         positions, features = layer_features(as_embedder(embedder, cls.__name__), X, layers)
         scores = [

@@ -22,7 +22,8 @@ class FitCallbacks:
     request : Request
         The fit.
     X, y, sample_weight
-        As `fit` was given them. Callbacks get them without the samples that the fit leaves out.
+        As `fit` was given them. Callbacks get X without the samples that the fit leaves out, and y as the fit has
+        checked it: a scorer takes fewer forms of y than `fit`.
     """
 
     def __init__(self, estimator: Any, request: Request, X: Any, y: Any, sample_weight: Any):
@@ -55,12 +56,13 @@ class FitCallbacks:
 
 
 def _training_data(request: Request, X: Any, y: Any, sample_weight: Any) -> dict[str, Any]:
-    """Return X and y as they were given, or lists of the samples that the fit uses where it leaves some out."""
+    """Return X as it was given, or a list of the samples that the fit uses where it leaves some out, and their y."""
     n_used = len(request.train) if request.own_validation else len(request.y)
     n_given = np.shape(np.asarray(y))[0]  # not len, which what is merely like an array may lack
     weights = None if sample_weight is None else np.broadcast_to(np.asarray(sample_weight), n_given)
     if n_used < n_given:
-        X, y = list(request.samples[:n_used]), request.y[:n_used]
+        X = list(request.samples[:n_used])
         weights = None if weights is None else weights[request.positions[:n_used]]
     metadata = None if weights is None else {"sample_weight": weights}
-    return {"X": X, "y": y, "metadata": metadata}
+    used = request.y if n_used == len(request.y) else request.y[:n_used]
+    return {"X": X, "y": used, "metadata": metadata}

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import warnings
 from numbers import Real
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from sklearn.base import ClassifierMixin
 from sklearn.utils.class_weight import compute_sample_weight
-from sklearn.utils.multiclass import check_classification_targets, type_of_target
-from sklearn.utils.validation import column_or_1d
+from sklearn.utils.validation import check_is_fitted
 
 from skembed._sklearn import Interval, StrOptions, fit_context, with_callbacks
 from skembed._warn import warn
 from skembed.exceptions import FitWarning
 from skembed.finetune.base import BaseFineTuner
-from skembed.finetune.targets import (
-    check_class_weight,
-    first_fraction,
-    looks_like_numbers,
-)
-from skembed.inputs import check_one_kind, check_present
+from skembed.finetune.targets import check_class_weight, check_labels, looks_like_numbers
+from skembed.inputs import check_comparable
 
 __all__ = ["FineTuneClassifier"]
 
@@ -319,7 +313,8 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
         X : list, ndarray, Series or one-column dataframe of shape (n_samples,)
             Raw samples.
         y : array-like of shape (n_samples,) or (n_samples, n_labels)
-            Classes; or, as a matrix of zeros and ones, any number of labels a sample.
+            Strings, whole numbers or booleans, also as a one-column dataframe. Any number of labels per sample are a
+            matrix of zeros and ones, as `sklearn.preprocessing.MultiLabelBinarizer` makes it.
         sample_weight : array-like of shape (n_samples,), default=None
             Samples of weight zero are as if they had not come.
         groups : array-like of shape (n_samples,), default=None
@@ -344,29 +339,31 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
         """
         return self._fit(X, y, sample_weight, groups, X_val, y_val)
 
-    def _check_targets(self, y, name="y"):
-        check_present(y, name)
-        y = check_one_kind(y, name)
-        with np.errstate(invalid="ignore"):  # numbers beyond what is cast to an int there
-            kind = type_of_target(y, input_name=name)
-        if kind.startswith("continuous"):
-            raise ValueError(
-                f"Unknown label type: {kind}. {name} holds numbers that are no classes, such as "
-                f"{first_fraction(y)}. Use FineTuneRegressor, which predicts numbers; or make classes of them."
-            )
-        with warnings.catch_warnings():
-            # Of many classes we warn ourselves, and say what to do.
-            warnings.filterwarnings("ignore", message="The number of unique classes is greater")
-            check_classification_targets(y)
-        if kind == "multilabel-indicator":
-            dense = np.asarray(y.toarray() if hasattr(y, "toarray") else y)
-            return dense.astype(np.int64)
-        if kind.startswith("multiclass-"):
-            raise ValueError(
-                f"{name} is a {kind} target: several columns of classes. Fit one estimator a column, or give a "
-                "matrix of zeros and ones for labels."
-            )
-        return column_or_1d(y, warn=True)
+    def score(self, X, y, sample_weight=None) -> float:
+        """Return the accuracy of the predictions.
+
+        Parameters
+        ----------
+        X : list, ndarray, Series or one-column dataframe of shape (n_samples,)
+            Raw samples.
+        y : array-like of shape (n_samples,) or (n_samples, n_labels)
+            Their classes or labels, in any form that `fit` takes.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples.
+
+        Returns
+        -------
+        float
+            Share of samples that are right; of several labels, of those with every label right.
+        """
+        check_is_fitted(self)
+        y = self._check_targets(y, warn_column=False)
+        if y.ndim == 1:
+            check_comparable(y, self.classes_, ("y", "classes_"))
+        return super().score(X, y, sample_weight)
+
+    def _check_targets(self, y, name="y", *, warn_column=True):
+        return check_labels(y, name, warn_column=warn_column)
 
     def _task(self, y):
         from skembed.finetune.tasks import Multiclass, Multilabel
@@ -389,6 +386,8 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
         return Multiclass(self.classes_, self.scoring)
 
     def _check_known(self, y_val):
+        if y_val.ndim == 1:
+            check_comparable(y_val, self.classes_, ("y_val", "y"))
         unknown = np.setdiff1d(y_val, self.classes_)
         if y_val.ndim == 1 and len(unknown):
             raise ValueError(

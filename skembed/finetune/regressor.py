@@ -6,12 +6,11 @@ from typing import ClassVar, Self
 
 import numpy as np
 from sklearn.base import RegressorMixin
-from sklearn.utils.validation import check_array, column_or_1d
+from sklearn.utils.validation import check_is_fitted
 
 from skembed._sklearn import fit_context, with_callbacks
 from skembed.finetune.base import BaseFineTuner
-from skembed.finetune.targets import check_numbers
-from skembed.inputs import check_present
+from skembed.inputs import as_numbers
 
 __all__ = ["FineTuneRegressor"]
 
@@ -172,11 +171,28 @@ class FineTuneRegressor(RegressorMixin, BaseFineTuner):
         """
         return self._fit(X, y, sample_weight, groups, X_val, y_val)
 
-    def _check_targets(self, y, name="y"):
-        check_present(y, name)
-        check_numbers(y, name)
-        found = check_array(y, ensure_2d=False, dtype=np.float64, input_name=name)
-        return found if found.ndim == 2 and found.shape[1] > 1 else column_or_1d(found, warn=True)
+    def score(self, X, y, sample_weight=None) -> float:
+        """Return the coefficient of determination of the predictions, R².
+
+        Parameters
+        ----------
+        X : list, ndarray, Series or one-column dataframe of shape (n_samples,)
+            Raw samples.
+        y : array-like of shape (n_samples,) or (n_samples, n_targets)
+            Their numbers, in any form that `fit` takes.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples.
+
+        Returns
+        -------
+        float
+            R², 1 at most; of several targets their mean.
+        """
+        check_is_fitted(self)
+        return super().score(X, self._check_targets(y, warn_column=False), sample_weight)
+
+    def _check_targets(self, y, name="y", *, warn_column=True):
+        return as_numbers(y, name, warn_column=warn_column)
 
     def _task(self, y):
         from skembed.finetune.tasks import Regression

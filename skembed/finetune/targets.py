@@ -1,4 +1,4 @@
-"""Targets as they are given: what is not for this estimator."""
+"""Targets that are valid but probably meant for another estimator, and weights of classes."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from skembed.inputs import as_plain
+from skembed.inputs import as_targets, target_kind
 
 __all__ = [
     "check_class_weight",
-    "check_numbers",
+    "check_labels",
     "describe_one_hot",
     "first_fraction",
     "looks_like_numbers",
@@ -18,38 +18,34 @@ __all__ = [
 
 #: Of more distinct numbers, with fewer samples of each on average, most are no classes.
 _MANY_CLASSES, _FEW_SAMPLES = 20, 5
-#: Numbers whose squares can be summed.
-_LARGEST = 1e150
 
 
-def check_numbers(y: Any, name: str = "y") -> None:
-    """Refuse targets that are no numbers and cannot be read as such.
+def check_labels(y: Any, name: str = "y", *, warn_column: bool = True) -> np.ndarray:
+    """Return the targets of a classification: classes of shape (n_samples,), or a matrix of zeros and ones as int64.
 
     Parameters
     ----------
-    y : array-like of shape (n_samples,) or (n_samples, n_targets)
-        None of them missing.
-    name : str
-        What to call it.
+    y, name, warn_column
+        See `skembed.inputs.as_targets`.
 
     Raises
     ------
     ValueError
-        Names the first, and the estimator for classes.
+        If y holds fractions or several columns of classes, or `as_targets` raises.
     """
-    values = as_plain(y, name)
-    if values.dtype.kind in "mM":
-        raise ValueError(f"{name} holds times, such as {values.flat[0]}. Give numbers, such as days from a first day.")
-    if values.dtype.kind in "fiu" and values.size and float(np.abs(values).max()) > _LARGEST:
-        raise ValueError(f"{name} holds {np.abs(values).max():.3g}, whose square is no number. Give smaller units.")
-    if values.dtype.kind not in "OUS":
-        return
-    for place, value in np.ndenumerate(values.astype(object)):
-        if not _is_number(value):
-            raise ValueError(
-                f"{name}{list(place)} is {value!r}, which is no number. Use "
-                "FineTuneClassifier, which predicts classes; or give numbers."
-            )
+    y = as_targets(y, name, warn_column=warn_column)
+    kind = target_kind(y, name)
+    if kind.startswith("continuous"):
+        raise ValueError(
+            f"Unknown label type: {kind}. {name} holds numbers that are no classes, such as "
+            f"{first_fraction(y)}. Use FineTuneRegressor, which predicts numbers; or make classes of them."
+        )
+    if kind.startswith("multiclass-"):
+        raise ValueError(
+            f"{name} is a {kind} target: several columns of classes. Fit one estimator per column; or give a matrix of "
+            "zeros and ones for labels, which sklearn.preprocessing.MultiLabelBinarizer makes of lists of names."
+        )
+    return y.astype(np.int64) if kind == "multilabel-indicator" else y
 
 
 def _is_number(value: Any) -> bool:

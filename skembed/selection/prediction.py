@@ -109,7 +109,7 @@ def nleep(
     True
     """
     rows = check_rows(X)
-    _, n_classes = class_codes(y, len(rows))
+    codes, n_classes = class_codes(y, len(rows))
     if not 0 < variance <= 1:
         raise ValueError(f"variance={variance!r} is out of range. Use a share above 0 and up to 1.")
     if n_gaussians == "auto":
@@ -122,4 +122,4 @@ def nleep(
     # The mixture adds a constant to its variances, which must mean the same whatever the scale of the features.
     reduced /= reduced.std()
     mixture = GaussianMixture(int(n_gaussians), covariance_type=covariance_type, random_state=random_state)  # type: ignore[arg-type]
-    return leep(mixture.fit(reduced).predict_proba(reduced), y)
+    return leep(mixture.fit(reduced).predict_proba(reduced), codes)

@@ -19,7 +19,7 @@ from skembed.selection.candidates import Candidate, as_candidates, megabytes_of
 from skembed.selection.prediction import nleep
 from skembed.selection.probes import knn_score, linear_probe_score
 from skembed.selection.scores import h_score, logme, transrate
-from skembed.selection.targets import resolve_task, target_columns
+from skembed.selection.targets import checked_targets, resolve_task, target_columns
 from skembed.selection.timing import Cost, embed_timed, timed
 
 if TYPE_CHECKING:
@@ -48,12 +48,12 @@ def _folds(y: Any, task: str) -> int:
     """Five, or as many as the smallest class has samples: all candidates of a ranking have the same y."""
     if task == "regression":
         return _FOLDS
-    return int(np.clip(np.unique(np.asarray(y), return_counts=True)[1].min(), 2, _FOLDS))
+    return int(np.clip(np.unique(y, return_counts=True)[1].min(), 2, _FOLDS))
 
 
 def _neighbours(y: Any, task: str) -> int:
     """Five, or as many samples as every fold leaves to learn from."""
-    n_samples = len(np.asarray(y))
+    n_samples = len(y)
     return min(5, n_samples - -(-n_samples // _folds(y, task)))
 
 
@@ -190,15 +190,16 @@ def score_candidates(
 ) -> list[Scored]:
     """Fit, embed and score all candidates, best first; see `rank_backbones` for the parameters."""
     _refuse_mixed(candidates)
-    check_consistent_length(X, y)
     task = resolve_task(y, task)
+    y = checked_targets(y, task)
+    check_consistent_length(X, y)
     functions = _check_scores(scores, task)
-    n_samples = len(np.asarray(y))
+    n_samples = len(y)
     # What is wrong with y is wrong for all candidates, and not worth embedding one for.
     target_columns(y, n_samples, task)
     if max_samples is not None and max_samples < n_samples:
         stratify = y if task == "classification" else None
-        n_classes = len(np.unique(np.asarray(y))) if task == "classification" else 0
+        n_classes = len(np.unique(y)) if task == "classification" else 0
         if max_samples < n_classes:
             raise ValueError(f"max_samples={max_samples} is fewer than the {n_classes} classes. Use more, or None.")
         X, _, y, _ = train_test_split(X, y, train_size=int(max_samples), stratify=stratify, random_state=random_state)

@@ -17,7 +17,7 @@ from skembed.base import BaseEmbedder
 from skembed.exceptions import InputWarning
 from skembed.selection.candidates import as_candidates
 from skembed.selection.ranking import SCORES, score_candidates, score_name
-from skembed.selection.targets import TASKS
+from skembed.selection.targets import TASKS, checked_targets
 
 __all__ = ["BackboneSelector"]
 
@@ -134,6 +134,7 @@ class BackboneSelector(TransformerMixin, BaseEstimator):
         """
         if y is None:
             raise ValueError(f"This {type(self).__name__} estimator requires y to be passed, but the target y is None.")
+        y = checked_targets(y, self.task)
         found = as_candidates(self.candidates, layers=self.layers, embedder=self.embedder)
         scored = score_candidates(
             X,

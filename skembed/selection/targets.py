@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 from sklearn.utils import check_array
-from sklearn.utils.multiclass import type_of_target
 
-from skembed.inputs import check_one_kind, check_present
+from skembed.inputs import as_numbers, as_targets, target_kind
 
-__all__ = ["TASKS", "check_rows", "class_codes", "resolve_task", "target_columns"]
+__all__ = ["TASKS", "check_rows", "checked_targets", "class_codes", "resolve_task", "target_columns"]
 
 TASKS = ("auto", "classification", "regression")
 
@@ -64,17 +63,16 @@ def resolve_task(y: Any, task: str = "auto") -> str:
         raise ValueError(f"task={task!r} is unknown. Use one of {', '.join(map(repr, TASKS))}.")
     if task != "auto":
         return task
-    check_present(y)
-    y = check_one_kind(y)
-    kind = type_of_target(y, input_name="y")
+    y = as_targets(y, warn_column=False)
+    kind = target_kind(y)
     if kind.startswith("continuous"):
         return "regression"
     if kind in ("binary", "multiclass"):
-        _refuse_counts(np.asarray(y))
+        _refuse_counts(y)
         return "classification"
     raise ValueError(
         f"Unknown label type: y is of kind {kind!r}, and scores are defined for one column of classes, or for numbers. "
-        "For several labels a sample pass task='regression', which takes each column of 0 and 1 as a target."
+        "For several labels per sample pass task='regression', which takes each column of 0 and 1 as a target."
     )
 
 
@@ -86,6 +84,12 @@ def _refuse_counts(y: np.ndarray) -> None:
             f"y holds {n_values} different whole numbers in {len(y)} samples, which may be quantities or classes. "
             "Pass task='regression' or task='classification'."
         )
+
+
+def checked_targets(y: Any, task: str, *, warn_column: bool = True) -> np.ndarray:
+    """Return y as an array, for functions that pass it on: see `skembed.inputs.as_targets` and `as_numbers`."""
+    check = as_numbers if task == "regression" else as_targets
+    return check(y, warn_column=warn_column)
 
 
 def class_codes(y: Any, n_samples: int) -> tuple[np.ndarray, int]:
@@ -110,10 +114,10 @@ def class_codes(y: Any, n_samples: int) -> tuple[np.ndarray, int]:
         If the length differs, a class is missing, there are strings among numbers, or there are fewer than two classes
         or as many as samples.
     """
-    _as_array(y, n_samples)  # what is missing is told before what is mixed
-    labels = np.asarray(check_one_kind(y))
+    labels = checked_targets(y, "classification")
+    _check_length(labels, n_samples)
     if labels.ndim != 1:
-        raise ValueError(f"y has shape {labels.shape}, where one class a sample was expected: shape ({n_samples},).")
+        raise ValueError(f"y has shape {labels.shape}, where one class per sample was expected: shape ({n_samples},).")
     classes, codes = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
         raise ValueError(f"y holds 1 class ({classes[0]!r}); telling backbones apart needs at least two.")
@@ -148,20 +152,15 @@ def target_columns(y: Any, n_samples: int, task: str) -> np.ndarray:
     if task == "classification":
         codes, n_classes = class_codes(y, n_samples)
         return np.eye(n_classes)[codes]
-    columns = check_array(_as_array(y, n_samples), dtype=np.float64, ensure_2d=False, input_name="y")
-    columns = columns.reshape(n_samples, -1)
+    numbers = checked_targets(y, "regression")
+    _check_length(numbers, n_samples)
+    columns = numbers.reshape(n_samples, -1)
     flat = np.flatnonzero(np.ptp(columns, axis=0) == 0)
     if len(flat):
         raise ValueError(f"y has one value only in target {flat[0]}: there is nothing to predict. Leave it out.")
     return columns
 
 
-def _as_array(y: Any, n_samples: int) -> np.ndarray:
-    values = np.asarray(y)
-    if n_samples == 0:
-        raise ValueError("Found array with 0 sample(s) in X while a minimum of 2 is required.")
-    if values.ndim == 0 or len(values) != n_samples:
-        shown = "no sequence" if values.ndim == 0 else f"{len(values)} values"
-        raise ValueError(f"y has {shown} for {n_samples} samples in X. Give one value a sample.")
-    check_present(y)
-    return values
+def _check_length(values: np.ndarray, n_samples: int) -> None:
+    if len(values) != n_samples:
+        raise ValueError(f"y has {len(values)} values for {n_samples} samples in X. Give one value per sample.")
