@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ __all__ = [
     "GREY",
     "bare",
     "class_style",
+    "legend_label",
     "luminance",
     "panels",
     "plain_labels",
@@ -21,6 +23,7 @@ __all__ = [
     "shorten",
     "shorten_middle",
     "shorten_start",
+    "visible_name",
 ]
 
 #: One hue for what was measured, another for the best, and grey for what was not: told apart in print and by
@@ -139,6 +142,29 @@ def class_style(number: int) -> tuple[str, str]:
     return _CLASSES[number % len(_CLASSES)], _MARKERS[number % len(_MARKERS)]
 
 
+def visible_name(name: Any) -> str:
+    """Return a name as text, in quotes where it is empty or blank.
+
+    Examples
+    --------
+    >>> visible_name("x"), visible_name("")
+    ('x', '""')
+    """
+    text = str(name)
+    return text if text.strip() else json.dumps(text)
+
+
+def legend_label(name: str) -> str:
+    """Return a label that matplotlib puts into a legend; it leaves out those that begin with an underscore.
+
+    Examples
+    --------
+    >>> legend_label("_x"), legend_label("x")
+    (' _x', 'x')
+    """
+    return f" {name}" if name.startswith("_") else name
+
+
 def luminance(colour: Any) -> float:
     """Relative luminance of red, green and blue in [0, 1], from 0 for black to 1 for white (WCAG 2).
 
@@ -170,12 +196,14 @@ def shorten(text: Any, width: int) -> str:
 def shorten_middle(name: Any, width: int) -> str:
     """A name of at most `width` characters: beginning and end, since names of classes often differ in either.
 
+    A name that is empty or blank stands in quotes, or nothing would be seen of it.
+
     Examples
     --------
-    >>> shorten_middle("red-winged blackbird", 13), shorten_middle("robin", 13)
-    ('red-wi…ckbird', 'robin')
+    >>> shorten_middle("red-winged blackbird", 13), shorten_middle("robin", 13), shorten_middle(" ", 13)
+    ('red-wi…ckbird', 'robin', '" "')
     """
-    line = " ".join(str(name).split())
+    line = " ".join(str(name).split()) or visible_name(name)
     if len(line) <= width:
         return line
     tail = (width - 1) // 2

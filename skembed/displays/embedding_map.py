@@ -9,7 +9,17 @@ from typing import Any, Self
 import numpy as np
 
 from skembed._layout import cell_size, font_points, keep_inside, shorten_to, text_inches, wrap_to
-from skembed._plotting import COLOUR, GREY, bare, class_style, plain_labels, pyplot, shorten_middle
+from skembed._plotting import (
+    COLOUR,
+    GREY,
+    bare,
+    class_style,
+    legend_label,
+    plain_labels,
+    pyplot,
+    shorten_middle,
+    visible_name,
+)
 from skembed.displays.estimators import as_embedder, transformed
 from skembed.displays.projections import projection
 from skembed.displays.samples import describe_sample, follow_mouse, image_of, spread_out
@@ -253,8 +263,9 @@ class EmbeddingMapDisplay:
             own = y == name
             colours[own] = colour
             ax.scatter(
-                *positions[own].T, s=30, color=colour, marker=marker, alpha=0.8, linewidths=0, label=names[number]
-            )
+                *positions[own].T, s=30, color=colour, marker=marker, alpha=0.8, linewidths=0,
+                label=legend_label(names[number]),
+            )  # fmt: skip
         if rest.any():
             ax.scatter(*positions[rest].T, s=12, color=GREY, alpha=0.4, linewidths=0, label=names[-1], zorder=0.5)
         legend = ax.legend(
@@ -262,6 +273,8 @@ class EmbeddingMapDisplay:
             ncols=columns, markerscale=1.4 * points / font_points("small"), handletextpad=0.3, columnspacing=1.0,
         )  # fmt: skip
         plain_labels(legend.get_texts())
+        for text, name in zip(legend.get_texts(), names, strict=True):
+            text.set_text(name)
         return colours
 
     def _draw_thumbnails(self, ax, positions: np.ndarray, colours: np.ndarray, most: int) -> None:
@@ -332,5 +345,5 @@ def _fit_legend(names: list[str], width: float, height: float) -> tuple[list[str
 
 def _caption(samples: Sequence[Any], y: np.ndarray | None, i: int) -> str:
     """What is shown of a sample under the mouse."""
-    name = "" if y is None else f", {y[i]}"
+    name = "" if y is None else f", {visible_name(y[i])}"
     return f"{describe_sample(samples[i])}\n[{i}]{name}".strip()

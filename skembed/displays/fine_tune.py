@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from skembed._layout import cell_size, fit_label, font_points, keep_inside, row_points, shorten_to, text_inches, wrap_to
-from skembed._plotting import BEST, COLOUR, GREY, bare, panels, pyplot, shorten_middle
+from skembed._plotting import BEST, COLOUR, GREY, bare, legend_label, panels, pyplot, shorten_middle
 from skembed.displays.estimators import fitted_fine_tuner
 
 __all__ = ["FineTuneDisplay"]
@@ -220,7 +220,9 @@ class FineTuneDisplay:
         for name, colour in zip(names, colours, strict=False):
             rates = np.array([record["rates"].get(name, np.nan) for record in self.history], dtype=float)
             rates[rates <= 0] = np.nan  # some schedules end at zero, which a logarithmic axis has not
-            _broken_line(ax, spans, rates, color=colour, marker=".", label=name if name in spoken else None)
+            _broken_line(
+                ax, spans, rates, color=colour, marker=".", label=legend_label(name) if name in spoken else None
+            )
         ax.set_yscale("log")
 
     def _mark(self, ax, values: np.ndarray) -> None:
