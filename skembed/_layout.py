@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import textwrap
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-__all__ = ["cell_size", "fit_label", "font_points", "keep_inside", "row_points", "shorten_to", "text_inches", "wrap_to"]
+__all__ = [
+    "SEPARATOR",
+    "cell_size",
+    "fit_label",
+    "fit_parts",
+    "font_points",
+    "keep_inside",
+    "row_points",
+    "shorten_to",
+    "text_inches",
+    "wrap_to",
+]
 
+#: Between parts of a text that are facts of their own.
+SEPARATOR = " · "
 #: Distance in points between texts and the border of a cell, and between panels.
 _PAD = 4.0
 #: Smallest part of a cell that the axes themselves take, in each direction.
@@ -95,6 +108,39 @@ def fit_label(text: str, inches: float, n_lines: int = 2) -> tuple[str, float]:
     return label, float(points)
 
 
+def fit_parts(
+    rows: Sequence[Sequence[str]], inches: float, row_inches: float, largest: float, cut: Callable[[str, int], str]
+) -> tuple[list[str], float]:
+    """Texts that are broken between their parts to fit in rows of a table, and the size of their font.
+
+    Parameters
+    ----------
+    rows : sequence of sequence of str
+        Parts of each text.
+    inches, row_inches : float
+        Width and height that each text may take.
+    largest : float
+        Size in points where there is room; it goes down to 5 before texts are cut.
+    cut : callable
+        Shortens a text to a number of characters.
+    """
+    for points in np.linspace(largest, 5.0, 8):
+        n_lines = max(1, int(72 * row_inches / (1.25 * points)))
+        blocks = [_break_parts(parts, inches, float(points)) for parts in rows]
+        if all(len(block) <= n_lines and text_inches("\n".join(block), points) <= inches for block in blocks):
+            break
+    kept = [[*block[: n_lines - 1], SEPARATOR.join(block[n_lines - 1 :])] for block in blocks]
+    return ["\n".join(shorten_to(line, inches, points, cut) for line in block if line) for block in kept], float(points)
+
+
+def _break_parts(parts: Sequence[str], inches: float, points: float) -> list[str]:
+    lines = [parts[0]]
+    for part in parts[1:]:
+        joined = lines[-1] + SEPARATOR + part
+        lines = [*lines[:-1], joined] if text_inches(joined, points) <= inches else [*lines, part]
+    return lines
+
+
 def keep_inside(axes: Iterable[Any]) -> None:
     """Make axes smaller until their texts, legends and color bars stay inside of their cells.
 
@@ -140,9 +186,12 @@ def _pixels(figure: Any, corners: Any) -> np.ndarray:
 
 
 def _arrange(group: list[Any], slots: np.ndarray) -> None:
-    """Give axes the places that their texts leave now; never more than the slots that they had at first."""
+    """Give axes the places that their texts leave now, within the slots that they had at first."""
     figure, places = group[0].figure, [ax.get_subplotspec() for ax in group]
     cells = np.array([_pixels(figure, _cell(place, figure)) for place in places])
+    if getattr(places[0].get_gridspec(), "_subplot_spec", None) is not None:
+        # Panels in the place of one axes need all of its cell.
+        slots = cells
     margins = np.array([_margins(ax) for ax in group])
     grid, pad = places[0].get_gridspec(), _PAD * figure.dpi / 72
     new = np.empty((len(group), 4))

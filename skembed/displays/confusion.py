@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +12,7 @@ from sklearn.metrics import confusion_matrix
 from sklearn.utils import check_consistent_length
 from sklearn.utils.validation import check_is_fitted
 
+from skembed._layout import cell_size, fit_label, font_points, keep_inside, shorten_to, text_inches, wrap_to
 from skembed._plotting import GREY, luminance, panels, plain_labels, pyplot, shorten_middle
 from skembed.displays.samples import image_of, is_image, line_of
 from skembed.finetune.targets import first_fraction
@@ -21,6 +24,11 @@ __all__ = ["ConfusedPair", "ConfusionExamplesDisplay"]
 _EXAMPLE = 112
 #: Characters of a class's name at an axis and over examples, and of a text among the examples.
 _TICK, _TITLE, _LINE = 18, 13, 64
+#: Sizes in points of the smallest names of classes, and of the smallest lines of text.
+_SMALLEST, _LINE_POINTS = 5.0, 6.0
+#: Inches of a pair of classes with its examples, at least; of what is beside the matrix besides the names of classes;
+#: and of the narrowest place that has room for a color bar.
+_PAIR_INCHES, _BESIDE, _COLOUR_BAR = 0.6, 0.45, 4.0
 #: Of more classes, of which the other column has none, it is asked whether they are classes.
 _MANY_CLASSES = 20
 
@@ -190,25 +198,24 @@ class ConfusionExamplesDisplay:
         check_comparable(true, predicted, ("y_true", "y_pred"))
         self.classes_ = np.unique(np.concatenate([true, predicted]))
         self.matrix_ = confusion_matrix(true, predicted, labels=self.classes_)
+        n_pairs = min(n_pairs, _pairs_that_fit(ax))
         self.pairs_ = _most_confused(true, predicted, self.matrix_, self.classes_, n_pairs)
         shown = _most_troubled(self.matrix_, max_classes)
-        names = [shorten_middle(name, _TICK) for name in self.classes_[shown]]
-        matrix, *places = self._places(ax, names)
+        matrix, *places = self._places(ax, [shorten_middle(name, _TICK) for name in self.classes_[shown]])
         self.axes_, self.figure_ = np.array([matrix, *places], dtype=object), matrix.figure
-        self._draw_matrix(matrix, shown, names)
-        matrix.set_title(f"accuracy {np.mean(true == predicted):.3f}, n = {len(true)}", fontsize="medium", loc="left")
+        shown = _most_troubled(self.matrix_, min(len(shown), _classes_that_fit(matrix)))
+        self._draw_matrix(matrix, shown, f"accuracy {np.mean(true == predicted):.3f}, n = {len(true)}")
         draw = _draw_images if is_image(self.samples[0]) else _draw_lines
+        height = float(np.mean([cell_size(place)[1] for place in places]))
         for place, pair in zip(places, self.pairs_, strict=False):
-            draw(place, self.samples, pair.indices[:n_examples], n_examples)
-            both = (shorten_middle(name, _TITLE) for name in (pair.true, pair.predicted))
-            n_shown = min(n_examples, len(pair.indices))
-            count = f"{len(pair.indices)} of {pair.n_true}"
-            count += f", {n_shown} shown" if n_shown < len(pair.indices) else ""
-            title = " taken for ".join(both) + f": {count}"
-            plain_labels([place.set_title(title, fontsize="small", fontweight="bold", loc="left")])
+            n_shown = draw(place, self.samples, pair.indices[:n_examples], n_examples, height)
+            _name_pair(place, pair, n_shown)
         if not self.pairs_:
             places[0].set_axis_off()
-            places[0].text(0.5, 0.5, "No sample was confused.", ha="center", va="center", color=GREY)
+            text, points = fit_label("No sample was confused.", cell_size(places[0])[0] - 0.2)
+            places[0].text(0.5, 0.5, text, ha="center", va="center", color=GREY, fontsize=points)
+        keep_inside([matrix])
+        keep_inside(places)
         return self
 
     def _places(self, ax, names: list[str]) -> list:
@@ -216,32 +223,100 @@ class ConfusionExamplesDisplay:
         who, n_rows = type(self).__name__, max(1, len(self.pairs_))
         side, labels = _side(len(names)), 0.085 * max(map(len, names))
         size = side + labels + 1.7 + 5.4, max(side + labels + 0.6, 1.25 * n_rows)
-        matrix, right = panels(who, ax, (1, 2), figsize=size, widths=(side + labels + 1.7, 5.4))
+        # In a cell that was given, the matrix needs the larger part.
+        widths = (side + labels + 1.7, 5.4) if ax is None else (4, 3)
+        matrix, right = panels(who, ax, (1, 2), figsize=size, widths=widths)
         return [matrix, *panels(who, right, (n_rows, 1), figsize=size)]
 
-    def _draw_matrix(self, ax, shown: np.ndarray, names: list[str]) -> None:
+    def _draw_matrix(self, ax, shown: np.ndarray, title: str) -> None:
         counts = self.matrix_[np.ix_(shown, shown)]
         totals = self.matrix_.sum(axis=1, keepdims=True)[shown]
         shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
         drawn = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-        # A cell's height in points, and digits that leave room around them.
-        cell = 72 * _side(len(shown)) / len(shown)
-        size = float(np.clip(0.38 * cell, 4, 11))
+        names, points, (across, down) = _tick_names(self.classes_[shown], *cell_size(ax))
+        digits = len(str(counts.max()))
+        size = float(np.clip(min(0.38 * down, 0.75 * across / (0.64 * digits)), 4, 11))
         for i, j in np.argwhere(counts > 0):
             dark = luminance(drawn.cmap(drawn.norm(shares[i, j]))) < 0.35
             ax.text(
                 j, i, str(counts[i, j]), ha="center", va="center", fontsize=size, color="white" if dark else "black"
             )
-        long = max(map(len, names)) > 3
-        labels = float(np.clip(0.6 * cell, 5, 10))
-        ax.set_xticks(np.arange(len(shown)), names, rotation=90 if long else 0, fontsize=labels)
-        ax.set_yticks(np.arange(len(shown)), names, fontsize=labels)
+        ax.set_xticks(np.arange(len(shown)), names, rotation=90 if _is_long(names) else 0, fontsize=points)
+        ax.set_yticks(np.arange(len(shown)), names, fontsize=points)
         plain_labels([*ax.get_xticklabels(), *ax.get_yticklabels()])
-        left_out = len(self.classes_) - len(shown)
-        note = f"\n({len(shown)} of {len(self.classes_)} classes: those most often confused)" if left_out else ""
-        ax.set(xlabel=f"predicted class{note}", ylabel="true class")
         ax.tick_params(length=0)
-        ax.figure.colorbar(drawn, ax=ax, label="share of the true class", shrink=0.7)
+        self._label_matrix(ax, drawn, title, len(shown), max(text_inches(name, points) for name in names))
+
+    def _label_matrix(self, ax, drawn, title: str, n_shown: int, beside: float) -> None:
+        """Title, axes and colors, in the room that names of that many inches leave."""
+        points, (width, height) = font_points("medium"), cell_size(ax)
+        note = f"({n_shown} of {len(self.classes_)} classes: those most often confused)"
+        below = ["predicted class", *([note] if n_shown < len(self.classes_) else [])]
+        inner = width - beside - _BESIDE
+        smaller = min(fit_label(line, inner)[1] for line in below)
+        ax.set_xlabel("\n".join(wrap_to(line, inner, smaller) for line in below), fontsize=smaller)
+        ax.set_ylabel("true class", fontsize=points)
+        colours = "share of the true class"
+        if width >= _COLOUR_BAR:
+            label = wrap_to(colours, height / 2, points)
+            ax.figure.colorbar(drawn, cax=ax.inset_axes((1.04, 0.15, 0.04, 0.7)), label=label)
+        else:
+            title = f"{title}\ncolor: {colours}"
+        points = min(fit_label(line, width - beside - 0.3, n_lines=1)[1] for line in title.split("\n"))
+        ax.set_title(title, fontsize=points, loc="left")
+
+
+def _pairs_that_fit(ax: Any) -> int:
+    """Rows of examples that have room in the axes that were given."""
+    if ax is None:
+        return sys.maxsize
+    place = ax if hasattr(ax, "get_subplotspec") else np.array(ax, dtype=object).ravel()[-1]
+    return max(1, int(cell_size(place)[1] / _PAIR_INCHES))
+
+
+def _classes_that_fit(ax: Any) -> int:
+    """Rows of the matrix in which names of the smallest size do not touch."""
+    width, height = cell_size(ax)
+    return max(2, int(72 * (0.7 * min(width, height) - 0.5) / (1.2 * _SMALLEST)))
+
+
+def _is_long(names: list[str]) -> bool:
+    return max(map(len, names)) > 3
+
+
+def _tick_names(classes: np.ndarray, width: float, height: float) -> tuple[list[str], float, tuple[float, float]]:
+    """Names of classes for a matrix of that many inches, their size, and points of a cell in both directions."""
+    limit = 0.28 * min(width, height)
+    bar = _BESIDE + (0.7 if width >= _COLOUR_BAR else 0.0)
+    for points in np.linspace(font_points("medium"), _SMALLEST, 6):
+        names = [shorten_to(shorten_middle(name, _TICK), limit, points, shorten_middle) for name in classes]
+        beside = max(text_inches(name, points) for name in names)
+        across = 72 * (width - beside - bar) / len(names)
+        down = 72 * (height - (beside if _is_long(names) else 0.2) - 0.9) / len(names)
+        if 1.25 * points <= min(across, down):
+            break
+    return names, float(points), (across, down)
+
+
+def _name_pair(ax: Any, pair: ConfusedPair, n_shown: int) -> None:
+    """Title with the counts, on two lines where the names would otherwise be cut too short."""
+    count = f"{len(pair.indices)} of {pair.n_true}"
+    count += f", {n_shown} shown" if n_shown < len(pair.indices) else ""
+    inches, points = cell_size(ax)[0] - 0.2, _title_points(ax)
+    for between, shortest in ((": ", 8), ("\n", 4)):
+        for n_characters in range(_TITLE, shortest - 1, -1):
+            both = (shorten_middle(name, n_characters) for name in (pair.true, pair.predicted))
+            title = " taken for ".join(both) + between + count
+            if text_inches(title, points, "bold") <= inches:
+                break
+        else:
+            continue
+        break
+    plain_labels([ax.set_title(title, fontsize=points, fontweight="bold", loc="left")])
+
+
+def _title_points(ax: Any) -> float:
+    return font_points("small") if cell_size(ax)[0] > _COLOUR_BAR else 7.0
 
 
 def _as_classes(y: Any, name: str) -> np.ndarray:
@@ -291,17 +366,30 @@ def _most_troubled(matrix: np.ndarray, most: int) -> np.ndarray:
     return np.sort(np.argsort(-wrong, kind="stable")[:most])
 
 
-def _draw_images(ax, samples: Sequence[Any], chosen: np.ndarray, n_examples: int) -> None:
+def _draw_images(ax, samples: Sequence[Any], chosen: np.ndarray, n_examples: int, _: float) -> int:
     for place, i in enumerate(chosen):
         image = np.asarray(image_of(samples[i], _EXAMPLE, index=int(i)))
         ax.imshow(image, extent=(place, place + 0.95, 0, 0.95), interpolation="nearest")
     ax.set(xlim=(0, n_examples), ylim=(0, 0.95), aspect="equal", anchor="W")
     ax.set_axis_off()
+    return len(chosen)
 
 
-def _draw_lines(ax, samples: Sequence[Any], chosen: np.ndarray, n_examples: int) -> None:
-    for place, i in enumerate(chosen):
-        line = line_of(samples[i], _LINE, index=int(i))
-        height = 1 - (place + 0.5) / (n_examples + 0.5)
-        ax.text(0.01, height, line, va="center", fontsize="small", transform=ax.transAxes, parse_math=False)
+def _draw_lines(ax, samples: Sequence[Any], chosen: np.ndarray, n_examples: int, height: float) -> int:
+    """Write as many lines as have room in so many inches, one below the other; return their number."""
+    width = cell_size(ax)[0]
+    # The title has two lines at most.
+    room = 72 * height - 3 * _title_points(ax) - 8
+    n_rows = max(1, min(n_examples, int(room / (1.3 * _LINE_POINTS))))
+    points = float(np.clip(room / n_rows / 1.3, _LINE_POINTS, font_points("small")))
+    for place, i in enumerate(chosen[:n_rows]):
+        cut = partial(_line_of, samples[i], int(i))
+        line = shorten_to(line_of(samples[i], _LINE, index=int(i)), width - 0.25, points, cut)
+        bottom = 1 - (place + 0.5) / (n_rows + 0.5)
+        ax.text(0.01, bottom, line, va="center", fontsize=points, transform=ax.transAxes, parse_math=False)
     ax.set_axis_off()
+    return len(chosen[:n_rows])
+
+
+def _line_of(sample: Any, index: int, _: str, width: int) -> str:
+    return line_of(sample, width, index=index)

@@ -7,12 +7,17 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from skembed._layout import SEPARATOR, cell_size, fit_parts, font_points, keep_inside, shorten_to, wrap_to
 from skembed._plotting import BEST, COLOUR, GREY, bare, plain_labels, pyplot, shorten, shorten_start
 
 __all__ = ["TransferabilityDisplay"]
 
 #: Characters of a candidate's name; the end of it says most.
 _NAME = 40
+#: Widest names and costs as shares of a cell, and of a figure that was made for them.
+_NAME_SHARE, _COST_SHARE, _OWN_SHARE = 0.34, 0.28, 0.6
+#: Inches above and below the rows.
+_AROUND = 1.0
 _NOT_SCORES = {"n_embedded", "width", "megabytes"}
 _LABELS = {
     "logme": "LogME (nats a sample)",
@@ -150,18 +155,28 @@ class TransferabilityDisplay:
         # Sorted by what is shown, which may not be what the table is sorted by; failures last, in their order.
         order = np.argsort(np.where(failed, np.inf, -values), kind="stable")
         lines, values, failed = [self.ranking[i] for i in order], values[order], failed[order]
-        names = [_name(line) for line in lines]
+        names, n_scored, own = [_name(line) for line in lines], int((~failed).sum()), ax is None
         if ax is None:
             # So wide that what stands to both sides leaves room for the points.
-            width = max(8.5, 6.5 + 0.075 * max(map(len, names)))
+            width = max(8.5, 6.5 + 0.075 * max(len(SEPARATOR.join(parts)) for parts in names))
             _, ax = plt.subplots(figsize=(width, 1.4 + 0.34 * len(lines)), layout="constrained")
         places = np.arange(len(lines))
         # Points and not bars: these scores have no zero that a length could start from.
         ax.hlines(places, values.min(where=~failed, initial=np.inf), values, color=COLOUR, alpha=0.25, linewidth=2)
         ax.scatter(values[~failed], places[~failed], s=45, color=COLOUR, zorder=3)
         ax.scatter(values[:1], places[:1], s=70, color=BEST, zorder=4, label="highest score")
-        for place, line, lost in zip(places, lines, failed, strict=True):
-            text = _reason(line) if lost else _cost(line, values[place])
+        width, height = cell_size(ax)
+        row, name_share = (height - _AROUND) / len(lines), _OWN_SHARE if own else _NAME_SHARE
+        labels, name_points = fit_parts(names, name_share * width, row, font_points("medium"), shorten_start)
+        costs, points = fit_parts(
+            [_cost(line, value) for line, value in zip(lines[:n_scored], values, strict=False)],
+            (_OWN_SHARE if own else _COST_SHARE) * width, row, font_points("small"), shorten,
+        )  # fmt: skip
+        # Reasons begin inside of the axes.
+        reasons = [
+            shorten_to(_reason(line), (1 - name_share) * width - 0.3, points, shorten) for line in lines[n_scored:]
+        ]
+        for place, text, lost in zip(places, costs + reasons, failed, strict=True):
             # Points away from the frame, and not a part of its width: the best candidate's dot reaches over it.
             ax.annotate(
                 text,
@@ -171,18 +186,20 @@ class TransferabilityDisplay:
                 textcoords="offset points",
                 va="center",
                 color=GREY,
-                fontsize="small",
+                fontsize=points,
                 annotation_clip=False,
                 parse_math=False,
             )
-        ax.set_yticks(places, names)
+        ax.set_yticks(places, labels, fontsize=name_points)
         plain_labels(ax.get_yticklabels())
         ax.set_ylim(len(lines) - 0.4, -0.6)
         ax.margins(x=0.04)
-        ax.set_xlabel(_LABELS.get(self.score, self.score))
+        room = (1 - _NAME_SHARE - _COST_SHARE) * width
+        ax.set_xlabel(wrap_to(_LABELS.get(self.score, self.score), room, font_points("medium")))
         bare(ax, grid="x")
         # Above the frame, where neither points nor the reasons of failures are.
         ax.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0, frameon=False, fontsize="small")
+        keep_inside([ax])
         self.ax_, self.figure_ = ax, ax.figure
         return self
 
@@ -198,10 +215,9 @@ def _score_columns(line: dict[str, Any]) -> list[str]:
     ]
 
 
-def _name(line: dict[str, Any]) -> str:
+def _name(line: dict[str, Any]) -> list[str]:
     parts = [shorten_start(line["candidate"], _NAME)]
-    parts += [f"{key} {line[key]}" for key in ("layers", "pooling") if _given(line.get(key))]
-    return " · ".join(parts)
+    return parts + [f"{key} {line[key]}" for key in ("layers", "pooling") if _given(line.get(key))]
 
 
 def _given(value: Any) -> bool:
@@ -209,13 +225,13 @@ def _given(value: Any) -> bool:
     return value is not None and not (isinstance(value, float) and np.isnan(value))
 
 
-def _cost(line: dict[str, Any], value: float) -> str:
+def _cost(line: dict[str, Any], value: float) -> list[str]:
     forms = {"width": "{:.0f} wide", "megabytes": "{:.0f} MB", "embedding_seconds": "{:.1f} s"}
     shown = [form.format(line[key]) for key, form in forms.items() if key in line and np.isfinite(line[key])]
     if line.get("n_embedded", 0) > 0:
         # Seconds alone would make what a cache knew look fast.
         shown[-1] += f" for {line['n_embedded']:.0f}"
-    return " · ".join([f"{value:.3f}", *shown])
+    return [f"{value:.3f}", *shown]
 
 
 def _reason(line: dict[str, Any]) -> str:

@@ -9,15 +9,26 @@ import pytest
 from matplotlib.text import Text
 
 from skembed.displays import (
+    ConfusionExamplesDisplay,
     DriftDisplay,
     EmbeddingMapDisplay,
     FineTuneDisplay,
     LayerProbeDisplay,
     RateCurveDisplay,
+    TransferabilityDisplay,
 )
 
 CLASSES = np.array([f"a class of length {i:02d}" for i in range(12)])
 TARGETS = CLASSES[np.arange(240) % 12]
+PREDICTED = np.where(np.random.default_rng(0).random(240) < 0.5, np.roll(TARGETS, 1), TARGETS)
+
+
+def _confusion(ax, *, images: bool = False, n_classes: int = 12):
+    samples = [np.full((8, 8, 3), i, dtype=np.uint8) for i in range(240)]
+    texts = [f"text {i} " + "of several words " * 9 for i in range(240)]
+    known = np.isin(TARGETS, CLASSES[:n_classes]) & np.isin(PREDICTED, CLASSES[:n_classes])
+    X = [one for one, chosen in zip(samples if images else texts, known, strict=True) if chosen]
+    return ConfusionExamplesDisplay.from_predictions(TARGETS[known], PREDICTED[known], X, ax=ax)
 
 
 def _map(ax, y):
@@ -44,7 +55,21 @@ def _history(ax):
     ).plot(ax)
 
 
+def _ranking(ax, n: int = 8):
+    lines = [
+        {"candidate": f"organization/a-backbone-with-a-long-name-{i}", "layers": -i, "pooling": "mean", "logme": i / 7,
+         "width": 384, "megabytes": 90.0, "embedding_seconds": 3.2, "n_embedded": 150, "error": ""}
+        for i in range(n)
+    ]  # fmt: skip
+    error = "BackboneReadError: the file is " + "truncated " * 9
+    lines.append({"candidate": "broken", "logme": np.nan, "error": error})
+    return TransferabilityDisplay.from_ranking(lines, ax=ax)
+
+
 DISPLAYS = {
+    "confusion": _confusion,
+    "confusion of images": lambda ax: _confusion(ax, images=True),
+    "confusion of three classes": lambda ax: _confusion(ax, n_classes=3),
     "map of classes": lambda ax: _map(ax, TARGETS),
     "map of numbers": lambda ax: _map(ax, np.linspace(0, 1, 240)),
     "map of forty classes": lambda ax: _map(ax, np.array([f"a class of length {i}" for i in range(40)]).repeat(2)),
@@ -52,6 +77,8 @@ DISPLAYS = {
     "drift of weights": lambda ax: _drift(ax, cka=False),
     "drift of many blocks": lambda ax: _drift(ax, n_blocks=34),
     "fine-tuning": _history,
+    "ranking": _ranking,
+    "ranking of many": lambda ax: _ranking(ax, n=24),
     "rates": lambda ax: RateCurveDisplay(np.geomspace(1e-5, 1, 50), np.linspace(1, 0, 50) ** 2, 1e-3).plot(ax),
     "layers": lambda ax: LayerProbeDisplay(range(13), np.linspace(0, 0.9, 65).reshape(13, 5)).plot(ax),
 }  # fmt: skip
