@@ -154,9 +154,62 @@ def keep_inside(axes: Iterable[Any]) -> None:
     """
     for group in _groups(axes):
         if not _has_engine(group[0].figure) and group[0].get_subplotspec() is not None:
-            slots = [_pixels(ax.figure, ax.get_position(original=True).get_points()) for ax in group]
-            for _ in range(_PASSES):
-                _arrange(group, np.array(slots))
+            keeper = _Keeper(group)
+            keeper.arrange([ax.get_position(original=True) for ax in group])
+            for ax in group:
+                ax.set_axes_locator(_Locator(ax, keeper))
+
+
+class _Keeper:
+    """Axes of one display, arranged again when their grid or their figure has changed, as by `tight_layout`."""
+
+    def __init__(self, axes: list[Any]):
+        self.axes = axes
+        self.state: list[Any] = []
+
+    def arrange(self, slots: list[Any]) -> None:
+        """Make the axes smaller than these places where their texts need it."""
+        pixels = np.array([_pixels(self.axes[0].figure, slot.get_points()) for slot in slots])
+        for _ in range(_PASSES):
+            _arrange(self.axes, pixels)
+        self.state = self._now()
+
+    def update(self) -> None:
+        """Arrange again if something has changed; leave axes that were placed by hand since, or by an engine."""
+        figure = self.axes[0].figure
+        by_hand = not all(ax.get_in_layout() for ax in self.axes)
+        if by_hand or _has_engine(figure) or self._now() == self.state:
+            return
+        slots = [ax.get_subplotspec().get_position(figure) for ax in self.axes]
+        for ax, slot in zip(self.axes, slots, strict=True):
+            _place(ax, slot.bounds)
+        self.arrange(slots)
+
+    def _now(self) -> list[Any]:
+        figure = self.axes[0].figure
+        return [tuple(figure.bbox.size), figure.dpi, *(ax.get_position(original=True).bounds for ax in self.axes)]
+
+
+class _Locator:
+    """What matplotlib asks for the place of axes whenever it draws or measures them."""
+
+    def __init__(self, ax: Any, keeper: _Keeper):
+        self.ax = ax
+        self.keeper = keeper
+
+    def __call__(self, ax: Any, renderer: Any) -> Any:
+        self.keeper.update()
+        return ax.get_position(original=True)
+
+    def get_subplotspec(self) -> Any:
+        """Return the cell, for which `tight_layout` asks."""
+        return self.ax.get_subplotspec()
+
+
+def _place(ax: Any, bounds: tuple[float, ...]) -> None:
+    ax.set_position(bounds)
+    # set_position takes axes out of the layout, where a layout engine that is set later must find them.
+    ax.set_in_layout(True)
 
 
 def _has_engine(figure: Any) -> bool:
@@ -204,9 +257,7 @@ def _arrange(group: list[Any], slots: np.ndarray) -> None:
         new[:, ends] = _spread(cells[:, ends] + (pad, -pad), slots[:, ends], margins[:, ends], spans, ratios, pad)
     for ax, corners in zip(group, new, strict=True):
         x0, y0, x1, y1 = figure.transSubfigure.inverted().transform(corners.reshape(2, 2)).ravel()
-        ax.set_position((x0, y0, x1 - x0, y1 - y0))
-        # set_position takes axes out of the layout, where a layout engine that is set later must find them.
-        ax.set_in_layout(True)
+        _place(ax, (x0, y0, x1 - x0, y1 - y0))
 
 
 def _upward(rows: range, n_rows: int) -> range:
@@ -215,7 +266,10 @@ def _upward(rows: range, n_rows: int) -> range:
 
 def _margins(ax: Any) -> np.ndarray:
     """Pixels that texts reach over the axes at the left, the bottom, the right and the top."""
-    tight, slot = ax.get_tightbbox(), _pixels(ax.figure, ax.get_position(original=True).get_points())
+    tight, slot = (
+        ax.get_tightbbox(call_axes_locator=False),
+        _pixels(ax.figure, ax.get_position(original=True).get_points()),
+    )
     return np.zeros(4) if tight is None else np.maximum(0, (slot - tight.extents) * (1, 1, -1, -1))
 
 

@@ -156,3 +156,31 @@ def test_displays_stay_inside_of_their_cell(pyplot, drawn, name, layout):
         width, height = ax.get_window_extent().size / figure.dpi
         assert width > 0.6, "the texts leave a part to what is drawn"
         assert height > 0.2
+
+
+def _reach(axes) -> np.ndarray:
+    return np.array([ax.get_tightbbox().extents for ax in axes])
+
+
+@pytest.mark.parametrize("change", [
+    lambda figure: figure.tight_layout(),
+    lambda figure: figure.subplots_adjust(left=0.05, wspace=0.5),
+], ids=["tight_layout", "adjusted"])  # fmt: skip
+def test_displays_stay_inside_when_the_grid_changes_later(pyplot, change):
+    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4))
+    _ranking(axes[0])
+    _map(axes[1], TARGETS)
+    change(figure)
+    figure.draw_without_rendering()
+    (left, right), whole = _reach(axes), figure.bbox.extents
+    assert left[0] >= 0
+    assert left[2] <= right[0], "they do not reach each other"
+    assert right[2] <= whole[2]
+
+
+def test_axes_that_are_moved_by_hand_stay_there(pyplot):
+    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4))
+    _map(axes[1], TARGETS)
+    axes[1].set_position((0.6, 0.1, 0.2, 0.8))
+    figure.draw_without_rendering()
+    np.testing.assert_allclose(axes[1].get_position().bounds, (0.6, 0.1, 0.2, 0.8))
