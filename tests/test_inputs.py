@@ -450,7 +450,7 @@ def test_channels_are_averaged(axis):
         ((np.zeros((0, 2)), 8000), "empty"),
         ((np.full(8000, 1e300), 8000), "8000 of its samples"),
         ((np.full(8000, 3.4e38) * (-1) ** np.arange(8000), 8000), "NaN or infinite"),
-        ((8000, TONE), "pair"),
+        ((8000, 8000), "two numbers"),
         ((np.where(np.arange(8000) == 5, np.nan, TONE), 8000), "1 of its samples are NaN"),
         ((np.where(np.arange(8000) < 2, np.inf, TONE), 8000), "2 of its samples are NaN or infinite"),
         ((np.zeros(0), 8000), "empty"),

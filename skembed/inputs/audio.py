@@ -16,6 +16,7 @@ from skembed.inputs.decode import is_missing, open_file, reason
 from skembed.inputs.decoders import declared_duration, decode_start, is_decoder
 from skembed.inputs.file_kinds import explain, kind_of, read_start
 from skembed.inputs.mono import DEFAULT_MAX_DURATION, MonoBuilder
+from skembed.inputs.recordings import array_and_rate, file_in_dict
 from skembed.inputs.streams import CheckedFile, as_seekable, lock_of
 
 __all__ = ["read_audio"]
@@ -41,10 +42,12 @@ def read_audio(
 
     Parameters
     ----------
-    sample : str, PathLike, bytes, file object, ndarray, (ndarray, rate), dict, or decoder
-        A dict has "array" and "sampling_rate", or "bytes" or "path", as columns of `datasets` do; a decoder has
-        `get_all_samples`, as torchcodec's does. Arrays have shape (n,), (n, channels) or (channels, n). File objects
-        are open for bytes; a stream that cannot seek is read into memory, up to 512 MB, and only once.
+    sample : str, PathLike, bytes, file object, ndarray, list of numbers, pair, dict, or decoder
+        A pair is (array, rate) or (rate, array). A dict has "bytes" or "path", or "array", "raw" or "waveform" and
+        "sampling_rate", "sample_rate", "rate" or "sr"; an object may have `data` and `sample_rate` instead. A decoder
+        has `get_all_samples`, as torchcodec's does. Arrays have shape (n,), (n, channels) or (channels, n): floats in
+        [-1, 1], int16, int32 or uint8. File objects are open for bytes; a stream that cannot seek is read into
+        memory, up to 512 MB, and only once.
     rate : int
         Samples per second (Hz) of the result.
     sampling_rate : float, optional
@@ -75,10 +78,13 @@ def _decode(sample: Any, sampling_rate: float | None, builder: MonoBuilder) -> N
     """Add the sample's blocks to a builder, whatever form the sample has."""
     if isinstance(sample, dict):
         builder.path = sample.get("path")
-        if sample.get("array") is not None:
-            sample = (sample["array"], sample.get("sampling_rate"))
-        else:
-            sample = builder.path if sample.get("bytes") is None else sample["bytes"]
+    recording = array_and_rate(sample)
+    if recording is not None:
+        array, own_rate = recording
+        _add_array(array, sampling_rate if own_rate is None else own_rate, builder)
+        return
+    if isinstance(sample, dict):
+        sample = file_in_dict(sample, '"bytes" or "path", or "array" and "sampling_rate"')
     sample = as_array(sample)
     if isinstance(sample, (str, os.PathLike)):
         with open_file(sample) as file:
@@ -91,15 +97,13 @@ def _decode(sample: Any, sampling_rate: float | None, builder: MonoBuilder) -> N
             _add_file(as_seekable(sample), builder)
     elif is_decoder(sample):
         _add_decoder(sample, builder)
-    elif isinstance(sample, tuple) and len(sample) == 2 and not isinstance(sample[0], Real):
-        array, own_rate = sample
-        _add_array(array, sampling_rate if own_rate is None else own_rate, builder)
     elif isinstance(sample, np.ndarray) or (isinstance(sample, list) and sample and isinstance(sample[0], Real)):
         _add_array(sample, sampling_rate, builder)
     else:
+        missing = " (a missing value)" if is_missing(sample) else ""
+        advice = " Use ImageEmbedder() for images." if hasattr(sample, "getexif") else ""
         raise DecodeError(
-            f"expected a path, bytes, an array or an (array, rate) pair, got {type(sample).__name__}"
-            + (" (a missing value)." if is_missing(sample) else ".")
+            f"expected a path, bytes, an array or an (array, rate) pair, got {type(sample).__name__}{missing}.{advice}"
         )
 
 
@@ -136,9 +140,10 @@ def _channels_last(array: Any, path: str | None) -> np.ndarray:
         raise
     except ValueError as error:
         raise DecodeError("the channels have unequal lengths. Give one array of numbers.", path=path) from error
-    _scaled(samples[:0], path)  # refuses types
     if samples.ndim not in (1, 2):
-        raise DecodeError(f"audio arrays have one or two dimensions, got shape {samples.shape}.", path=path)
+        advice = " Use ImageEmbedder() for images." if samples.ndim == 3 and samples.shape[2] in (1, 3, 4) else ""
+        raise DecodeError(f"audio arrays have one or two dimensions, got shape {samples.shape}.{advice}", path=path)
+    _scaled(samples[:0], path)  # refuses types
     if not samples.size:
         return samples.reshape(0)
     if samples.ndim == 2 and samples.shape[0] == samples.shape[1] != 1:
@@ -154,7 +159,11 @@ def _scaled(samples: np.ndarray, path: str | None) -> np.ndarray:
         return samples.astype(np.float64) / -float(np.iinfo(samples.dtype).min)
     if samples.dtype.kind == "f":
         return samples
-    raise DecodeError(f"audio arrays are floats, int16, int32 or uint8, got {samples.dtype}.", path=path)
+    raise DecodeError(
+        f"audio arrays are floats, int16, int32 or uint8, got {samples.dtype}. Convert the array to the type that the "
+        "samples were recorded with.",
+        path=path,
+    )
 
 
 def _add_file(file: Any, builder: MonoBuilder) -> None:

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 from skembed._warn import warn
 from skembed.exceptions import DecodeError, DecodeWarning, NonFiniteRowError
+from skembed.inputs.file_kinds import kind_of_base64
 from skembed.sample_watch import current_watch
 
 __all__ = ["decode_all", "is_missing", "open_file", "reason", "warn_unreadable"]
@@ -125,8 +126,10 @@ def open_file(path: str | os.PathLike) -> BinaryIO:
     try:
         kind = os.stat(name).st_mode
     except FileNotFoundError as error:
+        _refuse_base64(name)
         raise DecodeError(f"there is no such file (looked from {os.getcwd()}).", path=name) from error
     except (OSError, ValueError) as error:
+        _refuse_base64(name)
         raise DecodeError(
             f"this path leads nowhere: {reason(error)}. Give the path of a file, or its bytes.", path=_short(name)
         ) from error
@@ -150,6 +153,16 @@ def _check_local(name: str) -> None:
         )
     if "://" in name[:16]:
         raise DecodeError("this is an address, and nothing is downloaded. Download it first.", path=_short(name))
+
+
+def _refuse_base64(name: str) -> None:
+    """Refuse the content of a file as base64 text; called only where there is no file of that name."""
+    kind = kind_of_base64(name)
+    if kind is not None:
+        raise DecodeError(
+            f"this is base64 text of {kind.name}, not a path. Give its bytes: base64.b64decode(sample).",
+            path=_short(name),
+        )
 
 
 def _short(name: str) -> str:

@@ -11,6 +11,7 @@ import soundfile
 from PIL import Image
 
 from skembed.inputs.image import open_header
+from skembed.inputs.recordings import array_and_rate, file_in_dict
 
 __all__ = ["describe"]
 
@@ -32,11 +33,11 @@ def describe(sample: Any) -> str:
 
 
 def _described(sample: Any) -> str:
-    if isinstance(sample, dict):
-        parts = (sample.get(name) for name in ("array", "bytes", "path"))
-        sample = next(part for part in parts if part is not None)
-    if isinstance(sample, tuple):
-        sample = sample[0]
+    recording = array_and_rate(sample)
+    if recording is not None:
+        sample = recording[0]
+    elif isinstance(sample, dict):
+        sample = file_in_dict(sample, "")
     if isinstance(sample, Image.Image):
         return f"an image of {sample.width:,} x {sample.height:,} pixels"
     if isinstance(sample, (bytes, bytearray, memoryview)):

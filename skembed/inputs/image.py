@@ -28,6 +28,7 @@ from skembed.inputs.file_kinds import explain, read_start
 from skembed.inputs.image_limits import check_scans, check_size, is_too_large, orientation, reduction
 from skembed.inputs.image_modes import flatten, from_array
 from skembed.inputs.image_strips import can_stream, read_reduced
+from skembed.inputs.recordings import file_in_dict, is_recording
 from skembed.inputs.streams import as_seekable, lock_of, reading_error
 
 __all__ = ["FORMATS", "open_header", "read_image"]
@@ -98,7 +99,8 @@ def read_image(
     path = None
     if isinstance(sample, dict):
         path = sample.get("path")
-        sample = path if sample.get("bytes") is None else sample["bytes"]
+        if not is_recording(sample):
+            sample = file_in_dict(sample, '"bytes" or "path"')
     if isinstance(sample, Image.Image):
         # Pillow loads an opened file at its first use, and does not expect two threads to be first.
         with lock_of(sample):
@@ -117,10 +119,9 @@ def read_image(
     if hasattr(sample, "read"):
         with lock_of(sample):
             return _from_file(as_seekable(sample), background, max_pixels, at_least, path)
-    raise DecodeError(
-        f"expected a path, bytes, a PIL image or an array, got {type(sample).__name__}"
-        + (" (a missing value)." if is_missing(sample) else ".")
-    )
+    missing = " (a missing value)" if is_missing(sample) else ""
+    advice = " It is a recording with its rate: use AudioEmbedder()." if is_recording(sample) else ""
+    raise DecodeError(f"expected a path, bytes, a PIL image or an array, got {type(sample).__name__}{missing}.{advice}")
 
 
 def _refuse_closed(image: Image.Image) -> None:

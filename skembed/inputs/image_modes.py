@@ -83,6 +83,8 @@ def from_array(array: np.ndarray) -> Image.Image:
         hint = ""
         if array.ndim == 3 and array.shape[0] in (1, 3, 4):
             hint = " It looks channels-first: use array.transpose(1, 2, 0)."
+        elif array.ndim == 1:
+            hint = " Use AudioEmbedder() for recordings."
         raise DecodeError(
             f"an image array has shape (height, width) or (height, width, 1, 3 or 4), got {array.shape}.{hint}"
         )

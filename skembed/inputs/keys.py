@@ -16,6 +16,7 @@ from skembed.inputs.arrays import as_array
 from skembed.inputs.decode import open_file
 from skembed.inputs.decoders import declared_duration, decode_start, is_decoder
 from skembed.inputs.mono import DEFAULT_MAX_DURATION
+from skembed.inputs.recordings import array_and_rate, file_in_dict
 from skembed.inputs.streams import lock_of
 
 __all__ = ["KEY_SIZE", "array_key", "content_key", "text_key"]
@@ -61,8 +62,8 @@ def content_key(sample: Any) -> bytes | None:
 
     Parameters
     ----------
-    sample : str, PathLike, bytes, file object, ndarray, (ndarray, rate), list of numbers, dict, decoder, or PIL image
-        As `ImageEmbedder` and `AudioEmbedder` take it.
+    sample : str, PathLike, bytes, file object, ndarray, list of numbers, pair, dict, decoder, or PIL image
+        As `ImageEmbedder` and `AudioEmbedder` take it. All forms of an array with its rate share one key.
 
     Returns
     -------
@@ -77,11 +78,15 @@ def content_key(sample: Any) -> bytes | None:
     >>> content_key(np.zeros(3)) == content_key(np.zeros((3, 1)))
     False
     """
-    if isinstance(sample, dict):
-        if sample.get("array") is not None:
-            sample = (sample["array"], sample.get("sampling_rate"))
-        else:
-            sample = sample.get("path") if sample.get("bytes") is None else sample["bytes"]
+    try:
+        recording = array_and_rate(sample)
+        if isinstance(sample, dict) and recording is None:
+            sample = file_in_dict(sample, "")
+    except DecodeError:
+        return None
+    if recording is not None:
+        array, rate = recording
+        return array_key(array, repr(plain(rate))) if isinstance(rate, (Real, type(None))) else None
     if isinstance(sample, (str, os.PathLike)):
         return _file_key(sample)
     if isinstance(sample, (bytes, bytearray, memoryview)):
@@ -92,8 +97,6 @@ def content_key(sample: Any) -> bytes | None:
         return _stream_key(sample)
     if is_decoder(sample):
         return _decoder_key(sample)
-    if isinstance(sample, tuple) and len(sample) == 2 and not isinstance(sample[0], Real):
-        return array_key(sample[0], repr(plain(sample[1]))) if isinstance(sample[1], (Real, type(None))) else None
     if isinstance(sample, (np.ndarray, list)):
         return array_key(sample, "None")
     if hasattr(sample, "__array__") and not hasattr(sample, "getexif"):

@@ -10,12 +10,12 @@ import soxr
 
 from skembed.exceptions import DecodeError
 
-__all__ = ["DEFAULT_MAX_DURATION", "MonoBuilder", "check_rate"]
+__all__ = ["DEFAULT_MAX_DURATION", "MAX_RATE", "MIN_RATE", "MonoBuilder", "check_rate"]
 
 #: Seconds of a recording that are read where `max_duration` is None; longer recordings are refused.
 DEFAULT_MAX_DURATION = 1800.0
 #: Samples per second (Hz) that a recording may have. A header that says 1 Hz would make gigabytes of a small file.
-_RATES = (100, 10_000_000)
+MIN_RATE, MAX_RATE = 100, 10_000_000
 #: Values of a block, at the source's or the result's rate, whichever is higher. 2^20 float32 values are 4 MB.
 _BLOCK_VALUES = 2**20
 #: Highest peak of floating samples. Mixes that overshoot reach 4 (+12 dB), recordings scaled to unit variance rarely
@@ -32,9 +32,9 @@ def check_rate(rate: Any, path: str | None = None) -> float:
             "an array carries no rate, and a wrong guess gives wrong features. Set sampling_rate= (Hz), or give "
             "(array, rate)."
         )
-    if not isinstance(rate, Real) or not _RATES[0] <= float(rate) <= _RATES[1]:
+    if not isinstance(rate, Real) or not MIN_RATE <= float(rate) <= MAX_RATE:
         raise DecodeError(
-            f"the rate {rate!r} is no number of samples per second. Recordings have {_RATES[0]} to {_RATES[1]} Hz.",
+            f"the rate {rate!r} is no number of samples per second. Recordings have {MIN_RATE} to {MAX_RATE} Hz.",
             path=path,
         )
     return float(rate)

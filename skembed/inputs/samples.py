@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import narwhals.stable.v1 as nw
 import numpy as np
+
+from skembed.inputs.mono import MAX_RATE, MIN_RATE
 
 __all__ = ["as_samples"]
 
@@ -31,7 +34,7 @@ def as_samples(X: Any, *, name: str = "X") -> list[Any]:
     Raises
     ------
     TypeError
-        If it is a single sample, or no container of samples.
+        If it is a single sample, such as a path, a dict or an array and its rate, or no container of samples.
     ValueError
         If it is empty, has several columns, or is an array of the shape of one colour image.
     """
@@ -44,10 +47,21 @@ def as_samples(X: Any, *, name: str = "X") -> list[Any]:
         raise TypeError(
             f"{name} is a single {type(X).__name__}, not a collection of samples. Wrap it in a list: [{name}]."
         )
+    if isinstance(X, (tuple, list)) and _is_pair(X):
+        raise TypeError(f"{name} is a single recording, an array and its rate. Wrap it in a list: [{name}].")
     samples = _unpack(X, name)
     if not samples:
         raise ValueError(f"Found array with 0 sample(s) in {name} while a minimum of 1 is required.")
     return samples
+
+
+def _is_pair(X: tuple | list) -> bool:
+    """Return True for an array and a number that may be its sampling rate."""
+    if len(X) != 2:
+        return False
+    rates = [x for x in X if isinstance(x, Real) and MIN_RATE <= float(x) <= MAX_RATE]
+    arrays = [x for x in X if isinstance(getattr(x, "shape", None), tuple) and x.shape != ()]
+    return len(rates) == len(arrays) == 1
 
 
 def _unpack(X: Any, name: str) -> list[Any]:
