@@ -134,6 +134,7 @@ def test_the_error_of_an_embedder_names_index_path_and_format(tmp_path):
         ImageEmbedder(directory("timm_resnet"), device="cpu").fit_transform([PIXELS, path])
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_formats_that_are_read_are_known_and_called_broken_where_they_are():
     for kind in FORMATS:
         content = _image(kind)

@@ -47,7 +47,14 @@ def test_ordinary_texts_are_no_names_of_files(texts):
 
 
 @pytest.mark.parametrize(
-    ("names", "kind"), [(IMAGES, "image"), (RECORDINGS, "audio"), ([*IMAGES[:20], "a title"], "image")]
+    ("names", "kind"),
+    [
+        (IMAGES, "image"),
+        (["a.heic", "b.avif"], "image"),
+        (["a.wma", "b.amr"], "audio"),
+        (RECORDINGS, "audio"),
+        ([*IMAGES[:20], "a title"], "image"),
+    ],
 )
 def test_names_are_known_by_what_they_end_in(names, kind):
     assert file_names(names) == (kind, names[0])

@@ -12,8 +12,8 @@ from skembed.inputs.decode import is_missing
 
 __all__ = ["file_names", "read_text", "warn_of_file_names"]
 
-_IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-_RECORDINGS = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".aiff", ".aif")
+_IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jfif", ".heic", ".heif", ".avif")
+_RECORDINGS = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".aiff", ".aif", ".au", ".wma", ".amr")
 #: Texts that are looked at: each may be a question to a file system.
 _LOOKED_AT = 32
 #: Of these so many are names of files, or there is no warning: a table of files has the odd gap.
