@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from skembed.cache.codec import decode_row, encode_row, owner_of
+from skembed.sealed_files import private_directory
 
 __all__ = ["ShardStore"]
 
@@ -304,8 +305,7 @@ class ShardStore:
     def _write(self, namespace: str, rows: dict[bytes, bytes], written: int) -> tuple[str, list[_Entry]]:
         """Write a shard; its name and its table."""
         folder, token = self._folder(namespace), secrets.token_hex(8)
-        for directory in (self.directory, self._root, folder):
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_directory(folder)
         name, temporary = f"{written:020d}-{token}.shard", folder / f".{os.getpid()}-{token}.tmp"
         head, entries = _pack(namespace, rows)
         try:

@@ -16,6 +16,7 @@ import numpy as np
 
 from skembed.cache.codec import decode_row, encode_row, owner_of
 from skembed.cache.open_files import close_least_recently_used
+from skembed.sealed_files import private_directory
 
 __all__ = ["USED_ANEW_AFTER", "CacheUnavailable", "SqliteStore"]
 
@@ -265,7 +266,7 @@ class SqliteStore:
         self._namespaces = {}
         path = self.directory / _FILE
         try:
-            self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            private_directory(self.directory)
             writable = os.access(self.directory, os.W_OK) and (not path.exists() or os.access(path, os.W_OK))
         except OSError as error:
             raise CacheUnavailable(f"cache={str(self.directory)!r} cannot be made: {error}") from error

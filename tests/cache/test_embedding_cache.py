@@ -128,10 +128,11 @@ def test_a_pickle_opens_in_another_process(tmp_path):
 
 
 def test_only_the_owner_may_look(tmp_path):
-    cache = EmbeddingCache(tmp_path / "c")
+    directory = tmp_path / "a" / "b" / "c"
+    cache = EmbeddingCache(directory)
     cache.put_many("n", KEYS, ROWS)
-    assert stat.S_IMODE((tmp_path / "c").stat().st_mode) == 0o700
-    assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "c").glob("*.sqlite")} == {0o600}
+    assert {stat.S_IMODE(each.stat().st_mode) for each in (directory, *directory.parents[:2])} == {0o700}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in directory.glob("*.sqlite")} == {0o600}
 
 
 def test_what_a_parameter_means(tmp_path, monkeypatch):

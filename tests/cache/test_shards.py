@@ -75,6 +75,13 @@ def test_rows_come_back(tmp_path):
     assert os.listdir(path.parent) == [path.name]
 
 
+def test_directories_above_a_store_are_private_too(tmp_path):
+    store = ShardStore(tmp_path / "a" / "cache")
+    store.put_many("n", KEYS, ROWS)
+    store.flush()
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o700
+
+
 def test_1024_rows_are_a_shard_and_stored_rows_are_not_written_again(tmp_path):
     store, keys = ShardStore(tmp_path), [i.to_bytes(20, "big") for i in range(1024)]
     rows = np.arange(1024, dtype=np.float32)[:, None]
