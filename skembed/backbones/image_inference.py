@@ -20,6 +20,7 @@ from skembed.backbones.blocks import count_beside, enter_behind
 from skembed.backbones.convolution import convolve_by_onednn
 from skembed.backbones.folding import Pair, find_pairs, fold_pairs, folded
 from skembed.backbones.linear import multiply_plainly
+from skembed.engine.device import is_device_fault
 
 __all__ = ["ImageBackbone", "InferenceCopies", "Watch"]
 
@@ -157,7 +158,9 @@ class ImageBackbone(Backbone):
                 expected, found = self._outputs(self.module, pixels), self._outputs(trial, pixels)
         # A network may do anything at all in its forward pass, such as asking a norm for its weight. Whatever it
         # says to being taken apart, it still runs as a whole.
-        except Exception:
+        except Exception as error:
+            if is_device_fault(error):
+                raise
             return (), []
         return (pairs, values) if all(map(_agree, expected, found)) else ((), [])
 

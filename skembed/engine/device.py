@@ -8,7 +8,14 @@ from typing import Any
 
 import torch
 
-__all__ = ["cpu_features", "is_out_of_memory", "move", "resolve_device", "resolve_precision"]
+__all__ = [
+    "cpu_features",
+    "is_device_fault",
+    "is_out_of_memory",
+    "move",
+    "resolve_device",
+    "resolve_precision",
+]
 
 _PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -21,6 +28,18 @@ _OUT_OF_MEMORY = (
     "DefaultCPUAllocator: not enough memory",
 )
 
+#: What backends say of a device that failed, and of tensors that are not all on one device.
+_DEVICE_FAULTS = (
+    "CUDA error",
+    "CUDNN_STATUS_EXECUTION_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR",
+    "CUBLAS_STATUS_EXECUTION_FAILED",
+    "HIP error",
+    "device-side assert",
+    "on the same device",
+    "on the expected device",
+)
+
 
 def resolve_device(device: str) -> torch.device:
     """The device of that name; "auto" takes CUDA, XPU, MPS or the CPU, whichever is there first.
@@ -28,7 +47,7 @@ def resolve_device(device: str) -> torch.device:
     Raises
     ------
     ValueError
-        If the name is no device, or one that this machine lacks.
+        If torch does not know the name, or this machine has no such device or no device of that number.
     """
     accelerators: dict[str, Callable[[], bool]] = {
         "cuda": torch.cuda.is_available,
@@ -43,10 +62,39 @@ def resolve_device(device: str) -> torch.device:
         raise ValueError(
             f'device={device!r} is no device. Use "auto", "cpu", "cuda", "cuda:1", "mps" or "xpu".'
         ) from error
-    here = accelerators.get(resolved.type)
-    if here is not None and not here():
+    here = accelerators.get(resolved.type, lambda: _computes_on(resolved))
+    if not here():
         raise ValueError(f'device={device!r} is not available on this machine. Use device="auto" or "cpu".')
+    n_devices = _count_devices(resolved.type)
+    if n_devices is not None and resolved.index is not None and resolved.index >= n_devices:
+        first, last = f'"{resolved.type}:0"', f'"{resolved.type}:{n_devices - 1}"'
+        raise ValueError(
+            f"device={device!r} is not available on this machine, which has {n_devices} {resolved.type} "
+            f"device{'s' if n_devices > 1 else ''}. Use {first}{f' to {last}' if n_devices > 1 else ''}."
+        )
     return resolved
+
+
+def _count_devices(kind: str) -> int | None:
+    """Return the number of accelerators of a kind; None for other kinds."""
+    counts: dict[str, Callable[[], int]] = {
+        "cuda": torch.cuda.device_count,
+        "xpu": torch.xpu.device_count,
+        "mps": lambda: 1,
+    }
+    return counts[kind]() if kind in counts else None
+
+
+def _computes_on(device: torch.device) -> bool:
+    """Return True if tensors with values can be on a device of a kind that has no check of its own."""
+    if device.type in ("cpu", "meta"):  # tensors on "meta" have no values
+        return device.type == "cpu"
+    try:
+        torch.empty(1, device=device)
+    # NotImplementedError, RuntimeError or what the library of the device raises.
+    except Exception:
+        return False
+    return True
 
 
 def resolve_precision(precision: str, device: torch.device, *, keeps_in_half: bool = True) -> torch.dtype:
@@ -92,3 +140,15 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in _OUT_OF_MEMORY)
+
+
+def is_device_fault(error: BaseException) -> bool:
+    """Return True if an exception says that a device failed, or that tensors are on different devices.
+
+    Memory that ran out is not meant; see `is_out_of_memory`.
+    """
+    if is_out_of_memory(error):
+        return False
+    if isinstance(error, getattr(torch, "AcceleratorError", ())):
+        return True
+    return isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in _DEVICE_FAULTS)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from skembed.backbones.base import Backbone, Item
 from skembed.engine.bounded_map import count_bytes
-from skembed.engine.device import move
+from skembed.engine.device import is_device_fault, move
 from skembed.engine.extract import computing, each_batch, embed_items
 from skembed.engine.reading import Reading
 from skembed.finetune.network import Network
@@ -265,7 +265,9 @@ class Prefixes:
                 again = rows(behind)
                 if again.shape != plain.shape or not np.abs(again - plain).max() <= tolerance:
                     return False
-        except _CANNOT_ENTER:
+        except _CANNOT_ENTER as error:
+            if is_device_fault(error):
+                raise
             return False
         return True
 
@@ -372,6 +374,8 @@ def agree(network: Network, samples: Sequence[Sample], block: int) -> str | None
         except NotImplementedError as error:
             return str(error)
         except _CANNOT_ENTER as error:
+            if is_device_fault(error):
+                raise
             return f"entering it behind block {block} failed ({type(error).__name__}: {str(error)[:200]})"
         tolerance = (_ROUNDED if network.mixed_precision else _TOLERANCE) * plain.abs().max()
         if replayed.shape == plain.shape and bool((replayed - plain).abs().max() <= tolerance):
