@@ -8,6 +8,8 @@ from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 __all__ = ["did_you_mean", "nearest", "shown"]
 
 
@@ -51,11 +53,13 @@ def did_you_mean(name: str, known: Iterable[str], n: int = 1) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as text that is the same in every process.
+    """Return a value as text for reports, the same in every process.
+
+    It is no identity: different functions may have one name. See `skembed.identity` for that.
 
     Examples
     --------
-    >>> shown((0.5, 1.0)), shown({"old": {"aged", "ancient"}})
+    >>> shown((np.float64(0.5), 1.0)), shown({"old": {"aged", "ancient"}})
     ('(0.5, 1.0)', "{'old': {'aged', 'ancient'}}")
     >>> shown(shown)
     'skembed.naming.shown'
@@ -63,6 +67,11 @@ def shown(value: Any) -> str:
     if isinstance(value, partial):
         given = [*map(shown, value.args), *(f"{name}={shown(part)}" for name, part in value.keywords.items())]
         return f"partial({', '.join([shown(value.func), *given])})"
+    if isinstance(value, np.generic):
+        return shown(value.item())
+    if isinstance(value, (list, tuple)):
+        listed = ", ".join(map(shown, value))
+        return f"[{listed}]" if isinstance(value, list) else f"({listed}{',' * (len(value) == 1)})"
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{shown(key)}: {shown(part)}" for key, part in value.items()) + "}"
     if isinstance(value, (set, frozenset)):

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from sklearn.metrics import f1_score, make_scorer
 
 from skembed import AudioEmbedder, EmbeddingCache, ImageEmbedder, TextEmbedder
-from skembed.identity import plain
+from skembed.identity import digest, plain
 from skembed.inputs import content_key
 
 TONE = np.sin(np.linspace(0, 440, 4000)).astype(np.float32)
@@ -66,3 +73,105 @@ def _typed(value):
 @given(_SETTINGS, _SETTINGS)
 def test_the_plain_form_tells_unequal_settings_apart(a, b):
     assert (repr(plain(a)) == repr(plain(b))) == (_typed(a) == _typed(b))
+
+
+# -- functions and objects -----------------------------------------------------------------------------------
+
+_SHOUT = '''
+LIMIT = {limit}
+def helper(text):
+    return text.{method}()
+def shout(text, times={times}):
+    """A function of the user's own."""
+    return helper(text) * times if len(text) > LIMIT else text
+'''
+
+
+def _shout(limit=1, method="upper", times=2, comment=""):
+    """The function as a script defines it, with such a constant, helper and default."""
+    space = {"__name__": "script"}
+    exec(compile(comment + _SHOUT.format(limit=limit, method=method, times=times), "script.py", "exec"), space)
+    return space["shout"]
+
+
+def _adding(number):
+    return lambda value: value + number
+
+
+class _Weighted:
+    def __init__(self, weight):
+        self.weight, self.labels = weight, {"a", "b"}
+
+    def __call__(self, y, outputs):
+        return self.weight
+
+    def judge(self, y, outputs):
+        return 0.0
+
+
+def test_one_function_is_the_same_when_its_script_runs_again():
+    assert digest(_shout()) == digest(_shout(comment="# The lines below have moved.\n\n"))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        _shout,
+        lambda: partial(_shout(), times=np.int64(3)),
+        lambda: _adding(np.float64(2)),
+        lambda: _Weighted(np.float32(0.5)),
+        lambda: _Weighted(0.5).judge,
+        lambda: make_scorer(f1_score, average="macro", labels=[0, 1]),
+        lambda: {"old": {"aged", "ancient"}, "new": ["recent"]},
+        lambda: {"new": ("recent",), "old": {"ancient", "aged"}},
+        lambda: np.arange(5000.0),
+        lambda: np.arange(5000),
+    ],
+)
+def test_objects_made_twice_are_one(value):
+    assert digest(value()) == digest(value())
+
+
+def test_objects_that_differ_are_told_apart():
+    recursive: list = [1]
+    recursive.append(recursive)
+    values = [
+        *(_shout(), _shout(limit=2), _shout(method="lower"), _shout(times=3), partial(_shout(), times=3)),
+        *(_adding(1), _adding(2), lambda value: value + 1, lambda value: value + 1.0),
+        *(_Weighted(1), _Weighted(2), _Weighted(1).judge, _Weighted(2).judge, _Weighted, _Weighted.judge),
+        *(make_scorer(f1_score, average=name) for name in ("macro", "micro")),
+        *(make_scorer(function) for function in (lambda y, z: 0.0, lambda y, z: 1.0)),
+        *(str.lower, "abc".join, "abd".join, len, np.add, np.float32, {"a"}, "{'a'}", {"a": 1}, re.compile("a")),
+        *({"old": {"aged", "ancient"}}, {"old": {"aged", "antique"}}),
+        *(np.arange(5000), np.arange(5000) * 0.5, np.arange(5000).reshape(50, 100)),
+        *(recursive, [1, 1]),
+    ]
+    assert len({digest(value) for value in values}) == len(values)
+
+
+def test_floats_and_scalars_of_numpy_are_one_in_objects():
+    assert digest(_adding(np.float64(2))) == digest(_adding(2))
+    assert digest(np.arange(5000.0)) == digest(np.arange(5000))
+    assert digest({"a": 1, "b": 2}) == digest({"b": np.int8(2), "a": 1.0})
+
+
+def test_identities_are_the_same_in_every_process():
+    code = (
+        "import re\nfrom functools import partial\nfrom skembed.identity import digest\n"
+        "class Scorer:\n    def __init__(self): self.names = {'a', 'b', 'c'}\n    def __call__(self, x): return x\n"
+        "score = lambda x: x in {'a', 'b', 'c'}\n"
+        "values = Scorer(), score, partial(score, names={'a', 'b'}), {'x', 'y', None}, re.compile('a'), object()\n"
+        "print(*map(digest, values))"
+    )
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        )
+        for seed in ("1", "2")
+    ]
+    assert runs[0].stdout == runs[1].stdout
+    assert len(set(runs[0].stdout.split())) == 6

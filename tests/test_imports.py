@@ -19,6 +19,7 @@ LAYERS = [
     ("skembed.findings", 1),
     ("skembed.naming", 1),
     ("skembed.identity", 1),
+    ("skembed.code_identity", 1),
     ("skembed.progress", 1),
     ("skembed.sample_watch", 1),
     ("skembed.parameters", 2),

@@ -20,13 +20,13 @@ from skembed.exceptions import FitWarning
 from skembed.finetune.loop import Averaged
 from skembed.finetune.restoring import checked_progress, checked_tensors, is_finite
 from skembed.finetune.stages import Recipe
-from skembed.identity import plain
+from skembed.identity import digest
 from skembed.sealed_files import private_directory, replacing, seal
 
 __all__ = ["Checkpoint", "warn_unwritable"]
 
 #: Raised when what a checkpoint holds changes: none of an older version is read.
-_VERSION = 3
+_VERSION = 4
 
 
 class Checkpoint:
@@ -52,11 +52,12 @@ class Checkpoint:
     """
 
     def __init__(self, directory: Any, what: tuple, y: np.ndarray, arrays: Sequence[np.ndarray]):
-        digest = sha256(repr(plain((_VERSION, what))).encode())
-        for array in arrays:
-            digest.update(np.ascontiguousarray(array).tobytes())
-        digest.update(repr(np.asarray(y).tolist()).encode())
-        self.path = Path(directory).expanduser() / f"fit-{digest.hexdigest()[:24]}.safetensors"
+        contents = [
+            (array.dtype.str, array.shape, sha256(np.ascontiguousarray(array).tobytes()).hexdigest())
+            for array in map(np.asarray, arrays)
+        ]
+        name = digest((_VERSION, what, np.asarray(y), contents))
+        self.path = Path(directory).expanduser() / f"fit-{name[:24]}.safetensors"
         try:
             private_directory(self.path.parent)
         except (FileExistsError, NotADirectoryError) as error:

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from skembed._warn import warn
-from skembed.augment import describe
 from skembed.backbones.loading import load
 from skembed.engine.device import resolve_device, resolve_precision
 from skembed.engine.modes import standard_modes
@@ -29,7 +28,6 @@ from skembed.finetune.snapshot import best_so_far
 from skembed.finetune.stages import INTERRUPTED, Recipe, Stage, plan_stages
 from skembed.finetune.storing import tuned_embedder
 from skembed.finetune.tasks import Scores
-from skembed.naming import shown
 from skembed.progress import progress_bar
 
 __all__ = ["run_fit", "untrained"]
@@ -243,8 +241,7 @@ def _checkpoint(request: Request, frozen: np.ndarray) -> Checkpoint | None:
     if request.checkpoint_dir is None or request.max_epochs == 0:
         return None
     what = (
-        request.embedder.fingerprint_,
-        request.embedder._reading,
+        request.embedder._namespace,
         request.settings,
         request.strategy,
         request.method,
@@ -254,11 +251,11 @@ def _checkpoint(request: Request, frozen: np.ndarray) -> Checkpoint | None:
         request.unfreeze_step,
         request.patience,
         request.seed,
-        describe(request.augmentation),
+        request.augmentation,
         request.augment_views,
         request.train.tolist(),
         type(request.task).__name__,
-        shown(request.task.scoring),
+        request.task.scoring,
     )
     start = [] if request.start is None else [request.start.head.weight, request.start.head.bias]
     try:

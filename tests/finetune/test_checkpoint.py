@@ -134,6 +134,54 @@ def test_another_score_has_another_file(rows, tmp_path, monkeypatch, scoring):
     assert [each["valid_score"] for each in found.history_] == [each["valid_score"] for each in expected.history_]
 
 
+def _name(monkeypatch, tmp_path, classifier, X, y) -> str:
+    """Name of the file of a fit that is killed before its first epoch."""
+    names = []
+
+    def resume(self, recipe):
+        names.append(self.path.name)
+        raise Killed
+
+    with monkeypatch.context() as context:
+        context.setattr(Checkpoint, "resume", resume)
+        with pytest.raises(Killed):
+            classifier.set_params(checkpoint_dir=tmp_path).fit(X, y)
+    return names[0]
+
+
+def test_equal_targets_and_settings_have_one_file(rows, tmp_path, monkeypatch):
+    X, y = rows
+    names = [
+        _name(monkeypatch, tmp_path, _classifier(), X, y),
+        _name(monkeypatch, tmp_path, _classifier(), X, y.tolist()),
+        _name(monkeypatch, tmp_path, _classifier(), X, y.astype(np.int8)),
+        _name(monkeypatch, tmp_path, _classifier(dropout=np.float64(0.3), max_epochs=np.int64(14)), X, y),
+    ]
+    assert len(set(names)) == 1
+    others = [
+        _name(monkeypatch, tmp_path, _classifier(scoring=make_scorer(score)), X, y)
+        for score in (lambda y, outputs: 0.0, lambda y, outputs: 1.0)
+    ]
+    assert len({*names, *others}) == 3
+
+
+def test_augmentations_are_told_apart_by_what_they_do(tmp_path, monkeypatch):
+    X, y = tuning.samples("bert")
+
+    def name(augment):
+        embedder = tuning.embedder("bert", precision="float32")
+        classifier = FineTuneClassifier(embedder, augment=augment, augment_views=1, **tuning.SHORT)
+        return _name(monkeypatch, tmp_path, classifier, X, y)
+
+    def replacing(*synonyms):
+        return ("synonym_replacement", {"synonyms": {"cat": list(synonyms)}})
+
+    equal = [("word_swap", {"rate": rate}) for rate in (0.5, np.float64(0.5))]
+    assert name(equal[0]) == name(equal[1])
+    different = [replacing("dog"), replacing("horse"), lambda text: text.lower(), lambda text: text.upper()]
+    assert len(set(map(name, different))) == 4
+
+
 def test_the_name_of_a_score_is_the_same_in_every_process():
     code = "from tests.finetune.scores import names\nprint(names())"
     there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
