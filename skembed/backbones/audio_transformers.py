@@ -26,7 +26,7 @@ from skembed.backbones.base import (
     split_windows,
 )
 from skembed.backbones.blocks import blocks_from_layers, count_beside, enter_behind, record_blocks
-from skembed.backbones.transformers_loading import layer_names, load_pretrained, quiet, read_config
+from skembed.backbones.transformers_loading import layer_names, load_pretrained, read_config, read_part
 from skembed.backbones.weights import read_json
 from skembed.exceptions import BackboneNotFoundError
 
@@ -168,8 +168,7 @@ def _open_ast(spec: BackboneSpec, directory: Path, fingerprint: str) -> Spectrog
     module = load_pretrained(ASTModel, directory)
     config: Any = module.config
     names = layer_names(module, config.num_hidden_layers)
-    with quiet():
-        extractor = ASTFeatureExtractor.from_pretrained(directory, local_files_only=True)
+    extractor = read_part(ASTFeatureExtractor, directory, "feature extractor")
     return SpectrogramBackbone(
         spec=spec,
         module=module,

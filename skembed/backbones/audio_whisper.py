@@ -27,7 +27,7 @@ from skembed.backbones.base import (
     split_windows,
 )
 from skembed.backbones.blocks import blocks_from_layers
-from skembed.backbones.transformers_loading import load_pretrained, quiet, read_config
+from skembed.backbones.transformers_loading import load_pretrained, read_config, read_part
 
 __all__ = ["LogMel", "WhisperBackbone", "open_whisper", "whole_frames"]
 
@@ -246,8 +246,7 @@ def open_whisper(spec: BackboneSpec, directory: Path, fingerprint: str) -> Whisp
         If weights are missing.
     """
     config = read_config(directory)
-    with quiet():
-        extractor = WhisperFeatureExtractor.from_pretrained(directory, local_files_only=True)
+    extractor = read_part(WhisperFeatureExtractor, directory, "feature extractor")
     module = load_pretrained(WhisperEncoder, directory, **_key_mapping(directory))
     names = [f"layers.{i}" for i in range(config.encoder_layers)]
     return WhisperBackbone(

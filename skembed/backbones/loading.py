@@ -24,6 +24,7 @@ from skembed.backbones.linear import multiply_by_onednn
 from skembed.backbones.locating import Located, identify
 from skembed.backbones.modality import refuse_other_reader
 from skembed.backbones.sentence_modules import network_directory
+from skembed.backbones.trial import run_trial
 from skembed.backbones.tuned import TunedWeights
 from skembed.backbones.vetting import check_directory, reading
 from skembed.backbones.weights import read_json
@@ -162,7 +163,8 @@ def open_spec(spec: BackboneSpec, located: Located | None = None) -> Backbone:
             refuse_other_reader(spec, network)
             adapter = importlib.import_module(f"skembed.backbones.{_adapter(spec.source, network)}")
             backbone = adapter.open_backbone(spec, located.directory, located.fingerprint)
-        backbone.prepare_inference()
+            backbone.prepare_inference()
+            run_trial(backbone)
     if spec.tuned is not None:
         _apply(backbone, spec.tuned)
     return backbone

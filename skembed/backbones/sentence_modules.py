@@ -88,10 +88,14 @@ def network_directory(directory: Path) -> Path:
     Raises
     ------
     BackboneReadError
-        As `read_modules` does.
+        As `read_modules` does, and if there is no such folder.
     """
     modules = read_modules(directory)
-    return directory / modules[0].folder if modules else directory
+    network = directory / modules[0].folder if modules else directory
+    if not network.is_dir() and network != directory:
+        path = directory / "modules.json"
+        raise invalid_entry(path, "modules[0].path", modules[0].folder, "a folder that is there")
+    return network
 
 
 def module_folders(directory: Path) -> list[str]:

@@ -18,6 +18,7 @@ from skembed.backbones.advanced import advance_each, collate_advanced, join_adva
 from skembed.backbones.base import Backbone, BackboneSpec, Block, Item, TextOptions, Tokens, split_windows
 from skembed.backbones.blocks import blocks_from_layers, count_beside, enter_behind, record_blocks
 from skembed.backbones.freed_memory import LARGEST_KEPT
+from skembed.backbones.json_files import invalid_entry
 from skembed.backbones.packing import (
     PackedTokens,
     Packing,
@@ -348,6 +349,9 @@ def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> Text
     directory = network_directory(directory)
     config = read_config(directory)
     tokenizer = read_part(AutoTokenizer, directory, "tokenizer")
+    if isinstance(tokenizer.model_max_length, bool) or not isinstance(tokenizer.model_max_length, int | float):
+        path = directory / "tokenizer_config.json"
+        raise invalid_entry(path, "model_max_length", tokenizer.model_max_length, "a number")
     module: Any = _load_module(config, directory)
     allow_packing(module)
     # What was loaded knows its own part: config.json of a whole CLIP describes two towers.

@@ -18,6 +18,13 @@ from skembed.exceptions import BackboneNotFoundError, BackboneReadError
 
 __all__ = ["layer_names", "load_pretrained", "quiet", "read_config", "read_part"]
 
+#: Files of each part of a backbone, the usual one first.
+_FILES = {
+    "configuration": ("config.json",),
+    "tokenizer": ("tokenizer.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "*.model"),
+    "feature extractor": ("preprocessor_config.json", "processor_config.json"),
+}
+
 
 def read_config(directory: Path) -> Any:
     """Return the configuration of a directory, as transformers reads it.
@@ -40,7 +47,7 @@ def read_part(cls: Any, directory: Path, what: str) -> Any:
     directory : Path
         Holds its files.
     what : str
-        Its name in the message of an error.
+        Its name in the message of an error: "configuration", "tokenizer" or "feature extractor".
 
     Raises
     ------
@@ -52,11 +59,21 @@ def read_part(cls: Any, directory: Path, what: str) -> Any:
             # Left out, transformers asks at the terminal whether code that lies in the directory may run.
             return cls.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     except BackboneReadError as error:
-        cause = str(error.__cause__ or error).strip().splitlines() or [type(error.__cause__).__name__]
+        # The first line of a failed validation names the entry, the second says what is wrong with it.
+        lines = str(error.__cause__ or error).split("\n")[:2]
+        cause = " ".join(line.strip() for line in lines).strip() or type(error.__cause__).__name__
         raise BackboneReadError(
-            f"{directory} holds no {what} that transformers reads ({cause[0][:300]}). "
+            f"{directory} holds no {what} that transformers reads ({cause[:300]}). {_describe_files(directory, what)} "
             "Save network and tokenizer side by side with their save_pretrained(directory)."
         ) from error.__cause__
+
+
+def _describe_files(directory: Path, what: str) -> str:
+    """Name the files that a part is read from: the libraries do not say which of them is damaged."""
+    paths = {path.name for pattern in _FILES[what] for path in directory.glob(pattern)}
+    usual = _FILES[what][0]
+    missing = "" if usual in paths else f" There is no {usual}."
+    return f"It is read from {', '.join(sorted(paths)) or 'no file here'}.{missing}"
 
 
 @contextmanager
@@ -110,7 +127,7 @@ def load_pretrained(cls: Any, directory: Path, **kwargs: Any) -> nn.Module:
     if missing:
         raise BackboneNotFoundError(
             f"The weights in {directory} lack {len(missing)} tensors of {cls.__name__} "
-            f"({', '.join(missing[:3])}, ...), which would be random. Is it a checkpoint of another network?"
+            f"({', '.join(missing[:3])}, ...), which would be random. Is config.json that of another network?"
         )
     return module.eval().requires_grad_(False)
 

@@ -58,9 +58,20 @@ def _unreadable(path: Path, error: BaseException) -> BackboneReadError:
     lines = str(error).strip().splitlines()
     reason = f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
     return BackboneReadError(
-        f"{path} cannot be read as part of a backbone ({reason}). Download the backbone again, or save it with "
-        "save_pretrained(directory)."
+        f"{path} cannot be read as part of a backbone ({reason}).{_damaged_files(path)} "
+        "Download the backbone again, or save it with save_pretrained(directory)."
     )
+
+
+def _damaged_files(path: Path) -> str:
+    """Name the files that may be damaged where only their directory is known."""
+    if not path.is_dir():
+        return ""
+    try:
+        names = [file.relative_to(path).as_posix() for file in decisive_files(path)]
+    except Exception:  # whatever is wrong with the directory was reported already
+        return ""
+    return f" One of its files is damaged: {', '.join(names)}."
 
 
 def check_directory(directory: Path) -> None:
