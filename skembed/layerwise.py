@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.base import clone
 
 from skembed._warn import silenced
 from skembed.backbones.base import BackboneSpec
 from skembed.base import BaseEmbedder
+from skembed.encoder import Encoder
 from skembed.exceptions import TruncationWarning
 from skembed.measures import weight_drift
 
@@ -36,11 +36,11 @@ def layer_rows(embedder: BaseEmbedder, samples: Sequence[Any], layers: Sequence[
     # A pooling that weighs layers against each other has no meaning for each of them.
     pooling = "auto" if embedder.pooling == "layer_attention" else embedder.pooling
     plain: dict[str, Any] = {"normalize": False, "truncate_dim": None, "pooling": pooling}
-    probe = np.asarray([embedder._probe()])
-    widths = [clone(embedder).set_params(layers=layer, **plain).fit(probe)._width for layer in layers]
+    encoder = Encoder(embedder)
+    widths = [encoder.refitted(layers=layer, **plain).width for layer in layers]
     with silenced(TruncationWarning):  # the embedder itself warned, of the same samples
-        joint = clone(embedder).set_params(**{**plain, "layers": list(layers), "truncate_dim": sum(widths)})
-        joined = joint.fit(probe).embed(samples)
+        joint = encoder.refitted(**{**plain, "layers": list(layers), "truncate_dim": sum(widths)})
+        joined = joint.embed(samples)
     return np.split(joined, np.cumsum(widths)[:-1], axis=1)
 
 

@@ -52,6 +52,7 @@ LAYERS = [
     ("skembed.backbones", 3),
     ("skembed.engine", 4),
     ("skembed.base", 5),
+    ("skembed.encoder", 5),
     ("skembed.layerwise", 6),
     ("skembed.image", 5),
     ("skembed.text", 5),
@@ -104,6 +105,55 @@ def test_other_libraries_stay_in_their_rooms(path):
     assert adapters or not outside & {"timm", "transformers", "torchaudio", "huggingface_hub"}
     private = {name for name in _imports(path) if name.startswith("sklearn.utils._") or name.startswith("sklearn._")}
     assert module == "skembed._sklearn" or not private
+
+
+#: Modules outside of any folder that belong to the embedders.
+EMBEDDERS = {"base", "encoder", "image", "text", "audio"}
+
+
+def _room(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return parts[0] if len(parts) > 1 else "embedders" if parts[0] in EMBEDDERS else "the front"
+
+
+def _private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def _defined_private_names(tree: ast.AST) -> set[str]:
+    """Return the private names that classes of a module define: methods, class variables, attributes of self."""
+    names = set()
+    for owner in (node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)):
+        for node in ast.walk(owner):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                names.add(node.name)
+            elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                names.add(node.target.id)
+            elif isinstance(node, ast.Assign):
+                names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+            elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and _is_self(node.value):
+                names.add(node.attr)
+    return {name for name in names if _private(name)}
+
+
+def _is_self(node: ast.expr) -> bool:
+    inherited = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "super"
+    return inherited or (isinstance(node, ast.Name) and node.id in {"self", "cls"})
+
+
+def test_nobody_reaches_into_another_room():
+    trees = {path: ast.parse(path.read_text()) for path in MODULES}
+    rooms: dict[str, set[str]] = {}
+    for path, tree in trees.items():
+        rooms.setdefault(_room(path), set()).update(_defined_private_names(tree))
+    for path, tree in trees.items():
+        abroad = set().union(*(names for room, names in rooms.items() if room != _room(path))) - rooms[_room(path)]
+        reached = {
+            f"{ast.unparse(node)} in line {node.lineno}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute) and node.attr in abroad and not _is_self(node.value)
+        }
+        assert not reached, f"{_name(path)} uses private names of other rooms: {reached}"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=_name)

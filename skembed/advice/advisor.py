@@ -18,6 +18,7 @@ from skembed.advice.rules import RULES, Rule
 from skembed.advice.targets import KnownTargets, know_targets
 from skembed.advice.wording import duration, words_for
 from skembed.base import BaseEmbedder
+from skembed.encoder import Encoder
 from skembed.findings import Finding, describe, worst_first
 from skembed.inputs import check_present
 
@@ -206,7 +207,7 @@ def advise(
         raise TypeError(f"embedder is a {type(given).__name__}. Pass an ImageEmbedder, TextEmbedder or AudioEmbedder.")
     fitted = clone(given) if device is None else clone(given).set_params(device=device)
     fitted.fit(X)
-    samples = fitted._samples(X, reset=False)
+    samples = Encoder(fitted).samples(X)
     return advise_samples(
         fitted,
         samples,

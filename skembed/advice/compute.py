@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from skembed.base import BaseEmbedder
+from skembed.encoder import Encoder
 from skembed.selection.candidates import megabytes_of
 
 __all__ = ["count_parameters", "measure_compute"]
@@ -48,24 +49,22 @@ def measure_compute(embedder: BaseEmbedder, samples: Sequence[Any], n_samples: i
     """
     import torch
 
-    from skembed.engine.device import resolve_device
-
-    device = resolve_device(embedder.device)
-    embedder._compute(samples[:1], positions=[0], report=None)  # what is slow the first time
+    encoder = Encoder(embedder)
+    device = encoder.device
+    encoder.compute(samples[:1])  # what is slow the first time
     done, size, start = 0, 1, time.perf_counter()
     while done < min(_TIMED, len(samples)) and time.perf_counter() - start < _SECONDS / 2:
         part = samples[done : done + size]
-        embedder._compute(part, positions=range(len(part)), report=None)
+        encoder.compute(part)
         done, size = done + len(part), 2 * size
     seconds = (time.perf_counter() - start) / done
-    depth = max(embedder._reading.layers) + 1
     epoch = _TRAINING_FACTOR * seconds * n_samples
     return {
         "cores": float(torch.get_num_threads()),
         "accelerator": float(device.type != "cpu"),
         "sample_seconds": seconds,
         "epoch_seconds": epoch,
-        "top_epoch_seconds": epoch / depth,
+        "top_epoch_seconds": epoch / encoder.depth,
         "training_bytes": _BYTES_A_PARAMETER * count_parameters(embedder),
         "free_bytes": _free_bytes(device),
     }

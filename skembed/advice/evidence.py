@@ -12,6 +12,7 @@ from skembed.advice.compute import measure_compute
 from skembed.advice.coverage import broken_share
 from skembed.advice.targets import KnownTargets
 from skembed.base import BaseEmbedder
+from skembed.encoder import Encoder
 from skembed.layerwise import layer_rows
 from skembed.measures import LeftOut, LinearProbe, exact_groups, find_twins, noise_rate, suspect_labels
 from skembed.measures.duplicates import join_groups
@@ -97,15 +98,15 @@ def gather(
     compute : bool
         Whether the network is timed, which is never twice the same.
     """
-    n_samples = len(samples)
+    n_samples, encoder = len(samples), Encoder(embedder)
     drawn = np.sort(rng.permutation(n_samples)[:max_samples])
     rows = embedder.embed([samples[i] for i in drawn])
     drawn, rows = drawn[np.isfinite(rows).all(1)], rows[np.isfinite(rows).all(1)]
     if not len(drawn):
         raise ValueError("None of the samples could be read: there is nothing to advise on.")
-    evidence = Evidence(known.task, embedder._modality, _of_targets(known))
+    evidence = Evidence(known.task, encoder.modality, _of_targets(known))
     numbers = evidence.numbers
-    numbers |= {"n_drawn": float(len(drawn)), "depth": float(max(embedder._reading.layers) + 1)}
+    numbers |= {"n_drawn": float(len(drawn)), "depth": float(encoder.depth)}
     same, shares = _of_twins(evidence, embedder, samples, known, groups, drawn, rows)
     # One of each group of copies: a probe that knows the sample's double is not asked anything.
     single = np.unique(same[drawn], return_index=True)[1]
@@ -113,9 +114,9 @@ def gather(
     numbers["probe_ceiling"] = float(shares[drawn[single]].mean())
     _of_probes(evidence, embedder, samples, known, drawn[single], rows[single], rng)
     numbers["broken_share"] = _NAN
-    if embedder._modality == "text":
+    if encoder.modality == "text":
         texts = [samples[i] for i in drawn if isinstance(samples[i], str)]
-        numbers["broken_share"] = broken_share(texts, embedder._load(), embedder._reading.options)
+        numbers["broken_share"] = broken_share(texts, encoder.backbone(), encoder.readout.options)
     numbers |= dict.fromkeys(_COMPUTE, _NAN)
     if compute:
         numbers |= measure_compute(embedder, [samples[i] for i in drawn[:64]], n_samples)
@@ -160,7 +161,7 @@ def _of_twins(evidence: Evidence, embedder, samples, known: KnownTargets, groups
     Returns the groups of copies and near copies, and what `_best_shares` says of the exact ones.
     """
     n_samples = len(samples)
-    key = embedder._key()
+    key = Encoder(embedder).key()
     exact = exact_groups([key(sample) for sample in samples])
     near = drawn[find_twins(rows).pairs]
     first = np.unique(exact, return_index=True)[1][exact]
@@ -266,9 +267,10 @@ def _compare_layers(embedder: BaseEmbedder, samples: Sequence[Any], known: Known
     ----------
     .. [1] Yosinski et al. (2014), How Transferable are Features in Deep Neural Networks?
     """
-    if len(embedder._reading.layers) != 1:
+    read = Encoder(embedder).readout.layers
+    if len(read) != 1:
         return {}
-    top = embedder._reading.layers[0]
+    top = read[0]
     layers = sorted({round(part * top) for part in _DEPTHS} - {top})
     if not layers:
         return {}

@@ -9,6 +9,7 @@ import numpy as np
 
 from skembed.base import BaseEmbedder
 from skembed.diagnosis.remedies import UNSURE, Means, enumerated
+from skembed.encoder import Encoder
 from skembed.findings import Finding
 from skembed.layerwise import layer_rows
 from skembed.measures import LinearProbe, linear_cka
@@ -29,12 +30,10 @@ def compare_outputs(start: BaseEmbedder, tuned: BaseEmbedder, samples: Sequence[
     samples : sequence
         Raw samples that can be read.
     """
-    from skembed.backbones.loading import load
-    from skembed.engine.device import resolve_device
-
-    depth = max(start._reading.layers) + 1
+    encoder = Encoder(start)
+    depth = encoder.depth
     before, after = (layer_rows(embedder, samples, range(depth)) for embedder in (start, tuned))
-    names = [block.name for block in load(start.spec_, resolve_device(start.device), "float32").blocks[:depth]]
+    names = [block.name for block in encoder.backbone("float32").blocks[:depth]]
     return {name: linear_cka(a, b) for name, a, b in zip(names, before, after, strict=True)}
 
 

@@ -18,6 +18,7 @@ from skembed.diagnosis.certainty import describe_judging, standard_error
 from skembed.diagnosis.data import MOST_SAMPLES, find_few, find_imbalance, find_leaks, find_noise
 from skembed.diagnosis.remedies import UNSTABLE, UNSURE, Means
 from skembed.diagnosis.report import Diagnosis
+from skembed.encoder import Encoder
 from skembed.findings import Finding, of_positions, worst_first
 from skembed.inputs import check_comparable
 from skembed.layerwise import block_drift
@@ -99,7 +100,7 @@ def diagnose(fitted: BaseFineTuner, X=None, y=None, *, random_state: int | None 
     from skembed.text import TextEmbedder
 
     start = clone(TextEmbedder() if fitted.embedder is None else fitted.embedder).fit(X)
-    samples = start._samples(X, reset=False)
+    samples = Encoder(start).samples(X)
     chosen = np.sort(rng.permutation(len(samples))[:MOST_SAMPLES])
     samples = [samples[i] for i in chosen]
     old, new = start.embed(samples), fitted.embedder_.embed(samples)
@@ -133,10 +134,12 @@ class _Samples:
 
 
 def _targets_of(fitted: BaseFineTuner, y: Any) -> KnownTargets:
+    from skembed.finetune.base import check_targets_of
+
     classes = getattr(fitted, "classes_", None)
     if classes is None:
         return know_targets(y, "regression")
-    values = fitted._check_targets(y)
+    values = check_targets_of(fitted, y)
     if values.ndim == 2:
         return know_targets(values, "multilabel")
     check_comparable(values, classes, ("y", "classes_"))
@@ -214,7 +217,7 @@ def diagnose_fit(request: Request, outcome: Outcome, estimator: BaseFineTuner, *
     # The losses of one sample have no standard error: whatever they do may be chance.
     moot = (*moot, *_BY_HELD_OUT) if len(request.held_out) == 1 else moot
     findings = [finding for finding in findings if finding.name not in moot]
-    start, kept = request.embedder, outcome.embedder
+    start, kept = request.encoder.embedder, outcome.embedder
     trained = kept.fingerprint_ != start.fingerprint_
     moved = block_drift(start.spec_, kept.spec_) if trained else {}
     blocks = {name: {"drift": value} for name, value in moved.items()}
@@ -262,7 +265,7 @@ def _curves(request: Request, outcome: Outcome, encoded: np.ndarray, means: Mean
         kept=outcome.kept,
         ended=outcome.progress.ended,
         means=means,
-        depth=max(request.embedder._reading.layers) + 1,
+        depth=request.encoder.depth,
         naive_loss=_naive_loss(request, encoded),
         probe_loss=outcome.probe_scores.loss if judged else float("nan"),
         best_loss=outcome.scores.loss if judged else float("nan"),

@@ -12,6 +12,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from skembed.base import BaseEmbedder
+from skembed.encoder import Encoder
 from skembed.layerwise import layer_rows
 
 if TYPE_CHECKING:
@@ -129,6 +130,6 @@ def layer_features(embedder: BaseEmbedder, X: Any, layers: Any = "all") -> tuple
     features : list of ndarray of shape (n_samples, width), float32
         As the embedder with that layer alone would give them.
     """
-    joint = clone(embedder).set_params(layers=layers).fit(X)
-    chosen = list(joint._reading.layers)
-    return chosen, [joint._finished(rows) for rows in layer_rows(joint, joint._samples(X, reset=False), chosen)]
+    joint = Encoder(clone(embedder).set_params(layers=layers).fit(X))
+    chosen = list(joint.readout.layers)
+    return chosen, [joint.finish(rows) for rows in layer_rows(joint.embedder, joint.samples(X), chosen)]

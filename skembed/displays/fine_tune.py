@@ -122,6 +122,8 @@ class FineTuneDisplay:
         ImportError
             If matplotlib is not installed.
         """
+        from skembed.finetune.base import score_name_of
+
         fitted, _ = fitted_fine_tuner(estimator, cls.__name__)
         display = cls(
             fitted.history_,
@@ -129,7 +131,7 @@ class FineTuneDisplay:
             probe_score=fitted.probe_score_,
             validation_score=fitted.validation_score_,
             probe_loss=None if fitted.probe_score_ is None else fitted.diagnosis_.numbers["probe_loss"],
-            score_name=fitted._score_name(),
+            score_name=score_name_of(fitted),
         )
         return display.plot(ax=ax)
 

@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from skembed._sklearn import CallbackSupportMixin, Interval, StrOptions
 from skembed._warn import silenced, warn
 from skembed.base import BaseEmbedder
+from skembed.encoder import Encoder
 from skembed.exceptions import FitWarning, TruncationWarning
 from skembed.finetune import given
 from skembed.finetune.methods import STRATEGIES, Method, check_target_modules, hint_at_strategy, resolve_factor
@@ -35,7 +36,17 @@ if TYPE_CHECKING:
     from skembed.finetune.request import Request
     from skembed.finetune.warm_start import EarlierFit
 
-__all__ = ["BaseFineTuner"]
+__all__ = ["BaseFineTuner", "check_targets_of", "score_name_of"]
+
+
+def score_name_of(fitted: BaseFineTuner) -> str:
+    """Return the name of the score that a fine-tuner is judged by, such as "accuracy"."""
+    return fitted._score_name()
+
+
+def check_targets_of(fitted: BaseFineTuner, y: Any) -> np.ndarray:
+    """Return y as a fine-tuner's `fit` checks and converts it."""
+    return fitted._check_targets(y)
 
 
 class BaseFineTuner(PredictingMixin, HintingParametersMixin, TransformerMixin, CallbackSupportMixin, BaseEstimator):
@@ -168,7 +179,8 @@ class BaseFineTuner(PredictingMixin, HintingParametersMixin, TransformerMixin, C
 
         earlier = self._earlier_fit()
         embedder = self._starting_embedder(X, earlier)
-        samples = embedder._samples(X, reset=False)
+        encoder = Encoder(embedder)
+        samples = encoder.samples(X)
         if y is None:
             raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None.")
         given.check_lengths(len(samples), {"y": y, "sample_weight": sample_weight, "groups": groups})
@@ -205,7 +217,7 @@ class BaseFineTuner(PredictingMixin, HintingParametersMixin, TransformerMixin, C
         strategy = self.strategy if advice is None else advice.strategy
         method = Method.of({**self.get_params(deep=False), "strategy": strategy})
         return Request(
-            embedder=embedder,
+            encoder=encoder,
             samples=samples,
             y=y,
             weights=weights * self._class_weights(y),
@@ -276,7 +288,7 @@ class BaseFineTuner(PredictingMixin, HintingParametersMixin, TransformerMixin, C
         if X_val is None or y_val is None:
             missing = "X_val" if X_val is None else "y_val"
             raise ValueError(f"{missing} is None: give both X_val and y_val, or neither.")
-        samples = embedder._samples(X_val, reset=False)
+        samples = Encoder(embedder).samples(X_val)
         given.check_lengths(len(samples), {"y_val": y_val}, name="X_val")
         y_val, everything = self._check_targets(y_val, "y_val"), np.arange(len(samples))
         kept = given.readable(embedder, samples, "X_val")
@@ -300,7 +312,7 @@ class BaseFineTuner(PredictingMixin, HintingParametersMixin, TransformerMixin, C
     def _augmentation(self, embedder: BaseEmbedder):
         from skembed.augment import resolve_augmentation
 
-        return None if self.augment is None else resolve_augmentation(self.augment, embedder._modality)
+        return None if self.augment is None else resolve_augmentation(self.augment, Encoder(embedder).modality)
 
     def _settings(self, embedder: BaseEmbedder, method: Method):
         from skembed.augment.mixing import resolve_mixup_on
@@ -317,7 +329,7 @@ class BaseFineTuner(PredictingMixin, HintingParametersMixin, TransformerMixin, C
             l2_sp=float(self.l2_sp),
             label_smoothing=float(getattr(self, "label_smoothing", 0.0)),
             mixup=float(self.mixup),
-            mixup_on=resolve_mixup_on(self.mixup_on, embedder._modality, cutmix=self.cutmix),
+            mixup_on=resolve_mixup_on(self.mixup_on, Encoder(embedder).modality, cutmix=self.cutmix),
             cutmix=float(self.cutmix),
             clip_norm=None if self.clip_norm is None else float(self.clip_norm),
             ema=None if self.ema is None else float(self.ema),

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from skembed.augment import Augmentation, sample_rng
-from skembed.base import BaseEmbedder
+from skembed.encoder import Encoder
 from skembed.engine.bounded_map import count_bytes
-from skembed.engine.device import resolve_device
 from skembed.engine.extract import embed_items, prepare, workers
 from skembed.engine.nonfinite import find_nonfinite
 from skembed.finetune.loop import Source
@@ -77,7 +76,7 @@ class Views:
 
 
 def prepared_chunks(
-    embedder: BaseEmbedder,
+    encoder: Encoder,
     backbone: Any,
     samples: Sequence[Any],
     *,
@@ -89,8 +88,7 @@ def prepared_chunks(
 
     Parameters
     ----------
-    embedder : BaseEmbedder
-        Fitted.
+    encoder : Encoder
     backbone : Backbone
         Prepares them.
     samples : sequence
@@ -102,20 +100,20 @@ def prepared_chunks(
     positions : sequence of int, optional
         Of the samples in the data, which decide how they are changed; None counts from 0.
     """
-    read, size = embedder._reader(backbone), embedder._chunk_size
+    read, size = encoder.reader(backbone), encoder.chunk_size
     where: Any = range(len(samples)) if positions is None else positions
     with workers() as pool:
         start = 0
         while start < len(samples):
             part, at = list(samples[start : start + size]), [int(i) for i in where[start : start + size]]
             if views is None or view == 0:
-                prepared, _ = prepare(backbone, part, embedder._reading, read, pool, at, "raise")
+                prepared, _ = prepare(backbone, part, encoder.readout, read, pool, at, "raise")
                 start += len(prepared)
                 yield [items for items, _ in prepared]
                 continue
             changed = views.reader(read, view, backbone.sampling_rate)
             pairs = list(zip(at, part, strict=True))
-            prepared, _ = prepare(backbone, pairs, embedder._reading, changed, pool, at, "raise")
+            prepared, _ = prepare(backbone, pairs, encoder.readout, changed, pool, at, "raise")
             at = at[: len(prepared)]
             start += len(prepared)
             yield [
@@ -123,30 +121,29 @@ def prepared_chunks(
             ]
 
 
-def embed_view(embedder: BaseEmbedder, samples: Sequence[Any], views: Views, view: int) -> np.ndarray:
+def embed_view(encoder: Encoder, samples: Sequence[Any], views: Views, view: int) -> np.ndarray:
     """Rows of changed samples, as `transform` would give them.
 
     Parameters
     ----------
-    embedder : BaseEmbedder
-        Fitted.
+    encoder : Encoder
     samples : sequence
         Raw samples.
     views, view
         How they are changed, and which of the ways.
     """
-    backbone = embedder._load()
-    rows = np.empty((len(samples), embedder._width), dtype=np.float32)
+    backbone = encoder.backbone()
+    rows = np.empty((len(samples), encoder.width), dtype=np.float32)
     start, dtype = 0, next(backbone.module.parameters()).dtype
     with progress_bar(len(samples), f"embedding view {view + 1}") as bar:
-        for chunk in prepared_chunks(embedder, backbone, samples, views=views, view=view):
+        for chunk in prepared_chunks(encoder, backbone, samples, views=views, view=view):
             part = rows[start : start + len(chunk)]
-            embed_items(backbone, chunk, embedder._reading, _batch_size(embedder), _placing(part, bar))
+            embed_items(backbone, chunk, encoder.readout, encoder.batch_size, _placing(part, bar))
             errors = find_nonfinite(part, range(start, start + len(chunk)), dtype)
-            if errors and embedder.on_error == "raise":
+            if errors and encoder.embedder.on_error == "raise":
                 raise errors[0]
             start += len(chunk)
-    return embedder._finished(rows)
+    return encoder.finish(rows)
 
 
 def _placing(rows: np.ndarray, bar: Any) -> Callable[[np.ndarray, np.ndarray], None]:
@@ -160,14 +157,13 @@ def _placing(rows: np.ndarray, bar: Any) -> Callable[[np.ndarray, np.ndarray], N
 
 
 def embed_first(
-    embedder: BaseEmbedder, samples: Sequence[Any], stages: Sequence[int], views: Views | None = None
+    encoder: Encoder, samples: Sequence[Any], stages: Sequence[int], views: Views | None = None
 ) -> tuple[np.ndarray, Prefixes | None]:
     """Rows of samples, as `transform` gives them, and what the blocks below those that train returned on the way.
 
     Parameters
     ----------
-    embedder : BaseEmbedder
-        Fitted.
+    encoder : Encoder
     samples : sequence
         Raw samples.
     stages : sequence of int
@@ -182,25 +178,25 @@ def embed_first(
         None where nothing can be kept: no block is frozen, all rows were known, the network cannot be entered there, or
         is not on a processor.
     """
-    blocks = frozen_blocks(embedder._reading, stages)
+    blocks = frozen_blocks(encoder.readout, stages)
     # To enter a network is to pass over its lower blocks, for every thread that is in it. On a processor that is one.
-    if not blocks or resolve_device(embedder.device).type != "cpu":
-        return embedder.embed(samples), None
+    if not blocks or encoder.device.type != "cpu":
+        return encoder.embed(samples), None
     # One, made once something has to be computed.
     passes: list[Prefixes | None] = []
 
     def compute(missing: Sequence[Any], *, positions: Sequence[int], report: Any) -> Any:
         if not passes:
-            first = Prefixes(embedder._load(), blocks, _batch_size(embedder), _budget(views))
-            tried = next(prepared_chunks(embedder, first.backbone, missing[:_TRIED], positions=positions[:_TRIED]))
-            passes.append(first if first.is_exact(tried, embedder._reading) else None)
+            first = Prefixes(encoder.backbone(), blocks, encoder.batch_size, _budget(views))
+            tried = next(prepared_chunks(encoder, first.backbone, missing[:_TRIED], positions=positions[:_TRIED]))
+            passes.append(first if first.is_exact(tried, encoder.readout) else None)
         if passes[0] is None:
-            return embedder._compute(missing, positions=positions, report=report)
+            return encoder.compute(missing, positions=positions, report=report)
         with progress_bar(len(missing), _RECORDING) as bar:
             advance = partial(passes[0].first, report=bar.update)
-            return embedder._compute(missing, positions=positions, report=report, advance=advance)
+            return encoder.compute(missing, positions=positions, report=report, advance=advance)
 
-    rows = embedder._transformed(samples, compute)
+    rows = encoder.embed(samples, compute)
     return rows, passes[0] if passes else None
 
 
@@ -211,10 +207,6 @@ def _budget(views: Views | None) -> int:
 
 def _n_views(views: Views | None) -> int:
     return 1 if views is None or views.stored is None else views.stored
-
-
-def _batch_size(embedder: BaseEmbedder) -> int | None:
-    return None if embedder.batch_size == "auto" else int(embedder.batch_size)
 
 
 def _counted(chunks: Iterator[list[Sample]], bar: Any) -> Iterator[list[Sample]]:
@@ -229,8 +221,8 @@ class TrainingData:
 
     Parameters
     ----------
-    embedder : BaseEmbedder
-        Fitted and frozen.
+    encoder : Encoder
+        Frozen.
     samples : sequence
         Raw samples.
     frozen : ndarray of shape (n_samples, n_features), float32
@@ -249,7 +241,7 @@ class TrainingData:
 
     def __init__(
         self,
-        embedder: BaseEmbedder,
+        encoder: Encoder,
         samples: Sequence[Any],
         frozen: np.ndarray,
         *,
@@ -259,8 +251,8 @@ class TrainingData:
         stages: Sequence[int] = (),
         mixers: Sequence[str] = (),
     ):
-        self.embedder, self.samples, self.frozen, self.replay, self.views = embedder, samples, frozen, replay, views
-        self._blocks = frozen_blocks(embedder._reading, stages)
+        self.encoder, self.samples, self.frozen, self.replay, self.views = encoder, samples, frozen, replay, views
+        self._blocks = frozen_blocks(encoder.readout, stages)
         #: By view, what was kept on the way to higher blocks.
         self._prefixes = {} if first is None else {0: first}
         #: Why the frozen blocks were not replayed, where they were not.
@@ -302,7 +294,7 @@ class TrainingData:
         if self.views is not None and self.views.stored is not None:
             view %= self.views.stored
         chunks = prepared_chunks(
-            self.embedder, network.backbone, samples, views=self.views, view=view, positions=indices
+            self.encoder, network.backbone, samples, views=self.views, view=view, positions=indices
         )
         return [sample for chunk in chunks for sample in chunk]
 
@@ -311,13 +303,13 @@ class TrainingData:
             self._tables = [self.frozen]
             for view in range(1, _n_views(self.views)):
                 assert self.views is not None
-                self._tables.append(embed_view(self.embedder, self.samples, self.views, view))
+                self._tables.append(embed_view(self.encoder, self.samples, self.views, view))
         return self._tables
 
     def _replayed(self, network: Network, block: int) -> list[ItemStore] | None:
         if block in self._held:
             return self._held[block]
-        why = agree(network, next(prepared_chunks(self.embedder, network.backbone, self.samples[:_TRIED])), block)
+        why = agree(network, next(prepared_chunks(self.encoder, network.backbone, self.samples[:_TRIED])), block)
         if why is not None:
             self._give_up(why)
             return None
@@ -339,7 +331,7 @@ class TrainingData:
     def _filled(self, network: Network, block: int, view: int) -> ItemStore:
         budget = _budget(self.views)
         if view not in self._prefixes:
-            self._prefixes[view] = Prefixes(self.embedder._load(), self._blocks, _batch_size(self.embedder), budget)
+            self._prefixes[view] = Prefixes(self.encoder.backbone(), self._blocks, self.encoder.batch_size, budget)
         prefixes = self._prefixes[view]
         known = prefixes.take(block)
         for above in [each for each in prefixes.known if each > block]:
@@ -351,7 +343,7 @@ class TrainingData:
             held = []
         missing = [i for i in range(len(self.samples)) if i not in known]
         chunks = prepared_chunks(
-            self.embedder,
+            self.encoder,
             network.backbone,
             [self.samples[i] for i in missing],
             views=self.views,
@@ -374,7 +366,7 @@ class TrainingData:
     def _prepared(self, network: Network) -> ItemStore:
         if self._whole is None:
             with progress_bar(len(self.samples), "reading samples") as bar:
-                chunks = prepared_chunks(self.embedder, network.backbone, self.samples)
+                chunks = prepared_chunks(self.encoder, network.backbone, self.samples)
                 self._whole = fill_store(ItemStore(), _counted(chunks, bar))
         return self._whole
 

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 
 from skembed._warn import warn
-from skembed.backbones.loading import load
-from skembed.engine.device import resolve_device, resolve_precision
+from skembed.engine.device import resolve_precision
 from skembed.engine.modes import standard_modes
 from skembed.exceptions import FitWarning
 from skembed.finetune.checkpoint import Checkpoint, warn_unwritable
@@ -45,7 +44,7 @@ def run_fit(request: Request) -> Outcome:
         All of it checked.
     """
     _check(request)
-    frozen, first = embed_first(request.embedder, request.samples, _replaying(request), _views(request))
+    frozen, first = embed_first(request.encoder, request.samples, _replaying(request), _views(request))
     request = _with_words_on(request, frozen)
     encoded = request.task.encode(request.y)
     standardizer, probe = _probe(request, frozen, encoded, request.train)
@@ -74,15 +73,14 @@ def _check(request: Request) -> None:
     """Refuse a method that this backbone has no place for, before every sample has been embedded."""
     if request.method.name == "weights" or not request.max_epochs:
         return
-    backbone = load(request.embedder.spec_, resolve_device(request.embedder.device), "float32")
-    depth = max(request.embedder._reading.layers) + 1
+    backbone, depth = request.encoder.backbone("float32"), request.encoder.depth
     blocks = backbone.blocks[depth - _most_unfrozen(request) : depth]
-    check_method(backbone, blocks, request.method, request.embedder._reading.options)
+    check_method(backbone, blocks, request.method, request.encoder.readout.options)
 
 
 def _with_words_on(request: Request, frozen: np.ndarray) -> Request:
     """The request, with notes on samples that cannot be told apart, or that are no judges."""
-    alike = describe_alike(request.embedder, request.samples, frozen)
+    alike = describe_alike(request.encoder.embedder, request.samples, frozen)
     copies = [] if alike else describe_copies(frozen, request.train, request.held_out)
     # X_val was chosen, and is warned of; what was drawn from X is a note in the report.
     for sentence in [*alike, *(copies if request.own_validation else [])]:
@@ -119,7 +117,7 @@ def _changes_inputs(request: Request) -> bool:
 @standard_modes()
 def untrained(request: Request) -> Recipe:
     """A recipe whose head knows nothing yet, to see how fast it learns."""
-    frozen, first = embed_first(request.embedder, request.samples, _replaying(request), _views(request))
+    frozen, first = embed_first(request.encoder, request.samples, _replaying(request), _views(request))
     standardizer = Standardizer.fit(frozen.astype(np.float64)[request.train], request.weights[request.train])
     n_outputs = request.task.n_outputs
     nothing = Probe(np.zeros((n_outputs, frozen.shape[1])), np.zeros(n_outputs), 1.0)
@@ -161,26 +159,26 @@ def _recipe(
     probe: Probe,
     first: Prefixes | None = None,
 ) -> Recipe:
-    embedder, settings = request.embedder, request.settings
+    encoder, settings = request.encoder, request.settings
     head = Head(standardizer, probe, settings.dropout)
-    device = resolve_device(embedder.device)
+    device = encoder.device
     network: FrozenNetwork
     if request.max_epochs == 0 or (request.strategy == "head" and request.replay and not _changes_inputs(request)):
         # Frozen features are all that it takes: the weights need not even be loaded.
         network = FrozenNetwork(head.to(device))
     else:
-        backbone = load(embedder.spec_, device, "float32")
-        precision = resolve_precision(embedder.precision, device, keeps_in_half=backbone.keeps_in_half)
+        backbone = encoder.backbone("float32")
+        precision = resolve_precision(encoder.embedder.precision, device, keeps_in_half=backbone.keeps_in_half)
         network = Network(
             backbone,
-            embedder._reading,
+            encoder.readout,
             head,
-            n_features=embedder._n_features_out,
-            normalize=bool(embedder._normalized),
-            n_scaled=embedder._n_scaled,
+            n_features=encoder.n_features,
+            normalize=encoder.normalizes,
+            n_scaled=encoder.n_scaled,
             method=request.method,
             n_trainable=_most_unfrozen(request),
-            probe=backbone.preprocess([embedder._probe()], embedder._reading.options)[0][:1],
+            probe=backbone.preprocess([encoder.example()], encoder.readout.options)[0][:1],
             seed=request.seed,
             mixed_precision=precision == torch.bfloat16,
         )
@@ -189,7 +187,7 @@ def _recipe(
         network,
         request.task,
         TrainingData(
-            embedder,
+            encoder,
             request.samples,
             frozen,
             replay=request.replay,
@@ -218,13 +216,13 @@ def _views(request: Request) -> Views | None:
 
 
 def _stages(request: Request) -> list[Stage]:
-    depth = max(request.embedder._reading.layers) + 1
+    depth, embedder = request.encoder.depth, request.encoder.embedder
     strategy = parse_strategy(request.strategy)
     if strategy.depth == "partial" and request.n_unfrozen > depth:
         raise ValueError(
             f"n_unfrozen={request.n_unfrozen} is more than the {depth} blocks that can train: "
-            f"{request.embedder.spec_.name} has {request.embedder.n_blocks_}, stem included, and those above the "
-            f"highest of layers={request.embedder.layers!r} are not used. Use a smaller number, or strategy='full'."
+            f"{request.encoder.spec.name} has {embedder.n_blocks_}, stem included, and those above the "
+            f"highest of layers={embedder.layers!r} are not used. Use a smaller number, or strategy='full'."
         )
     return plan_stages(
         strategy.depth,
@@ -241,7 +239,7 @@ def _checkpoint(request: Request, frozen: np.ndarray) -> Checkpoint | None:
     if request.checkpoint_dir is None or request.max_epochs == 0:
         return None
     what = (
-        request.embedder._namespace,
+        request.encoder.namespace,
         request.settings,
         request.strategy,
         request.method,
@@ -295,10 +293,10 @@ def _keep(
         progress.ended = INTERRUPTED
         notes.append("The second fit, on all samples, was interrupted: the first was kept.")
     if kept == "probe":
-        head, embedder = Linear.of_probe(standardizer, probe, progress.baseline.temperature), request.embedder
+        head, embedder = Linear.of_probe(standardizer, probe, progress.baseline.temperature), request.encoder.embedder
     else:
         head = Linear.of_head(network.head, progress.best.temperature)
-        embedder = tuned_embedder(request.embedder, network)
+        embedder = tuned_embedder(request.encoder.embedder, network)
     return Outcome(embedder, head, kept, progress, recipe.stages, progress.best, progress.baseline, frozen, notes)
 
 

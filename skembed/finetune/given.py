@@ -10,6 +10,7 @@ import numpy as np
 from skembed._blas import one_blas_thread
 from skembed._warn import warn
 from skembed.base import BaseEmbedder
+from skembed.encoder import Encoder
 from skembed.exceptions import FitWarning
 
 __all__ = [
@@ -171,7 +172,7 @@ def describe_alike(embedder: BaseEmbedder, samples: Sequence[Any], rows: np.ndar
     near = _near(rows[chosen].astype(np.float64))
     if near.mean() < _COLLAPSED:
         return []
-    key = embedder._key()
+    key = Encoder(embedder).key()
     single: dict[Any, int] = {}
     for place, i in enumerate(chosen.tolist()):
         # What has no key is taken for unlike all others.

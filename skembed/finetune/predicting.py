@@ -9,6 +9,8 @@ from typing import Any, Self
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from skembed.encoder import Encoder
+
 __all__ = ["PredictingMixin"]
 
 
@@ -39,8 +41,9 @@ class PredictingMixin:
         if self.n_views > 1 and augmentation is not None:
             from skembed.finetune.data import Views, embed_view
 
-            samples, views = self.embedder_._samples(X, reset=False), Views(augmentation, 0)
-            others = (self._head(embed_view(self.embedder_, samples, views, i)) for i in range(1, self.n_views))
+            encoder, views = Encoder(self.embedder_), Views(augmentation, 0)
+            samples = encoder.samples(X)
+            others = (self._head(embed_view(encoder, samples, views, i)) for i in range(1, self.n_views))
             outputs = sum(others, start=outputs) / self.n_views
         return self._predicting.predictions(outputs, self.temperature_)
 

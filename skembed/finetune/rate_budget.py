@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from sklearn.base import clone
 
+from skembed.encoder import Encoder
 from skembed.finetune.given import taken
 from skembed.finetune.loop import epoch_rng
 
@@ -37,8 +38,8 @@ def shortened(embedder: BaseEmbedder, n_virtual_tokens: int = 0) -> BaseEmbedder
     """
     if "max_length" not in embedder.get_params(deep=False):
         return embedder
-    fitted = clone(embedder).fit(np.asarray([embedder._probe()]))
-    backbone, options = fitted._load(), fitted._reading.options
+    fitted = Encoder(embedder).refitted()
+    backbone, options = fitted.backbone(), fitted.readout.options
     if not hasattr(backbone, "length_read"):
         return embedder
     limit = backbone.length_read(options)

@@ -11,6 +11,7 @@ import numpy as np
 from skembed._blas import SMALL_PRODUCT, one_blas_thread
 from skembed.augment import Augmentation
 from skembed.base import BaseEmbedder
+from skembed.encoder import Encoder
 from skembed.finetune.loop import Settings
 from skembed.finetune.methods import WEIGHTS, Method
 from skembed.finetune.probe import Probe, Standardizer
@@ -68,8 +69,8 @@ class Request:
 
     Parameters
     ----------
-    embedder : BaseEmbedder
-        Fitted; what training starts from.
+    encoder : Encoder
+        Embedder that training starts from.
     samples : sequence
         Raw samples.
     y : ndarray
@@ -102,7 +103,7 @@ class Request:
         Called with sentences for the user about the running fit.
     """
 
-    embedder: BaseEmbedder
+    encoder: Encoder
     samples: Sequence[Any]
     y: np.ndarray
     weights: np.ndarray

@@ -36,15 +36,15 @@ def best_so_far(request: Request, recipe: Recipe, standardizer: Standardizer, pr
         network.load(recipe.best_state)
         try:
             head = Linear.of_head(network.head, progress.best.temperature)
-            embedder = tuned_embedder(request.embedder, network)
+            embedder = tuned_embedder(request.encoder.embedder, network)
         finally:
             network.load(current)
-        if embedder is not request.embedder:
+        if embedder is not request.encoder.embedder:
             # Rows of weights that the next epoch changes would fill a cache and never be asked for again.
             embedder.set_params(cache=None)
     else:
         head = Linear.of_probe(standardizer, probe, progress.baseline.temperature)
-        embedder = request.embedder
+        embedder = request.encoder.embedder
     return {
         "embedder_": embedder,
         "kept_": "fine-tuned" if progress.path else "probe",

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from safetensors.torch import save
-from sklearn.base import clone
 
 from skembed.backbones.archive import pack_directory
 from skembed.backbones.loading import load
 from skembed.backbones.locating import identify
 from skembed.backbones.tuned import TunedWeights
 from skembed.base import BaseEmbedder
+from skembed.encoder import Encoder
 from skembed.finetune.network import FrozenNetwork, Network
 
 __all__ = ["merged", "tuned_embedder", "with_base"]
@@ -56,4 +55,4 @@ def merged(embedder: BaseEmbedder) -> BaseEmbedder:
 def _with_backbone(embedder: BaseEmbedder, tuned: TunedWeights) -> BaseEmbedder:
     """The same embedder, fitted, with other weights of the same network."""
     # Its card is that of the base, so nothing is loaded to be described.
-    return clone(embedder).set_params(backbone=tuned).fit(np.asarray([embedder._probe()]))
+    return Encoder(embedder).refitted(backbone=tuned).embedder

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from sklearn.base import clone
 
 from skembed.backbones.tuned import TunedWeights
 from skembed.base import BaseEmbedder
+from skembed.encoder import Encoder
 from skembed.finetune.probe import Probe, Standardizer
 from skembed.finetune.request import Linear
 from skembed.finetune.tasks import Multiclass, Regression, Task
@@ -102,7 +102,7 @@ class EarlierFit:
         ValueError
             If labels or targets are known by their columns alone and their number changed.
         """
-        if type(task) is not type(self.task) or _space(embedder) != _space(self.embedder):
+        if type(task) is not type(self.task) or Encoder(embedder).space != Encoder(self.embedder).space:
             return None
         if isinstance(task, Multiclass):
             return self._by_class(task)
@@ -129,16 +129,3 @@ class EarlierFit:
         ratio = self.task.scale / task.scale
         bias = self.head.bias * ratio + (self.task.mean - task.mean) / task.scale
         return Linear(self.head.weight * ratio[:, None], bias)
-
-
-def _space(embedder: BaseEmbedder) -> tuple[Any, ...]:
-    """Return what gives the features of a row their meaning; how samples are read does not change it."""
-    reading = embedder._reading
-    return (
-        embedder.fingerprint_,
-        reading.layers,
-        reading.pooling,
-        bool(embedder._normalized),
-        embedder._n_features_out,
-        embedder._n_scaled,
-    )

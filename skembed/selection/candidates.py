@@ -13,6 +13,7 @@ from sklearn.base import BaseEstimator, clone
 from skembed.backbones.registry import KNOWN, suggestion
 from skembed.backbones.weights import read_json
 from skembed.base import BaseEmbedder
+from skembed.encoder import Encoder
 
 __all__ = ["Candidate", "as_candidates", "megabytes_of"]
 
@@ -154,7 +155,7 @@ def megabytes_of(embedder: Any) -> float:
 
     located = identify(embedder.spec_)
     if located is None:
-        module = embedder._load().module
+        module = Encoder(embedder).backbone().module
         return 4 * sum(tensor.numel() for tensor in module.state_dict().values()) / 1e6
     whole = located.directory / "model.safetensors"
     # Beside the weights there may be others of them, in half precision for instance, which nobody reads.

@@ -12,7 +12,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import check_consistent_length
 
 from skembed._warn import warn
-from skembed.base import BaseEmbedder
+from skembed.encoder import modality_of
 from skembed.exceptions import InputWarning, SkembedWarning
 from skembed.naming import did_you_mean
 from skembed.selection.candidates import Candidate, as_candidates, megabytes_of
@@ -207,7 +207,7 @@ def score_candidates(
     with warnings.catch_warnings():
         for candidate in candidates:
             scored.append(_score(candidate, X, y, functions, task, random_state))
-            if getattr(candidate.embedder, "_modality", None) == "text":
+            if modality_of(candidate.embedder) == "text":
                 # X is the same for all of them: what it looks like is said once.
                 warnings.simplefilter("ignore", InputWarning)
     if not any(np.isfinite(each.row[name]) for each in scored for name in functions):
@@ -221,8 +221,9 @@ def _refuse_mixed(candidates: list[Candidate]) -> None:
     """A path is a text, too: what reads it as one would be scored on its letters, beside what reads the file."""
     firsts: dict[str, str] = {}
     for candidate in candidates:
-        if isinstance(candidate.embedder, BaseEmbedder):
-            firsts.setdefault(candidate.embedder._modality, f"{type(candidate.embedder).__name__} {candidate.name!r}")
+        modality = modality_of(candidate.embedder)
+        if modality is not None:
+            firsts.setdefault(modality, f"{type(candidate.embedder).__name__} {candidate.name!r}")
     if len(firsts) > 1:
         (one, first), (other, second), *_ = firsts.items()
         raise ValueError(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from skembed.base import BaseEmbedder
+from skembed.encoder import Encoder
 
 __all__ = ["Cost", "embed_timed", "timed"]
 
@@ -62,22 +63,16 @@ def embed_timed(candidate: Any, X: Any, y: Any) -> tuple[Any, Cost]:
         rows, seconds = timed(candidate.fit_transform, X, y)
         return rows, Cost(embedding_seconds=seconds)
     cost = Cost(load_seconds=timed(candidate.fit, X, y)[1], n_embedded=0)
+    encoder = Encoder(candidate)
 
     def compute(samples: Sequence[Any], *, positions: Sequence[int], report: Callable | None) -> Any:
         if not cost.n_embedded:
-            cost.load_seconds += timed(_warm_up, candidate)[1]
+            cost.load_seconds += timed(encoder.warm_up)[1]
             cost.embedding_seconds = 0.0
         start = time.perf_counter()
-        found = candidate._compute(samples, positions=positions, report=report)
+        found = encoder.compute(samples, positions=positions, report=report)
         cost.embedding_seconds += time.perf_counter() - start
         cost.n_embedded += len(samples)
         return found
 
-    return candidate._transformed(X, compute), cost
-
-
-def _warm_up(embedder: BaseEmbedder) -> None:
-    """Read the weights, and run them once."""
-    from skembed.engine.extract import probe_width
-
-    probe_width(embedder._load(), embedder._probe(), embedder._reading)
+    return encoder.embed(X, compute), cost
