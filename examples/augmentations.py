@@ -179,7 +179,7 @@ def list_texts() -> None:
             text = augmentation.on_sample(TEXT, rng)
             if augmentation.changes_items:
                 item = augmentation.on_item(backbone.preprocess([text], TextOptions())[0][0], rng, backbone)
-                text = backbone.extra["tokenizer"].decode(item.data["ids"])
+                text = backbone.tokenizer.decode(item.data["ids"])
             print(f"    {text}")
 
 

@@ -156,10 +156,8 @@ class ImageEmbedder(BaseEmbedder):
 
     def _reader(self, backbone):
         background = _colour(self.background)
-        # A backbone of the user's own may prepare images as it likes.
-        at_least = getattr(backbone.extra.get("prepare"), "least_size", None)
         return lambda sample: (
-            read_image(sample, background=background, max_pixels=self.max_pixels, at_least=at_least),
+            read_image(sample, background=background, max_pixels=self.max_pixels, at_least=backbone.least_size),
             False,
         )
 

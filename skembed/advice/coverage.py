@@ -59,9 +59,9 @@ def broken_share(texts: Iterable[str], backbone: Any, options: Any) -> float:
     # What is put around every text, special tokens and the prompt, is not the word's. Where that is nothing, no text is
     # one token all the same.
     (empty, *items) = (windows[0] for windows in backbone.preprocess(["", *words], options))
-    around = [len(backbone.extra.get(name, (0,))) for name in ("prefix", "suffix")]
-    pieces = np.array([item.length for item in items]) - (empty.length if options.prompt or any(around) else 0)
-    unknown = getattr(backbone.extra.get("tokenizer"), "unk_token_id", None)
+    bare = backbone.tokenizer is not None and not (backbone.prefix or backbone.suffix or options.prompt)
+    pieces = np.array([item.length for item in items]) - (0 if bare else empty.length)
+    unknown = getattr(backbone.tokenizer, "unk_token_id", None)
     # Some name for unknown words what they put around every text.
     missing = np.array([_count(item, unknown) for item in items]) > _count(empty, unknown)
     broken = (pieces >= _MANY_PIECES) | missing

@@ -118,8 +118,8 @@ class TokenDropout(TokenOperation):
 
 def _special(backbone: Backbone) -> list[int]:
     """Tokens with a meaning of their own. The unknown is none of them, if that is all it means."""
-    tokenizer = backbone.extra.get("tokenizer")
-    around = {*backbone.extra.get("prefix", ()), *backbone.extra.get("suffix", ())}
+    tokenizer = backbone.tokenizer
+    around = {*backbone.prefix, *backbone.suffix}
     if tokenizer is None:
         return sorted(around)
     special = {*tokenizer.all_special_ids, *around}
@@ -127,9 +127,9 @@ def _special(backbone: Backbone) -> list[int]:
 
 
 def _means_unknown_alone(backbone: Backbone) -> bool:
-    tokenizer = backbone.extra["tokenizer"]
+    tokenizer = backbone.tokenizer
     others = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
-    around = (*backbone.extra.get("prefix", ()), *backbone.extra.get("suffix", ()))
+    around = (*backbone.prefix, *backbone.suffix)
     return tokenizer.unk_token_id is not None and tokenizer.unk_token_id not in (*others, *around)
 
 
@@ -141,7 +141,7 @@ def _mask_token(backbone: Backbone) -> int:
     ValueError
         If the tokenizer has nothing that could, or the network has no embedding for it.
     """
-    tokenizer = backbone.extra.get("tokenizer")
+    tokenizer = backbone.tokenizer
     mask = None if tokenizer is None else tokenizer.mask_token_id
     if mask is None and tokenizer is not None and _means_unknown_alone(backbone):
         mask = tokenizer.unk_token_id

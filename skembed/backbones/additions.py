@@ -195,7 +195,7 @@ def require_room(backbone: Any, n_tokens: int, options: Any) -> None:
     options : TextOptions
         How texts are prepared.
     """
-    length, room, positions = backbone.length_read(options), backbone.room(options), backbone.extra["positions"]
+    length, room, positions = backbone.length_read(options), backbone.room(options), backbone.n_positions
     if n_tokens < room:
         return
     remedies = [f"n_virtual_tokens up to {room - 1}; 10 to 20 are usual"] if room > 1 else []
@@ -208,13 +208,12 @@ def require_room(backbone: Any, n_tokens: int, options: Any) -> None:
     )
 
 
-def _put_prompt(backbone: Backbone, words: nn.Embedding, name: str, values: Tensor) -> None:
+def _put_prompt(backbone: Any, words: nn.Embedding, name: str, values: Tensor) -> None:
     """Prompts stand last, so that the words of a text keep their positions; they are read and not pooled."""
     first = attach_prompt(words, name, SoftPrompt(values))
     place = next(path for path, module in backbone.module.named_modules() if module is words)
     ids = [*range(first, first + len(values))]
-    # Another dict: the base has this one too, and goes on without the prompt.
-    backbone.extra = {**backbone.extra, "suffix": [*backbone.extra["suffix"], *ids], "prompted": words.num_embeddings}
+    backbone.suffix, backbone.first_virtual_token = [*backbone.suffix, *ids], words.num_embeddings
     stem, *rest = backbone.blocks
     backbone.blocks = (Block(stem.name, (*stem.prefixes, f"{place}.{name}")), *rest)
 
@@ -228,7 +227,7 @@ def apply_tuned(backbone: Backbone, tuned: TunedWeights) -> None:
     Parameters
     ----------
     backbone : Backbone
-        The base, as it was loaded; `module`, but not its tensors and not `extra`, is its own.
+        The base, as it was loaded; `module`, but not its tensors, is its own.
     tuned : TunedWeights
         Of this base.
 

@@ -7,6 +7,7 @@ config.json and safetensors, which is what the adapter reads.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchaudio.pipelines import Wav2Vec2Bundle
 
-from skembed.backbones.audio_waveform import WaveformBackbone, shortest_input
+from skembed.backbones.audio_waveform import WaveformBackbone
 from skembed.backbones.base import BackboneSpec
 from skembed.backbones.blocks import blocks_from_layers
 from skembed.backbones.bundled import is_published, materialize_directory
@@ -29,6 +30,7 @@ __all__ = ["TorchaudioBackbone", "open_backbone", "prepare_bundle", "torchaudio_
 _BUILDERS = {"Wav2Vec2": "wav2vec2_model", "WavLM": "wavlm_model"}
 
 
+@dataclass(kw_only=True)
 class TorchaudioBackbone(WaveformBackbone):
     """A `torchaudio.models.Wav2Vec2Model` without its output layer."""
 
@@ -142,15 +144,12 @@ def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> Torc
         ),
         fingerprint=fingerprint,
         sampling_rate=config["sampling_rate"],
-        extra={
-            "transformer": "encoder.transformer",
-            "projection": "encoder.feature_projection",
-            "norm_first": not transformer.layer_norm_first,
-            # A group norm runs over time.
-            "sees_padding": arguments["extractor_mode"] == "group_norm",
-            "convolutions": convolutions,
-            "shortest": shortest_input(convolutions),
-            "normalize_input": config["normalize"],
-            "epsilon": 1e-5,
-        },
+        transformer="encoder.transformer",
+        projection="encoder.feature_projection",
+        norm_first=not transformer.layer_norm_first,
+        # A group norm runs over time.
+        sees_padding=arguments["extractor_mode"] == "group_norm",
+        convolutions=convolutions,
+        normalize_input=config["normalize"],
+        epsilon=1e-5,
     )

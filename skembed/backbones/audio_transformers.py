@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from transformers import ASTFeatureExtractor, ASTModel, AutoModel
 
 from skembed.backbones.advanced import advance_each, collate_advanced
-from skembed.backbones.audio_waveform import WaveformBackbone, shortest_input
+from skembed.backbones.audio_waveform import WaveformBackbone
 from skembed.backbones.audio_whisper import open_whisper
 from skembed.backbones.base import (
     AudioOptions,
@@ -25,7 +26,7 @@ from skembed.backbones.base import (
     check_waveform_options,
     split_windows,
 )
-from skembed.backbones.blocks import blocks_from_layers, count_beside, enter_behind, record_blocks
+from skembed.backbones.blocks import blocks_from_layers, enter_behind, observe_layers, record_blocks
 from skembed.backbones.transformers_loading import layer_names, load_pretrained, read_config, read_part
 from skembed.backbones.weights import read_json
 from skembed.exceptions import BackboneNotFoundError
@@ -33,11 +34,19 @@ from skembed.exceptions import BackboneNotFoundError
 __all__ = ["SpectrogramBackbone", "open_backbone"]
 
 
+@dataclass(kw_only=True)
 class SpectrogramBackbone(Backbone):
     """AST: a vision transformer on a filter-bank spectrogram of fixed length. Lengths are in frames of 10 ms.
 
     Shorter clips are padded as in its training, and it has no mask: all patches count.
+
+    Parameters
+    ----------
+    extractor : ASTFeatureExtractor
+        Computes spectrograms.
     """
+
+    extractor: Any
 
     #: Seconds of one analysis window of the filter bank, which reads nothing shorter.
     shortest: ClassVar[float] = 0.025
@@ -46,7 +55,7 @@ class SpectrogramBackbone(Backbone):
 
     @property
     def default_size(self) -> float:
-        return self.extra["extractor"].max_length / 100
+        return self.extractor.max_length / 100
 
     def preprocess(self, samples: Sequence[np.ndarray], options: AudioOptions) -> list[list[Item]]:
         seconds = check_waveform_options(options or AudioOptions(), self.default_size)
@@ -61,7 +70,7 @@ class SpectrogramBackbone(Backbone):
         missing = math.ceil(self.shortest * self.sampling_rate) - len(waveform)
         if missing > 0:
             waveform = np.pad(waveform, (0, missing))
-        features = self.extra["extractor"](waveform, sampling_rate=self.sampling_rate, return_tensors="np")
+        features = self.extractor(waveform, sampling_rate=self.sampling_rate, return_tensors="np")
         return Item({"spectrogram": features["input_values"][0]}, length=length)
 
     def collate(self, items: Sequence[Item]) -> dict[str, Tensor]:
@@ -72,14 +81,14 @@ class SpectrogramBackbone(Backbone):
     def forward_blocks(self, batch: Mapping[str, Tensor], layers: Iterable[int]) -> list[Tokens]:
         layers = list(layers)
         top = len(self.blocks) - 1
-        stack = [self.module.get_submodule(name) for name in self.extra["layers"]]
+        stack = [self.module.get_submodule(name) for name in self.layer_names]
         inputs = dict(batch)
         entered: AbstractContextManager = nullcontext()
         if "hidden" in batch:
             # The stem runs on one empty spectrogram.
-            extractor = self.extra["extractor"]
+            extractor = self.extractor
             inputs = {"input_values": batch["hidden"].new_zeros(1, extractor.max_length, extractor.num_mel_bins)}
-            entered = enter_behind(stack, int(batch["block"]), batch["hidden"], beside=self.extra["beside"])
+            entered = enter_behind(stack, int(batch["block"]), batch["hidden"], beside=self.observed.beside)
         output = None
         with entered, record_blocks(stack, layers, stop=top not in layers) as found:
             output = self.module(**inputs)
@@ -90,9 +99,7 @@ class SpectrogramBackbone(Backbone):
         return [Tokens(found[i], mask, 2, output.pooler_output if i == top else None) for i in layers]
 
     def advance(self, items: Sequence[Item], batch: Mapping[str, Tensor], blocks: Sequence[int]) -> list[list[Item]]:
-        if "beside" not in self.extra:
-            layer = self.module.get_submodule(self.extra["layers"][0])
-            self.extra["beside"] = count_beside(layer, lambda: self.forward_blocks(batch, blocks))
+        observe_layers(self, lambda: self.forward_blocks(batch, blocks))
         read = self.forward_blocks(batch, blocks)
         return advance_each(items, {block: tokens.values for block, tokens in zip(blocks, read, strict=True)})
 
@@ -140,16 +147,13 @@ def _open_waveform(spec: BackboneSpec, directory: Path, fingerprint: str, config
         blocks=blocks_from_layers(module, names, top=("encoder.layer_norm",) if config.do_stable_layer_norm else ()),
         fingerprint=fingerprint,
         sampling_rate=preprocessor.get("sampling_rate", 16_000),
-        extra={
-            "transformer": "encoder",
-            "projection": "feature_projection",
-            "norm_first": config.do_stable_layer_norm,
-            # A group norm runs over time.
-            "sees_padding": config.feat_extract_norm == "group",
-            "convolutions": convolutions,
-            "shortest": shortest_input(convolutions),
-            "normalize_input": preprocessor.get("do_normalize", True),
-        },
+        transformer="encoder",
+        projection="feature_projection",
+        norm_first=config.do_stable_layer_norm,
+        # A group norm runs over time.
+        sees_padding=config.feat_extract_norm == "group",
+        convolutions=convolutions,
+        normalize_input=preprocessor.get("do_normalize", True),
     )
 
 
@@ -178,5 +182,6 @@ def _open_ast(spec: BackboneSpec, directory: Path, fingerprint: str) -> Spectrog
         default_pooling="pooled",
         sampling_rate=extractor.sampling_rate,
         class_token=True,
-        extra={"layers": names, "extractor": extractor},
+        layer_names=names,
+        extractor=extractor,
     )

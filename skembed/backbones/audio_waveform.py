@@ -8,6 +8,7 @@ convolution that gives positions, inside each clip. So a clip's features never d
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -27,13 +28,33 @@ __all__ = ["WaveformBackbone", "shortest_input"]
 DEFAULT_WINDOW = 30.0
 
 
+@dataclass(kw_only=True)
 class WaveformBackbone(Backbone):
     """A network on raw waveforms: a convolutional front end and a transformer. Lengths are in samples.
 
-    `extra` holds "layers" and "transformer" (dotted names), "projection" (dotted name), "convolutions" (kernel and
-    stride of each), "shortest" (fewest samples), "normalize_input", "norm_first" (whether layers normalise before
-    they act), and "sees_padding" (whether the front end's features change with what lies behind a clip).
+    Parameters
+    ----------
+    transformer, projection : str
+        Dotted names of the transformer, and of the module between it and the convolutions.
+    convolutions : sequence of (int, int)
+        Kernel and stride of each convolution.
+    norm_first : bool
+        Whether layers normalize their input, and not their output.
+    sees_padding : bool
+        Whether the features of the convolutions change with what follows a clip.
+    normalize_input : bool
+        Whether a clip is scaled to mean 0 and variance 1.
+    epsilon : float
+        Added to the variance of a clip.
     """
+
+    transformer: str
+    projection: str
+    convolutions: Sequence[tuple[int, int]]
+    norm_first: bool
+    sees_padding: bool
+    normalize_input: bool
+    epsilon: float = 1e-7
 
     # About 40 s of sound in a batch: more gained nothing on two cores.
     token_budget: ClassVar[int] = 2048 * 320
@@ -51,10 +72,11 @@ class WaveformBackbone(Backbone):
         return [[self._item(window) for window in split_windows(sample, size)] for sample in samples]
 
     def _item(self, waveform: np.ndarray) -> Item:
-        if self.extra["normalize_input"]:
-            waveform = (waveform - waveform.mean()) / np.sqrt(waveform.var() + self.extra.get("epsilon", 1e-7))
-        if len(waveform) < self.extra["shortest"]:
-            waveform = np.pad(waveform, (0, self.extra["shortest"] - len(waveform)))
+        if self.normalize_input:
+            waveform = (waveform - waveform.mean()) / np.sqrt(waveform.var() + self.epsilon)
+        missing = shortest_input(self.convolutions) - len(waveform)
+        if missing > 0:
+            waveform = np.pad(waveform, (0, missing))
         return Item({"waveform": waveform.astype(np.float32)}, length=len(waveform))
 
     def collate(self, items: Sequence[Item]) -> dict[str, Tensor]:
@@ -69,8 +91,8 @@ class WaveformBackbone(Backbone):
 
     def forward_blocks(self, batch: Mapping[str, Tensor], layers: Iterable[int]) -> list[Tokens]:
         layers, top = list(layers), len(self.blocks) - 1
-        transformer: Any = self.module.get_submodule(self.extra["transformer"])
-        norm_first = self.extra["norm_first"]
+        transformer: Any = self.module.get_submodule(self.transformer)
+        norm_first = self.norm_first
         start, hidden, frames = self._start(batch)
         found = {start: hidden}
         packing = Packing(frames, hidden.device)
@@ -96,12 +118,12 @@ class WaveformBackbone(Backbone):
         """The block that the network is entered behind, what it returned, packed, and the frames of each clip."""
         if "hidden" in batch:
             return int(batch["block"]), batch["hidden"], batch["frames"].tolist()
-        transformer: Any = self.module.get_submodule(self.extra["transformer"])
-        projection: Any = self.module.get_submodule(self.extra["projection"])
+        transformer: Any = self.module.get_submodule(self.transformer)
+        projection: Any = self.module.get_submodule(self.projection)
         features, frames = self._front_end(batch["waveforms"], batch["lengths"].tolist())
         hidden = first_tensor(projection(features))
         hidden = hidden + _positions(transformer.pos_conv_embed, hidden, frames)
-        if not self.extra["norm_first"]:
+        if not self.norm_first:
             hidden = transformer.layer_norm(hidden)
         return 0, transformer.dropout(hidden), frames
 
@@ -109,7 +131,7 @@ class WaveformBackbone(Backbone):
         """The packed features of all clips, and how many each has."""
         rows = torch.cat([waveforms[i, :length] for i, length in enumerate(lengths)])
         # A group norm over time must never see padding; a layer norm need not care, and accelerators like one call.
-        samples = Packing(lengths, rows.device, together=False if self.extra["sees_padding"] else None)
+        samples = Packing(lengths, rows.device, together=False if self.sees_padding else None)
         frames = [self._count_frames(length) for length in lengths]
         features = Packing(frames, rows.device, together=samples.masks[0] is not None)
         return features.join(self._convolve(part) for part in samples.split(rows)), frames
@@ -121,7 +143,7 @@ class WaveformBackbone(Backbone):
 
     def _count_frames(self, length: int) -> int:
         """Frames that the convolutions make of so many samples."""
-        for kernel, stride in self.extra["convolutions"]:
+        for kernel, stride in self.convolutions:
             length = (length - kernel) // stride + 1
         return length
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,17 +42,28 @@ _SILENT_FRAMES = 3
 _CPU_ROWS = 2048
 
 
+@dataclass(kw_only=True)
 class WhisperBackbone(Backbone):
     """Whisper's encoder and its log-mel front end. Lengths are in encoder frames of 20 ms.
 
     `forward_blocks` returns what is real of each clip. Of a clip padded to 30 s the silence is computed and attended
     to, as in training, up to the last block that is read, in which nobody attends to its positions any more.
+
+    Parameters
+    ----------
+    front_end : LogMel
+        Computes spectrograms.
+    n_positions : int
+        Frames that the encoder reads at most.
     """
+
+    front_end: LogMel
+    n_positions: int
 
     @property
     def default_size(self) -> float:
         assert self.sampling_rate is not None
-        return self.extra["n_positions"] * _SAMPLES_PER_FRAME / self.sampling_rate
+        return self.n_positions * _SAMPLES_PER_FRAME / self.sampling_rate
 
     def preprocess(self, samples: Sequence[np.ndarray], options: AudioOptions) -> list[list[Item]]:
         options = options or AudioOptions()
@@ -64,7 +76,7 @@ class WhisperBackbone(Backbone):
         ]
 
     def _item(self, waveform: np.ndarray, pad_to_window: bool) -> Item:
-        front_end, n_positions = self.extra["front_end"], self.extra["n_positions"]
+        front_end, n_positions = self.front_end, self.n_positions
         real = frames = whole_frames(len(waveform))
         if pad_to_window:
             # The clip, as much silence as one analysis window sees, and as much as the convolutions do: all that is
@@ -256,7 +268,8 @@ def open_whisper(spec: BackboneSpec, directory: Path, fingerprint: str) -> Whisp
         blocks=blocks_from_layers(module, names),
         fingerprint=fingerprint,
         sampling_rate=extractor.sampling_rate,
-        extra={"front_end": LogMel(extractor), "n_positions": config.max_source_positions},
+        front_end=LogMel(extractor),
+        n_positions=config.max_source_positions,
     )
 
 

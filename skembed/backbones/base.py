@@ -164,6 +164,25 @@ class Block(NamedTuple):
 
 
 @dataclass
+class Observations:
+    """Facts about a network that only running it shows.
+
+    Parameters
+    ----------
+    largest_batch : int, optional
+        Items of the largest batch that fits into memory; None while every batch did.
+    layers_ran : bool
+        Whether `beside` is known.
+    beside : int, optional
+        Empty places behind the hidden state in the tuple that a layer returns; None if it returns no tuple.
+    """
+
+    largest_batch: int | None = None
+    layers_ran: bool = False
+    beside: int | None = None
+
+
+@dataclass
 class Backbone(ABC):
     """A pre-trained network, its preprocessing, and its ordered depth.
 
@@ -191,8 +210,22 @@ class Backbone(ABC):
         Whether bfloat16 keeps its rows within the cosine to float32 that ``precision="auto"`` promises (0.999).
     class_token : bool
         Whether the first position is a class token, so that ``pooling="cls"`` means something.
-    extra : dict
-        What one adapter needs to remember.
+    normalize : bool
+        Whether ``normalize="auto"`` gives rows of length one.
+    prompt : str
+        Put before every text by the network's own configuration.
+    pool_prompt : bool
+        Whether that configuration pools the positions of a prompt.
+    truncate_dim : int, optional
+        Leading features that it keeps.
+    tokenizer : object, optional
+        The tokenizer of a text network.
+    prefix, suffix : sequence of int
+        Special tokens around every text.
+    layer_names : sequence of str
+        Dotted names of the modules of all blocks but the stem, where each is one module.
+    observed : Observations
+        Shared with copies of the network.
     """
 
     spec: BackboneSpec
@@ -205,7 +238,15 @@ class Backbone(ABC):
     sampling_rate: int | None = None
     class_token: bool = False
     keeps_in_half: bool = True
-    extra: dict[str, Any] = field(default_factory=dict)
+    normalize: bool = False
+    prompt: str = ""
+    pool_prompt: bool = True
+    truncate_dim: int | None = None
+    tokenizer: Any = None
+    prefix: Sequence[int] = ()
+    suffix: Sequence[int] = ()
+    layer_names: Sequence[str] = ()
+    observed: Observations = field(default_factory=lambda: Observations())
 
     #: Largest number of positions (items times longest item) in a batch that "auto" plans on a CPU.
     token_budget: ClassVar[int] = 4096
@@ -222,6 +263,11 @@ class Backbone(ABC):
 
         Tokens (`max_length`), seconds (`window`) or pixels (`image_size`).
         """
+        return None
+
+    @property
+    def least_size(self) -> tuple[int, int] | None:
+        """Width and height in pixels that an image file may be decoded at instead of its own; None for no other."""
         return None
 
     def prepare_inference(self) -> None:  # noqa: B027, most networks have nothing to find out

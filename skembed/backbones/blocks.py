@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from skembed.backbones.base import Block
+from skembed.backbones.base import Backbone, Block
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -19,6 +19,7 @@ __all__ = [
     "enter_behind",
     "first_tensor",
     "is_passed_over",
+    "observe_layers",
     "record_blocks",
     "with_buffers",
 ]
@@ -232,6 +233,19 @@ def enter_behind(layers: Sequence[nn.Module], block: int, hidden: Tensor, *, bes
 def is_passed_over(layer: nn.Module) -> bool:
     """Whether a layer is called but computes nothing, see `enter_behind`: its own hooks have nothing to do then."""
     return "forward" in vars(layer)
+
+
+def observe_layers(backbone: Backbone, run: Callable[[], object]) -> None:
+    """Run the network once, if it never was, to see what its layers return; see `Observations`.
+
+    Raises
+    ------
+    NotImplementedError
+        If they return more than the hidden state: whoever enters the network would have to bring that along.
+    """
+    if not backbone.observed.layers_ran:
+        backbone.observed.beside = count_beside(backbone.module.get_submodule(backbone.layer_names[0]), run)
+        backbone.observed.layers_ran = True
 
 
 def count_beside(layer: nn.Module, run: Callable[[], object]) -> int | None:

@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,17 +34,26 @@ class _Layout(NamedTuple):
     n_prefix: int
 
 
+@dataclass(kw_only=True)
 class TimmBackbone(ImageBackbone):
-    """A timm model and its evaluation transform."""
+    """A timm model and its evaluation transform.
+
+    Parameters
+    ----------
+    layouts : sequence of _Layout
+        Layout of each layer's output.
+    """
+
+    layouts: Sequence[_Layout]
 
     def _read(self, module: Any, pixels: Tensor, layers: Iterable[int]) -> tuple[dict[int, Tensor], Tensor | None]:
         layers = list(layers)
-        features, found = _run(module, self.extra["layers"], pixels, layers)
+        features, found = _run(module, self.layer_names, pixels, layers)
         pooled = module.forward_head(features, pre_logits=True) if len(self.blocks) - 1 in layers else None
         return found, pooled
 
     def _tokens(self, layer: int, values: Tensor, pooled: Tensor | None) -> Tokens:
-        layout = self.extra["layouts"][layer]
+        layout = self.layouts[layer]
         if values.ndim == 4:
             values = values.flatten(1, 2) if layout.channels_last else values.flatten(2).transpose(1, 2)
         mask = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
@@ -85,12 +95,10 @@ def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> Timm
         fingerprint=fingerprint,
         default_pooling="pooled",
         class_token=layouts[-1].n_prefix > 0 and getattr(module, "cls_token", None) is not None,
-        extra={
-            "prepare": prepare,
-            "layers": layers,
-            "layouts": layouts,
-            "default_size": _default_size(type(module), arguments, pretrained),
-        },
+        prepare=prepare,
+        layer_names=layers,
+        layouts=layouts,
+        own_size=_default_size(type(module), arguments, pretrained),
     )
     return backbone
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,24 +54,39 @@ _FAMILIES = {
 }
 
 
+@dataclass(kw_only=True)
 class TransformersImageBackbone(ImageBackbone):
-    """A vision model of transformers."""
+    """A vision model of transformers.
+
+    Parameters
+    ----------
+    has_pooler : bool
+        Whether its pooled output is trained, or a plain mean.
+    n_prefix : int
+        Class, distillation and register tokens.
+    forward_options : dict
+        Arguments of its forward pass.
+    """
+
+    has_pooler: bool
+    n_prefix: int
+    forward_options: dict[str, Any]
 
     def _read(self, module: Any, pixels: Tensor, layers: Iterable[int]) -> tuple[dict[int, Tensor], Tensor | None]:
-        stack = [module.get_submodule(name) for name in self.extra["layers"]]
+        stack = [module.get_submodule(name) for name in self.layer_names]
         layers, top, output = list(layers), len(self.blocks) - 1, None
         with record_blocks(stack, layers, stop=top not in layers) as found:
-            output = module(pixel_values=pixels, **self.extra["forward"])
+            output = module(pixel_values=pixels, **self.forward_options)
         if output is None:
             return found, None
         found[top] = output.last_hidden_state
-        return found, output.pooler_output.flatten(1) if self.extra["pooled"] else None
+        return found, output.pooler_output.flatten(1) if self.has_pooler else None
 
     def _tokens(self, layer: int, values: Tensor, pooled: Tensor | None) -> Tokens:
         if values.ndim == 4:
             values = values.flatten(2).transpose(1, 2)
         mask = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
-        return Tokens(values, mask, self.extra["n_prefix"], pooled)
+        return Tokens(values, mask, self.n_prefix, pooled)
 
 
 def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> TransformersImageBackbone:
@@ -122,14 +138,12 @@ def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> Tran
         fingerprint=fingerprint,
         default_pooling="pooled" if family.pooled else "cls",
         class_token=family.n_prefix > 0,
-        extra={
-            "prepare": prepare,
-            "layers": layers,
-            "pooled": family.pooled,
-            "n_prefix": family.n_prefix + (getattr(config, "num_register_tokens", 0) or 0),
-            "forward": forward,
-            "default_size": _default_size(preprocessor),
-        },
+        prepare=prepare,
+        layer_names=layers,
+        has_pooler=family.pooled,
+        n_prefix=family.n_prefix + (getattr(config, "num_register_tokens", 0) or 0),
+        forward_options=forward,
+        own_size=_default_size(preprocessor),
     )
     return backbone
 

@@ -165,12 +165,12 @@ def describe(backbone: Backbone) -> Card:
         n_blocks=len(backbone.blocks),
         default_pooling=backbone.default_pooling,
         class_token=backbone.class_token,
-        normalize=bool(backbone.extra.get("normalize", False)),
+        normalize=backbone.normalize,
         default_size=backbone.default_size,
         uses_pad_to_window=backbone.uses_pad_to_window,
-        prompt=backbone.extra.get("prompt", ""),
-        pool_prompt=backbone.extra.get("pool_prompt", True),
-        truncate_dim=backbone.extra.get("truncate_dim"),
+        prompt=backbone.prompt,
+        pool_prompt=backbone.pool_prompt,
+        truncate_dim=backbone.truncate_dim,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +17,7 @@ from transformers import AutoTokenizer
 
 from skembed.backbones.advanced import advance_each, collate_advanced, join_advanced
 from skembed.backbones.base import Backbone, BackboneSpec, Block, Item, TextOptions, Tokens, split_windows
-from skembed.backbones.blocks import blocks_from_layers, count_beside, enter_behind, record_blocks
+from skembed.backbones.blocks import blocks_from_layers, enter_behind, observe_layers, record_blocks
 from skembed.backbones.freed_memory import LARGEST_KEPT
 from skembed.backbones.json_files import invalid_entry
 from skembed.backbones.packing import (
@@ -70,12 +71,47 @@ _GROWTH = 8
 _MAX_CHARACTERS = 1_000_000
 
 
+@dataclass(kw_only=True)
 class TextBackbone(Backbone):
     """A language model and its tokenizer.
 
     Special tokens are put around a text here and not by the tokenizer, which is only ever asked for plain
     tokens: asking it to cut or pad would leave its state changed, for all threads that share it.
+
+    Parameters
+    ----------
+    filler : int
+        Token that stands for an empty text without special tokens.
+    padding : int
+        Token that pads a batch.
+    limit : int
+        Tokens read of a text by default, special ones included.
+    n_positions : int, optional
+        Most tokens that the network reads; None if it has no table of positions.
+    padded_length : int, optional
+        Tokens that every text is padded to, for networks that were trained so and have no mask.
+    inputs : tuple of str
+        Names of the tensors of a batch that the network takes.
+    forward_options : dict
+        Other arguments of its forward pass.
+    has_summary : bool
+        Whether it was trained with a pooled output.
+    lowercase : bool
+        Whether texts are lowercased first.
+    first_virtual_token : int, optional
+        Tokens from this one on are those of a trained prompt.
     """
+
+    filler: int
+    padding: int
+    limit: int
+    n_positions: int | None
+    padded_length: int | None = None
+    inputs: tuple[str, ...] = ("input_ids", "attention_mask")
+    forward_options: dict[str, Any] = field(default_factory=dict)
+    has_summary: bool = False
+    lowercase: bool = False
+    first_virtual_token: int | None = None
 
     # Short texts fill the budget only if their number has next to no limit.
     batch_limit: ClassVar[int] = 1024
@@ -94,7 +130,7 @@ class TextBackbone(Backbone):
 
     @property
     def default_size(self) -> int:
-        return self.extra["limit"]
+        return self.limit
 
     def preprocess(self, samples: Sequence[str], options: TextOptions) -> list[list[Item]]:
         """Tokenise texts.
@@ -135,13 +171,13 @@ class TextBackbone(Backbone):
             return 0
         # As sentence-transformers counts: the prompt's own tokens, which those of prompt and text need not begin with.
         (ids,) = self._tokenize([self._lower(options.prompt)])
-        suffix = [token for token in self.extra["suffix"] if not self._prompted or token < self.extra["prompted"]]
-        tokens = [*self.extra["prefix"], *ids.tolist(), *suffix]
-        return len(tokens) - (tokens[-1:] != [] and tokens[-1] in self.extra["tokenizer"].all_special_ids)
+        suffix = self._without_prompt(self.suffix)
+        tokens = [*self.prefix, *ids.tolist(), *suffix]
+        return len(tokens) - (tokens[-1:] != [] and tokens[-1] in self.tokenizer.all_special_ids)
 
     def _windows(self, ids: np.ndarray, room: int, unpooled: int) -> list[Item]:
         """Split the tokens of a text into windows, without those of nothing but an unpooled prompt."""
-        n_special = len(self.extra["prefix"])
+        n_special = len(self.prefix)
         left = max(unpooled - n_special, 0)
         items: list[Item] = []
         for part in split_windows(ids, room):
@@ -164,7 +200,7 @@ class TextBackbone(Backbone):
             )
 
     def _lower(self, text: str) -> str:
-        return text.lower() if self.extra["lowercase"] else text
+        return text.lower() if self.lowercase else text
 
     def length_read(self, options: TextOptions) -> int:
         """Tokens that are read of a sequence, special ones included."""
@@ -178,9 +214,9 @@ class TextBackbone(Backbone):
         ValueError
             If there are none, or fewer positions than tokens.
         """
-        positions, length = self.extra["positions"], self.length_read(options)
-        n_special = len(self.extra["prefix"]) + len(self.extra["suffix"])
-        n_virtual = sum(token >= self.extra["prompted"] for token in self.extra["suffix"]) if self._prompted else 0
+        positions, length = self.n_positions, self.length_read(options)
+        n_special = len(self.prefix) + len(self.suffix)
+        n_virtual = len(self.suffix) - len(self._without_prompt(self.suffix))
         if positions is not None and length > positions:
             raise ValueError(
                 f"max_length={length} is out of range: {self.spec.name} has {positions} positions. "
@@ -194,16 +230,16 @@ class TextBackbone(Backbone):
             )
         return length - n_special
 
-    @property
-    def _prompted(self) -> bool:
-        return "prompted" in self.extra
+    def _without_prompt(self, tokens: Sequence[int]) -> list[int]:
+        first = self.first_virtual_token
+        return [token for token in tokens if first is None or token < first]
 
     def _tokenize(self, texts: list[str]) -> list[np.ndarray]:
         """The plain tokens of each text."""
         if not texts:
             return []
         # verbose=False: no advice on texts beyond the model's limit, which are cut or split by us.
-        ids = self.extra["tokenizer"](texts, add_special_tokens=False, verbose=False)["input_ids"]
+        ids = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
         return [np.asarray(tokens, dtype=np.int64) for tokens in ids]
 
     def _tokenize_start(self, texts: list[str], room: int) -> list[tuple[np.ndarray, bool]]:
@@ -239,10 +275,10 @@ class TextBackbone(Backbone):
         return len(ids) >= room + (_MARGIN if text[len(start)] == " " else _MARGIN_IN_WORD)
 
     def _item(self, ids: np.ndarray, truncated: bool = False, unpooled: int = 0) -> Item:
-        tokens = np.concatenate([self.extra["prefix"], ids, self.extra["suffix"]]).astype(np.int64)
+        tokens = np.concatenate([self.prefix, ids, self.suffix]).astype(np.int64)
         if not len(tokens):
             # Decoders put nothing around a text, and nothing has no embedding: "" is one end-of-text token.
-            tokens = np.array([self.extra["filler"]], dtype=np.int64)
+            tokens = np.array([self.filler], dtype=np.int64)
         data = {"ids": tokens, "unpooled": min(unpooled, len(tokens))} if unpooled else {"ids": tokens}
         return Item(data, length=len(tokens), truncated=truncated)
 
@@ -252,22 +288,20 @@ class TextBackbone(Backbone):
         What a block returned for items behind it, "hidden", lies end to end, but where the network sees padding.
         """
         lengths = np.array([item.length for item in items])
-        width = self.extra["padded_length"] or lengths.max()
+        width = self.padded_length or lengths.max()
         mask = np.arange(width) < lengths[:, None]
-        ids = np.full(mask.shape, self.extra["padding"], dtype=np.int64)
+        ids = np.full(mask.shape, self.padding, dtype=np.int64)
         ids[mask] = np.concatenate([item.data["ids"] for item in items])
         batch = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
         if any("unpooled" in item.data for item in items):
             batch["unpooled"] = torch.tensor([item.data.get("unpooled", 0) for item in items])
-        return batch | (collate_advanced if self.extra["padded_length"] else join_advanced)(items)
+        return batch | (collate_advanced if self.padded_length else join_advanced)(items)
 
     def advance(self, items: Sequence[Item], batch: Mapping[str, Tensor], blocks: Sequence[int]) -> list[list[Item]]:
-        if "beside" not in self.extra:
-            layer = self.module.get_submodule(self.extra["layers"][0])
-            self.extra["beside"] = count_beside(layer, lambda: self.forward_blocks(batch, blocks))
+        observe_layers(self, lambda: self.forward_blocks(batch, blocks))
         read = self.forward_blocks(batch, blocks)
         # What lies behind a text is left out, but for networks that are trained to see it.
-        width = self.extra["padded_length"]
+        width = self.padded_length
         lengths = [width or item.length for item in items]
         cut = ([row[:length] for row, length in zip(tokens.values, lengths, strict=True)] for tokens in read)
         return advance_each(items, dict(zip(blocks, cut, strict=True)))
@@ -279,21 +313,21 @@ class TextBackbone(Backbone):
         ``values`` of what is returned.
         """
         layers, top = list(layers), len(self.blocks) - 1
-        stack = [self.module.get_submodule(name) for name in self.extra["layers"]]
+        stack = [self.module.get_submodule(name) for name in self.layer_names]
         mask = batch["attention_mask"].bool()
         packing = plan_packing(self.module, mask)
         if packing is None:
-            inputs: dict[str, Any] = {name: batch[name] for name in self.extra["inputs"]}
+            inputs: dict[str, Any] = {name: batch[name] for name in self.inputs}
         else:
             inputs = pack_inputs(self.module, batch["input_ids"], packing, entered="hidden" in batch)
         output = None
         with self._entered(stack, batch, packing), record_blocks(stack, layers, stop=top not in layers) as found:
-            output = self.module(**inputs, **self.extra["forward"])
+            output = self.module(**inputs, **self.forward_options)
         if output is not None:
             found[top] = output.last_hidden_state
-        pooled = output.pooler_output if output is not None and self.extra["summarised"] else None
-        if self._prompted:
-            mask = mask & (batch["input_ids"] < self.extra["prompted"])
+        pooled = output.pooler_output if output is not None and self.has_summary else None
+        if self.first_virtual_token is not None:
+            mask = mask & (batch["input_ids"] < self.first_virtual_token)
         if "unpooled" in batch:
             mask = mask & (torch.arange(mask.shape[1], device=mask.device) >= batch["unpooled"].unsqueeze(1))
         summaries = [pooled if i == top else None for i in layers]
@@ -308,10 +342,10 @@ class TextBackbone(Backbone):
         hidden = batch["hidden"]
         if packing is not None:
             hidden = packing.arrange(hidden)
-        elif not self.extra["padded_length"]:
+        elif not self.padded_length:
             n_texts, time = (real := batch["attention_mask"]).shape
             hidden = pad_rows(hidden, real.flatten().nonzero().squeeze(1), (n_texts, time))
-        return enter_behind(stack, int(batch["block"]), hidden, beside=self.extra["beside"])
+        return enter_behind(stack, int(batch["block"]), hidden, beside=self.observed.beside)
 
 
 def _leading(text: str, characters: int) -> str:
@@ -369,25 +403,23 @@ def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> Text
         fingerprint=fingerprint,
         default_pooling=layout.pooling or _trained_pooling(kind),
         class_token=tokenizer.cls_token_id is not None and prefix[:1] == [tokenizer.cls_token_id],
-        extra={
-            "tokenizer": tokenizer,
-            "prefix": prefix,
-            "suffix": suffix,
-            "filler": first_within(vocabulary, eos, bos, pad),
-            "padding": first_within(vocabulary, pad, eos),
-            "padded_length": positions if kind in _UNMASKED else None,
-            "inputs": ("input_ids",) if kind in _UNMASKED else ("input_ids", "attention_mask"),
-            "forward": {"use_cache": False} if kind in _DECODERS else {},
-            "limit": default_length(config, tokenizer, positions, layout.max_length),
-            "positions": positions,
-            "layers": names,
-            "summarised": kind in _SUMMARISED,
-            "lowercase": layout.lowercase,
-            "normalize": layout.normalize,
-            "prompt": layout.prompt,
-            "pool_prompt": layout.pool_prompt,
-            "truncate_dim": layout.truncate_dim,
-        },
+        normalize=layout.normalize,
+        tokenizer=tokenizer,
+        prefix=prefix,
+        suffix=suffix,
+        layer_names=names,
+        filler=first_within(vocabulary, eos, bos, pad),
+        padding=first_within(vocabulary, pad, eos),
+        limit=default_length(config, tokenizer, positions, layout.max_length),
+        n_positions=positions,
+        padded_length=positions if kind in _UNMASKED else None,
+        inputs=("input_ids",) if kind in _UNMASKED else ("input_ids", "attention_mask"),
+        forward_options={"use_cache": False} if kind in _DECODERS else {},
+        has_summary=kind in _SUMMARISED,
+        lowercase=layout.lowercase,
+        prompt=layout.prompt,
+        pool_prompt=layout.pool_prompt,
+        truncate_dim=layout.truncate_dim,
     )
 
 

@@ -333,7 +333,7 @@ def each_batch(backbone, flat: list[Item], run: Callable[[list[Item]], Any], bat
         pads=backbone.pads,
     )
     # What was too much for memory once will be again: the next call does not try.
-    fits = backbone.extra.get("fits", len(flat))
+    fits = backbone.observed.largest_batch or len(flat)
     pending = [part for batch in pending for part in _at_most(batch, fits)]
     while pending:
         batch = pending.pop(0)
@@ -342,7 +342,7 @@ def each_batch(backbone, flat: list[Item], run: Callable[[list[Item]], Any], bat
             yield batch, found
             continue
         first, second = halve(batch)
-        backbone.extra["fits"] = len(first)
+        backbone.observed.largest_batch = len(first)
         # Every later batch is no smaller than this one was: cut those as well.
         pending = [part for big in (first, second, *pending) for part in _at_most(big, len(first))]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.base import clone
@@ -39,7 +39,8 @@ def shortened(embedder: BaseEmbedder, n_virtual_tokens: int = 0) -> BaseEmbedder
     if "max_length" not in embedder.get_params(deep=False):
         return embedder
     fitted = Encoder(embedder).refitted()
-    backbone, options = fitted.backbone(), fitted.readout.options
+    backbone: Any = fitted.backbone()
+    options = fitted.readout.options
     if not hasattr(backbone, "length_read"):
         return embedder
     limit = backbone.length_read(options)

@@ -71,7 +71,9 @@ def token_backbone(**tokens: int | None) -> Any:
     return SimpleNamespace(
         spec=SimpleNamespace(name="tiny"),
         module=SimpleNamespace(get_input_embeddings=lambda: table),
-        extra={"tokenizer": tokenizer, "prefix": [2], "suffix": [3]},
+        tokenizer=tokenizer,
+        prefix=[2],
+        suffix=[3],
         sampling_rate=RATE,
     )
 

@@ -50,7 +50,7 @@ def opened(tmp_path_factory):
 )
 def test_special_tokens_and_limits_of_real_tokenizers(opened, name, kind):
     backbone, operation = opened(kind), sure(name, rate=0.5)
-    prefix, suffix = list(backbone.extra["prefix"]), list(backbone.extra["suffix"])
+    prefix, suffix = list(backbone.prefix), list(backbone.suffix)
     items = [item for items in backbone.preprocess(TEXTS, TextOptions(max_length=20)) for item in items]
     touched = 0
     for item in items:
@@ -89,7 +89,7 @@ def test_special_tokens_inside_a_text_are_special_too_and_the_unknown_is_not(nam
 def test_what_stands_around_a_text_is_special_whatever_the_tokenizer_calls_it(name):
     """The code of a language before each text, for one."""
     backbone = token_backbone()
-    backbone.extra.update(prefix=[50], suffix=[60])
+    backbone.prefix, backbone.suffix = [50], [60]
     item = Item({"ids": np.array([50, 10, 11, 12, 60])}, length=5)
     for seed in range(60):
         ids = sure(name, rate=0.6).on_item(item, RNG(seed), backbone).data["ids"]
@@ -154,5 +154,5 @@ def test_a_backbone_of_one_s_own_may_have_no_tokens():
     with pytest.raises(ValueError, match=r"token_dropout changes tokens, and tiny makes no item.data\['ids'\]"):
         sure("token_dropout").on_item(item, RNG(0), token_backbone())
     backbone = token_backbone()
-    backbone.extra = {}  # ids, but no tokenizer that we know of
+    backbone.tokenizer, backbone.prefix, backbone.suffix = None, (), ()  # ids, but no tokenizer that we know of
     assert sure("token_dropout").on_item(token_item(), RNG(0), backbone).length < 32

@@ -53,7 +53,7 @@ def test_the_rest_of_the_network_gives_the_same(family, inference):
         (expected,) = backbone.forward_blocks(batch, [top])
     for block in range(top):
         fresh = open_spec(spec)
-        fresh.extra = backbone.extra
+        fresh.observed = backbone.observed
         with torch.inference_mode() if inference else torch.no_grad():
             if name in WITHOUT:
                 with pytest.raises(NotImplementedError):

@@ -143,7 +143,7 @@ def test_a_padded_batch_would_be_wrong_for_a_group_norm(wav2vec2_directory, monk
     monkeypatch.setattr("skembed.backbones.audio_packed._prefers_one_group", lambda device: True)
     mutant = opened(directory)
     np.testing.assert_allclose(mean(mutant, clips), expected, atol=1e-4)
-    mutant.extra["sees_padding"] = False
+    mutant.sees_padding = False
     assert np.abs(mean(mutant, clips)[0] - expected[0]).max() > 1e-3
 
 

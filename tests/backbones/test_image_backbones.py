@@ -67,7 +67,7 @@ def test_more_families_equal_a_plain_loop(tiny, family):
 def _hidden_states(backbone, batch):
     """Outputs of all layers but the last as the library reports them, and its own last one."""
     module = backbone.module
-    if "forward" in backbone.extra:
+    if hasattr(backbone, "forward_options"):
         output = module(batch, output_hidden_states=True)
         states = list(output.hidden_states)
         # Hierarchical nets report the last stage and its normalised output as two; plain ones the stem first.
@@ -92,7 +92,7 @@ def test_layers_are_the_library_s_own_hidden_states(tiny, family):
     found = run(backbone, images, range(len(backbone.blocks)))
     with torch.no_grad():
         expected = _hidden_states(backbone, pixels(backbone, images))
-    layers = range(len(found)) if "forward" in backbone.extra else range(1, len(found))
+    layers = range(len(found)) if hasattr(backbone, "forward_options") else range(1, len(found))
     for layer, theirs in zip(layers, expected, strict=True):
         values = found[layer].values
         theirs = _flat(theirs)
@@ -171,7 +171,7 @@ ONE_BY_ONE = ["timm_resnet", "timm_efficientnet", "timm_convnext", "timm_vit", "
 def test_parameters_outside_the_layers_first_show_in_the_layer_of_their_block(tiny, family):
     """One at a time: a final norm counted to the stem would pass where whole blocks are disturbed."""
     backbone = opened(tiny(family)[0])
-    names = backbone.extra["layers"]
+    names = backbone.layer_names
     image, layers = samples("image")[:1], range(len(backbone.blocks))
 
     def outputs():

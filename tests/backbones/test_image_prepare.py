@@ -86,7 +86,7 @@ def test_transformers_processors(case, copied):
     directory = copied("hf_vit")
     config = {"image_processor_type": f"{name}ImageProcessor", **config}
     (directory / "preprocessor_config.json").write_text(json.dumps(config))
-    prepare = opened(directory).extra["prepare"]
+    prepare = opened(directory).prepare
     pil = getattr(tf, f"{name}ImageProcessorPil").from_dict(config)
     tensors = getattr(tf, f"{name}ImageProcessor").from_dict(config)
     level = 1.0 if config.get("do_rescale", True) else 255.0
@@ -107,7 +107,7 @@ def test_names_of_older_files(copied):
         family = "hf_clip" if not kind else "hf_vit"
         directory = copied(family)
         (directory / "preprocessor_config.json").write_text(json.dumps({"size": 40, "crop_size": 32, **kind}))
-        prepare = opened(directory).extra["prepare"]
+        prepare = opened(directory).prepare
         expected = tf.CLIPImageProcessorPil(size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32})
         for image in noise():
             values = expected(image, return_tensors="np")["pixel_values"][0]

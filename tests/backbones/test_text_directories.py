@@ -118,7 +118,7 @@ def test_the_layout_of_sentence_transformers_decides(copy):
     sentence_layout(copy, {"Pooling": "1_Pooling", "Normalize": "2_Normalize"}, modes, settings)
     assert read_sentence_layout(copy) == SentenceLayout("cls", True, 12, True)
     backbone = _open(copy)
-    assert (backbone.default_pooling, backbone.extra["normalize"], backbone.extra["limit"]) == (
+    assert (backbone.default_pooling, backbone.normalize, backbone.limit) == (
         "cls",
         True,
         12,
@@ -167,7 +167,7 @@ def test_calls_leave_the_tokenizer_as_it_was(copy):
     tokenizer.backend_tokenizer.enable_padding(length=8)
     tokenizer.save_pretrained(copy)
     backbone = _open(copy)
-    backend = backbone.extra["tokenizer"].backend_tokenizer
+    backend = backbone.tokenizer.backend_tokenizer
     before = backend.to_str()
     texts = [*TEXTS, LONG]
     options = [{"max_length": 12}, {"max_length": 9, "long_text": "chunk"}, {}] * 4
@@ -177,4 +177,4 @@ def test_calls_leave_the_tokenizer_as_it_was(copy):
     assert [[[_ids(i) for i in windows] for windows in items] for items in found] == expected
     assert max(len(ids) for windows in expected[0] for ids in windows) == 12
     assert backend.to_str() == before
-    assert backbone.extra["tokenizer"].deprecation_warnings == {}
+    assert backbone.tokenizer.deprecation_warnings == {}

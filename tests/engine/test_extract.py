@@ -27,7 +27,7 @@ def _run(backbone, samples=X, **kwargs):
 
 def _backbone(cls=ArrayBackbone):
     backbone = array_backbone()
-    backbone.__class__ = cls
+    backbone.__class__, backbone.sizes = cls, []
     return backbone
 
 
@@ -37,7 +37,7 @@ class Hungry(ArrayBackbone):
     limit, error = 2, torch.OutOfMemoryError("CUDA out of memory")
 
     def forward_blocks(self, batch, layers):
-        self.extra.setdefault("sizes", []).append(len(batch["values"]))
+        self.sizes.append(len(batch["values"]))
         if len(batch["values"]) > self.limit:
             raise self.error
         return super().forward_blocks(batch, layers)
@@ -57,8 +57,8 @@ def test_out_of_memory_halves_and_loses_nothing():
     assert "11 items in a batch; going on with 6" in str(caught[0].message)
     np.testing.assert_allclose(rows, _run(array_backbone()).embeddings, atol=1e-6)
     # 11 -> 6 -> 3 -> 2, and then no larger batch is tried again.
-    assert backbone.extra["sizes"][:4] == [11, 6, 3, 2]
-    assert max(backbone.extra["sizes"][3:]) == 2
+    assert backbone.sizes[:4] == [11, 6, 3, 2]
+    assert max(backbone.sizes[3:]) == 2
 
 
 def test_out_of_memory_on_one_sample_says_what_to_do():

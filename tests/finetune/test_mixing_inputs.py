@@ -224,7 +224,7 @@ def _pixels(embedder, source, images):
 
 def _rows_of(embedder, source, levels):
     """Of images in levels that need not be whole, scaled here."""
-    module, prepare = source.network.backbone.module, source.network.backbone.extra["prepare"]
+    module, prepare = source.network.backbone.module, source.network.backbone.prepare
     scaled = (np.stack(levels) / 255 - np.array(prepare.mean)) / np.array(prepare.std)
     return module(torch.tensor(scaled).permute(0, 3, 1, 2).float())
 

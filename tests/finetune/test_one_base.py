@@ -115,7 +115,7 @@ def test_what_was_folded_for_inference_is_held_once_too():
     tasks = [tuning.fit("timm_resnet", f"partial+{method}", max_epochs=1) for method in ("lora", "norm")]
     expected = [task.transform(X) for task in tasks]
     base, *variants = [load(each.spec_, CPU, "float32") for each in (frozen, *(task.embedder_ for task in tasks))]
-    ours = [each.extra["copies"].network(each.module) for each in (base, *variants)]
+    ours = [each.copies.network(each.module) for each in (base, *variants)]
     convolutions = [name for name, sub in ours[0].named_modules() if isinstance(sub, torch.nn.Conv2d)]
     top = base.blocks[-1]
     assert any(top.owns(name) for name in convolutions)

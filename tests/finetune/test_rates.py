@@ -47,7 +47,7 @@ def batches(monkeypatch):
 def test_steps_of_long_texts_are_bounded(batches, long_text):
     texts = [" ".join(["the", "cat", "sat", "on", "mat"] * 30) + f" {i}" for i in range(40)]
     embedder = tuning.embedder("bert", long_text=long_text)
-    limit = embedder.fit(texts)._load().extra["limit"]
+    limit = embedder.fit(texts)._load().limit
     find_learning_rate(_classifier(embedder), texts, np.arange(40) % 2, n_steps=10)
     assert max(len(batch) for batch in batches) == 16
     assert all(len(items) == 1 for batch in batches for items in batch)
@@ -57,7 +57,7 @@ def test_steps_of_long_texts_are_bounded(batches, long_text):
 def test_a_prompt_does_not_take_the_place_of_the_text(batches):
     texts = [" ".join(["the", "cat", "sat"] * 30)] * 20
     embedder = tuning.embedder("bert", prompt="a dog and the moon " * 4)
-    limit = embedder.fit(texts)._load().extra["limit"]
+    limit = embedder.fit(texts)._load().limit
     find_learning_rate(_classifier(embedder), texts, np.arange(20) % 2, n_steps=10)
     assert max(item.length for batch in batches for (item,) in batch) > min(limit - 1, 66)
 
