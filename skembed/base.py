@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from skembed._sklearn import Interval, StrOptions, fit_context
 from skembed._warn import warn_once
 from skembed.backbones.registry import resolve
-from skembed.backbones.tuned import TunedWeights
+from skembed.backbones.spec import TunedWeights
 from skembed.cache import EmbeddingCache, resolve_cache
 from skembed.config import get_config
 from skembed.engine.reading import Reading

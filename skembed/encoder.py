@@ -13,7 +13,8 @@ from skembed.base import BaseEmbedder
 if TYPE_CHECKING:
     from torch import device as Device
 
-    from skembed.backbones.base import Backbone, BackboneSpec
+    from skembed.backbones.base import Backbone
+    from skembed.backbones.spec import BackboneSpec
     from skembed.engine.extract import Extraction
     from skembed.engine.reading import Reading
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from skembed._warn import silenced
-from skembed.backbones.base import BackboneSpec
+from skembed.backbones.spec import BackboneSpec
 from skembed.base import BaseEmbedder
 from skembed.encoder import Encoder
 from skembed.exceptions import TruncationWarning

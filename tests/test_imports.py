@@ -43,7 +43,7 @@ LAYERS = [
     ("skembed.engine.modes", 2),
     ("skembed.engine.reading", 1),
     ("skembed.backbones.base", 2),
-    ("skembed.backbones.tuned", 2),
+    ("skembed.backbones.spec", 2),
     ("skembed.backbones.blocks", 2),
     ("skembed.backbones.json_files", 2),
     ("skembed.backbones.sentence_modules", 2),

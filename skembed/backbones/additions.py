@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from skembed.backbones.adapters import Adapter, GatedPrefix, SoftPrompt, attach_adapter, attach_prompt
 from skembed.backbones.base import Backbone, Block
 from skembed.backbones.blocks import first_tensor
-from skembed.backbones.tuned import TunedWeights, place_of
+from skembed.backbones.spec import TunedWeights, place_of
 from skembed.exceptions import WeightsMismatchError
 
 __all__ = [

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torchaudio.pipelines import Wav2Vec2Bundle
 
 from skembed.backbones.audio_waveform import WaveformBackbone
-from skembed.backbones.base import BackboneSpec
 from skembed.backbones.blocks import blocks_from_layers
 from skembed.backbones.bundled import is_published, materialize_directory
 from skembed.backbones.size_limits import rehearse
+from skembed.backbones.spec import BackboneSpec
 from skembed.backbones.vetting import reading
 from skembed.backbones.weights import read_json, require_safetensors
 from skembed.exceptions import BackboneNotFoundError

@@ -17,16 +17,9 @@ from transformers import ASTFeatureExtractor, ASTModel, AutoModel
 from skembed.backbones.advanced import advance_each, collate_advanced
 from skembed.backbones.audio_waveform import WaveformBackbone
 from skembed.backbones.audio_whisper import open_whisper
-from skembed.backbones.base import (
-    AudioOptions,
-    Backbone,
-    BackboneSpec,
-    Item,
-    Tokens,
-    check_waveform_options,
-    split_windows,
-)
+from skembed.backbones.base import AudioOptions, Backbone, Item, Tokens, check_waveform_options, split_windows
 from skembed.backbones.blocks import blocks_from_layers, enter_behind, observe_layers, record_blocks
+from skembed.backbones.spec import BackboneSpec
 from skembed.backbones.transformers_loading import layer_names, load_pretrained, read_config, read_part
 from skembed.backbones.weights import read_json
 from skembed.exceptions import BackboneNotFoundError

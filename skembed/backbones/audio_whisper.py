@@ -18,16 +18,9 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from skembed.backbones.adapters import adapted
 from skembed.backbones.advanced import advanced, join_advanced
 from skembed.backbones.audio_packed import Packing, attend, pad_rows
-from skembed.backbones.base import (
-    AudioOptions,
-    Backbone,
-    BackboneSpec,
-    Item,
-    Tokens,
-    check_waveform_options,
-    split_windows,
-)
+from skembed.backbones.base import AudioOptions, Backbone, Item, Tokens, check_waveform_options, split_windows
 from skembed.backbones.blocks import blocks_from_layers
+from skembed.backbones.spec import BackboneSpec
 from skembed.backbones.transformers_loading import load_pretrained, read_config, read_part
 
 __all__ = ["LogMel", "WhisperBackbone", "open_whisper", "whole_frames"]

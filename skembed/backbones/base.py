@@ -15,12 +15,11 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
 
-    from skembed.backbones.tuned import TunedWeights
+    from skembed.backbones.spec import BackboneSpec
 
 __all__ = [
     "AudioOptions",
     "Backbone",
-    "BackboneSpec",
     "Block",
     "Item",
     "TextOptions",
@@ -28,32 +27,6 @@ __all__ = [
     "check_waveform_options",
     "split_windows",
 ]
-
-
-@dataclass(frozen=True)
-class BackboneSpec:
-    """Picklable identity of a backbone: all that is needed to load the same thing again.
-
-    Parameters
-    ----------
-    source : {"image", "text", "audio", "factory"}
-        What kind of thing `name` names. Which library reads it is decided by the configuration that lies
-        beside the weights.
-    name : str
-        Hub id, timm name, torchaudio bundle, directory, or "package.module:function" for a factory.
-    revision : str, optional
-        Branch, tag or commit on the hub.
-    options : tuple of (str, object) pairs
-        What changes the network itself, such as ``("image_size", 96)``.
-    tuned : TunedWeights, optional
-        Tensors that take the place of the backbone's own.
-    """
-
-    source: str
-    name: str
-    revision: str | None = None
-    options: tuple[tuple[str, Any], ...] = ()
-    tuned: TunedWeights | None = None
 
 
 @dataclass(frozen=True)

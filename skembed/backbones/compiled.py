@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from skembed.backbones.image_inference import InferenceCopies, Watch
+from skembed.backbones.inference_copies import InferenceCopies, Watch
 
 __all__ = ["CompiledForward"]
 

@@ -16,11 +16,12 @@ from safetensors import SafetensorError
 from timm.models import PretrainedCfg, group_parameters
 from torch import Tensor, nn
 
-from skembed.backbones.base import BackboneSpec, Block, Tokens
+from skembed.backbones.base import Block, Tokens
 from skembed.backbones.blocks import dry_run, first_tensor, record_blocks, with_buffers
 from skembed.backbones.image_inference import ImageBackbone
 from skembed.backbones.image_prepare import ImagePreparation
 from skembed.backbones.size_limits import rehearse
+from skembed.backbones.spec import BackboneSpec
 from skembed.backbones.weights import read_json, require_safetensors
 from skembed.exceptions import BackboneNotFoundError
 

@@ -14,11 +14,12 @@ import transformers
 from torch import Tensor, nn
 from transformers.image_processing_backends import PilBackend
 
-from skembed.backbones.base import BackboneSpec, Block, Tokens
+from skembed.backbones.base import Block, Tokens
 from skembed.backbones.blocks import blocks_from_layers, dry_run, record_blocks, with_buffers
 from skembed.backbones.image_inference import ImageBackbone
 from skembed.backbones.image_prepare import ImagePreparation
 from skembed.backbones.sentence_modules import network_directory
+from skembed.backbones.spec import BackboneSpec
 from skembed.backbones.transformers_loading import layer_names, load_pretrained, quiet, read_config
 from skembed.backbones.weights import read_json
 from skembed.exceptions import BackboneNotFoundError

@@ -18,14 +18,14 @@ from pathlib import Path
 
 import torch
 
-from skembed.backbones.base import Backbone, BackboneSpec
+from skembed.backbones.base import Backbone
 from skembed.backbones.freed_memory import keep_freed_memory
 from skembed.backbones.linear import multiply_by_onednn
 from skembed.backbones.locating import Located, identify
 from skembed.backbones.modality import refuse_other_reader
 from skembed.backbones.sentence_modules import network_directory
+from skembed.backbones.spec import BackboneSpec, TunedWeights
 from skembed.backbones.trial import run_trial
-from skembed.backbones.tuned import TunedWeights
 from skembed.backbones.vetting import check_directory, reading
 from skembed.backbones.weights import read_json
 from skembed.engine.device import resolve_precision

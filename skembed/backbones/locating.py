@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 
 from skembed._warn import warn
 from skembed.backbones.archive import unpack_directory
-from skembed.backbones.base import Backbone, BackboneSpec
+from skembed.backbones.base import Backbone
 from skembed.backbones.bundled import bundled_directory, cache_home
 from skembed.backbones.hub import resolve_directory
 from skembed.backbones.modality import other_reader
 from skembed.backbones.registry import KNOWN, suggestion
-from skembed.backbones.tuned import TunedWeights
+from skembed.backbones.spec import BackboneSpec, TunedWeights
 from skembed.backbones.weights import fingerprint_directory
 from skembed.exceptions import BackboneNotFoundError, CacheWarning
 from skembed.identity import digest

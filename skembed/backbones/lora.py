@@ -14,7 +14,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from transformers.pytorch_utils import Conv1D
 
 from skembed.backbones.base import Block
-from skembed.backbones.tuned import place_of
+from skembed.backbones.spec import place_of
 from skembed.naming import nearest
 
 __all__ = ["check_rank", "distance", "find_targets", "inject", "low_rank_change", "require_peft", "split_factor"]

@@ -6,8 +6,8 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from skembed.backbones.base import BackboneSpec
 from skembed.backbones.registry import KNOWN
+from skembed.backbones.spec import BackboneSpec
 from skembed.backbones.weights import read_json
 from skembed.exceptions import BackboneNotFoundError
 

@@ -8,8 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from skembed.backbones.base import BackboneSpec
-from skembed.backbones.tuned import TunedWeights
+from skembed.backbones.spec import BackboneSpec, TunedWeights
 from skembed.exceptions import BackboneNotFoundError
 from skembed.naming import nearest
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 from skembed.backbones.advanced import advance_each, collate_advanced, join_advanced
-from skembed.backbones.base import Backbone, BackboneSpec, Block, Item, TextOptions, Tokens, split_windows
+from skembed.backbones.base import Backbone, Block, Item, TextOptions, Tokens, split_windows
 from skembed.backbones.blocks import blocks_from_layers, enter_behind, observe_layers, record_blocks
 from skembed.backbones.freed_memory import LARGEST_KEPT
 from skembed.backbones.json_files import invalid_entry
@@ -31,6 +31,7 @@ from skembed.backbones.packing import (
 )
 from skembed.backbones.sentence_layout import read_sentence_layout
 from skembed.backbones.sentence_modules import network_directory
+from skembed.backbones.spec import BackboneSpec
 from skembed.backbones.text_tokens import count_positions, default_length, first_within, special_tokens
 from skembed.backbones.transformers_loading import layer_names, load_pretrained, read_config, read_part
 from skembed.exceptions import BackboneNotFoundError

@@ -16,7 +16,7 @@ from skembed.augment.mixing import Mix
 from skembed.backbones.base import Backbone, Block, Item
 from skembed.backbones.dropout import draw_fast
 from skembed.backbones.mixed_precision import round_factors
-from skembed.backbones.tuned import TunedWeights, place_of
+from skembed.backbones.spec import TunedWeights, place_of
 from skembed.engine.device import move
 from skembed.engine.extract import undisturbed
 from skembed.engine.pooling import combine_layers, pool

@@ -8,7 +8,7 @@ from safetensors.torch import save
 from skembed.backbones.archive import pack_directory
 from skembed.backbones.loading import load
 from skembed.backbones.locating import identify
-from skembed.backbones.tuned import TunedWeights
+from skembed.backbones.spec import TunedWeights
 from skembed.base import BaseEmbedder
 from skembed.encoder import Encoder
 from skembed.finetune.network import FrozenNetwork, Network
@@ -22,7 +22,9 @@ def tuned_embedder(embedder: BaseEmbedder, network: FrozenNetwork) -> BaseEmbedd
     if not changed:
         return embedder
     assert isinstance(network, Network)
-    return _with_backbone(embedder, TunedWeights.of(network.base, changed, network.added))
+    return _with_backbone(
+        embedder, TunedWeights.of(network.base.spec, network.base.fingerprint, changed, network.added)
+    )
 
 
 def with_base(embedder: BaseEmbedder) -> BaseEmbedder:

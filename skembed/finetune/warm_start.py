@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.base import clone
 
-from skembed.backbones.tuned import TunedWeights
+from skembed.backbones.spec import TunedWeights
 from skembed.base import BaseEmbedder
 from skembed.encoder import Encoder
 from skembed.finetune.probe import Probe, Standardizer

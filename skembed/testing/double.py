@@ -12,8 +12,9 @@ from sklearn.utils.validation import validate_data
 from torch import Tensor, nn
 
 from skembed.backbones.advanced import advance_each, collate_advanced
-from skembed.backbones.base import Backbone, BackboneSpec, Block, Item, Tokens
+from skembed.backbones.base import Backbone, Block, Item, Tokens
 from skembed.backbones.blocks import enter_behind, record_blocks
+from skembed.backbones.spec import BackboneSpec
 from skembed.base import BaseEmbedder
 from skembed.inputs import array_key
 

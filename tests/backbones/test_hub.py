@@ -23,9 +23,9 @@ from huggingface_hub.errors import (
 from skembed import TextEmbedder
 from skembed.backbones import hub as hub_module
 from skembed.backbones import locating
-from skembed.backbones.base import BackboneSpec
 from skembed.backbones.hub import PATTERNS, resolve_directory, resolved_revision
 from skembed.backbones.locating import locate
+from skembed.backbones.spec import BackboneSpec
 from skembed.exceptions import BackboneNotFoundError
 from tests.backbones.tiny import bert
 

@@ -8,9 +8,9 @@ import sys
 import pytest
 import torch
 
-from skembed.backbones.base import BackboneSpec
 from skembed.backbones.linear import multiply_by_onednn
 from skembed.backbones.loading import open_spec
+from skembed.backbones.spec import BackboneSpec
 from tests.backbones.test_image_speedups import _assert_same, _batch, _norms, _run, directory
 
 __all__ = ["directory"]

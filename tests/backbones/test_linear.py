@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from skembed.backbones import linear
-from skembed.backbones.image_inference import InferenceCopies
+from skembed.backbones.inference_copies import InferenceCopies
 from skembed.backbones.linear import OneDnnLinear, multiply_by_onednn, multiply_plainly
 from skembed.backbones.mixed_precision import round_factors
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from skembed import AudioEmbedder, ImageEmbedder, TextEmbedder
-from skembed.backbones.base import BackboneSpec
 from skembed.backbones.modality import other_reader, refuse_other_reader
+from skembed.backbones.spec import BackboneSpec
 from skembed.exceptions import BackboneNotFoundError
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"

@@ -12,8 +12,9 @@ import torch
 import transformers as tf
 
 from skembed.backbones import packing, text_transformers
-from skembed.backbones.base import BackboneSpec, TextOptions, Tokens
+from skembed.backbones.base import TextOptions, Tokens
 from skembed.backbones.ragged import Ragged
+from skembed.backbones.spec import BackboneSpec
 from skembed.backbones.text_transformers import open_backbone
 from skembed.engine.pooling import POOLINGS, pool
 from tests.backbones import tiny, tiny_texts

@@ -13,8 +13,9 @@ import transformers as tf
 
 from skembed import EmbeddingCache, FineTuneClassifier, TextEmbedder
 from skembed.augment.tokens import TokenDropout
-from skembed.backbones.base import BackboneSpec, TextOptions
+from skembed.backbones.base import TextOptions
 from skembed.backbones.loading import loaded
+from skembed.backbones.spec import BackboneSpec
 from skembed.backbones.text_transformers import open_backbone
 from skembed.backbones.weights import fingerprint_directory
 from skembed.engine.pooling import pool

@@ -11,7 +11,8 @@ import pytest
 import torch
 import transformers as tf
 
-from skembed.backbones.base import BackboneSpec, TextOptions
+from skembed.backbones.base import TextOptions
+from skembed.backbones.spec import BackboneSpec
 from skembed.backbones.text_transformers import open_backbone
 from skembed.engine.batching import plan_batches
 from skembed.engine.pooling import pool

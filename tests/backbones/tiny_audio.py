@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from skembed import AudioEmbedder
-from skembed.backbones.base import AudioOptions, Backbone, BackboneSpec, Tokens
+from skembed.backbones.base import AudioOptions, Backbone, Tokens
 from skembed.backbones.loading import open_spec
+from skembed.backbones.spec import BackboneSpec
 from tests.backbones.tiny import AUDIO
 
 #: 2.5 s of noise at 16 kHz.

@@ -11,8 +11,9 @@ import transformers as tf
 from PIL import Image
 
 from skembed import ImageEmbedder
-from skembed.backbones.base import Backbone, BackboneSpec, Tokens
+from skembed.backbones.base import Backbone, Tokens
 from skembed.backbones.loading import open_spec
+from skembed.backbones.spec import BackboneSpec
 from tests.backbones.tiny import IMAGES, SIZES, VISION, Plain, _clip_processor, _exact, _image, _pooler, _timm, samples
 
 #: Photographs are smooth, where filters of different libraries agree; noise is not.

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from skembed import ImageEmbedder
 from skembed.augment.mixing import mixup
-from skembed.backbones.base import BackboneSpec
 from skembed.backbones.loading import load, open_spec
+from skembed.backbones.spec import BackboneSpec
 from skembed.engine.reading import Reading
 from skembed.exceptions import DeviceWarning, TrainingError
 from skembed.finetune.convolutions import _is_faulty as faulty

@@ -18,7 +18,7 @@ from skembed import FineTuneClassifier, FineTuneRegressor, find_learning_rate
 from skembed.backbones.base import Block
 from skembed.backbones.loading import load, loaded
 from skembed.backbones.lora import find_targets, inject, low_rank_change, split_factor
-from skembed.backbones.tuned import TunedWeights
+from skembed.backbones.spec import TunedWeights
 from skembed.exceptions import FitWarning
 from skembed.finetune.loop import Pull
 from skembed.testing import ArrayEmbedder

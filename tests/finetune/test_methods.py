@@ -253,7 +253,7 @@ def test_what_is_loaded_gives_what_was_trained(family, method):
     with torch.no_grad():
         for value in built.parameters():
             value.add_(0.05 * torch.randn(value.shape, generator=torch.Generator().manual_seed(value.numel())))
-    from skembed.backbones.tuned import TunedWeights
+    from skembed.backbones.spec import TunedWeights
 
     tuned = TunedWeights.of(built.base, built.changed(), built.added)
     samples = tuning.prepared(built, family)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from skembed.backbones.loading import load, loaded
-from skembed.backbones.tuned import TunedWeights
+from skembed.backbones.spec import TunedWeights
 from tests.finetune import tuning
 
 CPU = torch.device("cpu")
@@ -84,7 +84,10 @@ def test_tasks_are_held_as_long_as_they_own_no_more_than_the_base():
     loaded.clear()
     base = _base()
     state = base.module.state_dict()
-    whole = [TunedWeights.of(base, {name: v + shift for name, v in state.items()}) for shift in (0.1, 0.2, 0.3)]
+    whole = [
+        TunedWeights.of(base.spec, base.fingerprint, {name: v + shift for name, v in state.items()})
+        for shift in (0.1, 0.2, 0.3)
+    ]
     embedders = [tuning.embedder("bert", backbone=tuned).fit(tuning.TEXTS) for tuned in whole]
     rows = [embedder.transform(tuning.TEXTS) for embedder in embedders]
     (family,) = loaded._held.values()
@@ -150,7 +153,8 @@ def test_a_base_from_an_archive_is_the_one_that_is_held(tasks):
 
 def test_old_pickles_have_no_additions():
     """Made before there were any, in their attributes as in their fingerprint."""
-    tuned = TunedWeights.of(_base(), {"embeddings.LayerNorm.bias": torch.ones(16)})
+    base = _base()
+    tuned = TunedWeights.of(base.spec, base.fingerprint, {"embeddings.LayerNorm.bias": torch.ones(16)})
     state = {name: value for name, value in vars(tuned).items() if name != "added"}
     assert set(state) == {"base", "base_fingerprint", "data", "archive", "digest", "fingerprint"}
     old = copy.copy(tuned)

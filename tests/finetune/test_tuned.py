@@ -19,10 +19,9 @@ from sklearn.pipeline import make_pipeline
 
 from skembed import FineTuneClassifier, TextEmbedder
 from skembed.backbones import locating
-from skembed.backbones.base import BackboneSpec
 from skembed.backbones.loading import load, loaded, open_spec
 from skembed.backbones.registry import resolve
-from skembed.backbones.tuned import TunedWeights
+from skembed.backbones.spec import BackboneSpec, TunedWeights
 from skembed.exceptions import IntegrityError, WeightsMismatchError
 from skembed.testing import ArrayEmbedder, array_backbone
 from tests.backbones import tiny
@@ -48,10 +47,14 @@ def _base(factory=array_backbone):
     return open_spec(resolve(factory, "array", options=(("n_features", 4),)))
 
 
+def _with(backbone, tensors):
+    return TunedWeights.of(backbone.spec, backbone.fingerprint, tensors)
+
+
 def _tuned(shift=0.5, names=("layers.1.weight",), base=None):
     base = base or _base()
     own = base.module.state_dict()
-    return TunedWeights.of(base, {name: own[name] + shift for name in names})
+    return _with(base, {name: own[name] + shift for name in names})
 
 
 def _plain(tuned):
@@ -142,7 +145,7 @@ def test_tensors_are_copies_of_no_one_s():
     """What `of` was given may be trained on: the bytes stay as they were."""
     base = _base()
     value = base.module.layers[1].weight
-    tuned = TunedWeights.of(base, {"layers.1.weight": value})
+    tuned = _with(base, {"layers.1.weight": value})
     before = value.detach().clone()
     with torch.no_grad():
         value += 1
@@ -156,7 +159,7 @@ def test_tensors_of_any_kind_and_layout():
         "turned": torch.arange(6.0).reshape(2, 3).T,
         "leaf": torch.ones(2, requires_grad=True),
     }
-    found = TunedWeights.of(_base(), tensors).tensors()
+    found = _with(_base(), tensors).tensors()
     for name, value in tensors.items():
         assert found[name].dtype == value.dtype
         assert torch.equal(found[name], value)
@@ -211,7 +214,7 @@ def test_a_tuned_of_a_tuned_has_the_changes_of_both():
     first = _tuned(0.5, ("layers.0.weight", "layers.1.weight"))
     middle = load(resolve(first, "array", options=(("n_features", 4),)), torch.device("cpu"), "float32")
     changed = {"layers.1.weight": middle.module.state_dict()["layers.1.weight"] + 1, "stem.weight": torch.zeros(8, 4)}
-    second = TunedWeights.of(middle, changed)
+    second = _with(middle, changed)
     assert second.base == first.base
     assert second.base.tuned is None
     assert second.base_fingerprint == first.base_fingerprint
@@ -229,7 +232,7 @@ def test_a_directory_s_weights(tmp_path):
     frozen = TextEmbedder(str(tmp_path), device="cpu", precision="float32").fit(TEXTS)
     base = open_spec(frozen.spec_)
     name = "encoder.layer.2.output.dense.bias"
-    tuned = TunedWeights.of(base, {name: base.module.state_dict()[name] + torch.arange(16) / 16})
+    tuned = _with(base, {name: base.module.state_dict()[name] + torch.arange(16) / 16})
     embedder = TextEmbedder(tuned, device="cpu", precision="float32").fit(TEXTS)
     assert embedder.spec_ == BackboneSpec("text", str(tmp_path), tuned=tuned)
     assert embedder.n_blocks_ == frozen.n_blocks_
@@ -262,7 +265,7 @@ def test_another_directory_is_refused(tmp_path):
     """The directory is the one that was named, and holds other weights now."""
     tiny.BUILDERS["bert"](tmp_path)
     base = open_spec(TextEmbedder(str(tmp_path)).fit(TEXTS).spec_)
-    tuned = TunedWeights.of(base, {"embeddings.LayerNorm.bias": torch.ones(16)})
+    tuned = _with(base, {"embeddings.LayerNorm.bias": torch.ones(16)})
     embedder = TextEmbedder(tuned, device="cpu").fit(TEXTS)
     (file,) = tmp_path.glob("*.safetensors")
     from safetensors.torch import load_file, save_file
@@ -292,13 +295,13 @@ def test_damaged_bytes_are_refused(where):
 
 
 def test_tensors_that_the_backbone_has_not_are_refused():
-    tuned = TunedWeights.of(_base(), {"layers.7.weight": torch.zeros(8, 8)})
+    tuned = _with(_base(), {"layers.7.weight": torch.zeros(8, 8)})
     with pytest.raises(WeightsMismatchError, match=r"has no 'layers.7.weight', which was fine-tuned"):
         ArrayEmbedder(tuned).fit(X)
 
 
 def test_tensors_of_another_shape_are_refused():
-    tuned = TunedWeights.of(_base(), {"layers.1.weight": torch.zeros(3, 3)})
+    tuned = _with(_base(), {"layers.1.weight": torch.zeros(3, 3)})
     with pytest.raises(WeightsMismatchError):
         ArrayEmbedder(tuned).fit(X)
 

@@ -9,7 +9,7 @@ import torch
 from skembed.backbones import packing
 from skembed.backbones.adapters import GatedPrefix, PromptedEmbedding, SoftPrompt, attach_prompt
 from skembed.backbones.loading import load
-from skembed.backbones.tuned import TunedWeights
+from skembed.backbones.spec import TunedWeights
 from tests.finetune import tuning
 
 TEXTS = ["cat", "the moon rose again and again over the lazy dog", "fit(X, y)", *tuning.TEXTS[:5]]
@@ -24,7 +24,7 @@ def _tuned(family, method, **settings):
         for name, value in built.named_parameters():
             if name.startswith("backbone."):
                 value.add_(0.5 * torch.randn(value.shape, generator=generator))
-    return TunedWeights.of(built.base, built.changed(), built.added)
+    return TunedWeights.of(built.base.spec, built.base.fingerprint, built.changed(), built.added)
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "xlm_roberta"])

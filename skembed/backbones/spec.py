@@ -1,23 +1,49 @@
-"""What training changed of a backbone, as bytes: no torch is needed to hold, compare or pickle it."""
+"""Identity of a backbone, and the tensors that training changed: held, compared and pickled without torch."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakValueDictionary
 
-from skembed.backbones.base import Backbone, BackboneSpec
 from skembed.exceptions import IntegrityError, WeightsMismatchError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Place", "TunedWeights", "place_of"]
+__all__ = ["BackboneSpec", "Place", "TunedWeights", "place_of"]
 
 _PLACE = re.compile(r"(?P<host>.+)\.(?P<key>added_\d+)\.(?P<rest>.+)")
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """Picklable identity of a backbone: all that is needed to load the same thing again.
+
+    Parameters
+    ----------
+    source : {"image", "text", "audio", "factory"}
+        What kind of thing `name` names. Which library reads it is decided by the configuration that lies
+        beside the weights.
+    name : str
+        Hub id, timm name, torchaudio bundle, directory, or "package.module:function" for a factory.
+    revision : str, optional
+        Branch, tag or commit on the hub.
+    options : tuple of (str, object) pairs
+        What changes the network itself, such as ``("image_size", 96)``.
+    tuned : TunedWeights, optional
+        Tensors that take the place of the backbone's own.
+    """
+
+    source: str
+    name: str
+    revision: str | None = None
+    options: tuple[tuple[str, Any], ...] = ()
+    tuned: TunedWeights | None = None
 
 
 class Place(NamedTuple):
@@ -96,16 +122,22 @@ class TunedWeights:
 
     @classmethod
     def of(
-        cls, backbone: Backbone, tensors: Mapping[str, Tensor], added: Mapping[str, dict[str, Any]] | None = None
+        cls,
+        before: BackboneSpec,
+        fingerprint: str,
+        tensors: Mapping[str, Tensor],
+        added: Mapping[str, dict[str, Any]] | None = None,
     ) -> TunedWeights:
-        """What makes a backbone, as it was loaded, into one with these tensors.
+        """Return the weights of a backbone after training.
 
-        Where it was a tuned one already, its own changes stay but for those that are changed again.
+        Changes of an earlier training stay, except for tensors that changed again.
 
         Parameters
         ----------
-        backbone : Backbone
-            As it was before training.
+        before : BackboneSpec
+            The backbone that training began with.
+        fingerprint : str
+            Digest of its weights.
         tensors : mapping of str to Tensor
             That are others now, or new.
         added : mapping of str to dict, optional
@@ -113,18 +145,18 @@ class TunedWeights:
         """
         from safetensors.torch import save
 
-        before, base, fingerprint = backbone.spec.tuned, backbone.spec, backbone.fingerprint
-        held = {} if before is None else before.tensors()
-        if before is not None:
-            base, fingerprint = before.base, before.base_fingerprint
+        earlier, base = before.tuned, before
+        held = {} if earlier is None else earlier.tensors()
+        if earlier is not None:
+            base, fingerprint = earlier.base, earlier.base_fingerprint
         changed = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         # Merged into a weight that was trained further, low-rank factors are in it already.
         held = {name: v for name, v in held.items() if f"{name.rpartition('.lora_')[0]}.weight" not in changed}
         whole = {**held, **changed}
-        records = {**({} if before is None else before.added), **(added or {})}
+        records = {**({} if earlier is None else earlier.added), **(added or {})}
         used = {place.key for place in map(place_of, whole) if place is not None}
         records = {key: record for key, record in records.items() if key in used}
-        archive = b"" if before is None else before.archive
+        archive = b"" if earlier is None else earlier.archive
         return cls(base, fingerprint, save(whole), archive, records)
 
     def merged(self, state: Mapping[str, Tensor]) -> TunedWeights:
