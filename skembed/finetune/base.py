@@ -20,7 +20,7 @@ from skembed.base import BaseEmbedder
 from skembed.encoder import Encoder
 from skembed.exceptions import FitWarning, TruncationWarning
 from skembed.finetune import given
-from skembed.finetune.methods import STRATEGIES, Method, check_target_modules, hint_at_strategy, resolve_factor
+from skembed.finetune.advised import build_advised
 from skembed.finetune.predicting import PredictingMixin
 from skembed.finetune.report import describe_epoch, describe_fit
 from skembed.finetune.schedules import SCHEDULES
@@ -29,9 +29,10 @@ from skembed.finetune.validation import hold_out
 from skembed.inputs import check_present
 from skembed.parameters import HintingParametersMixin, check_path
 from skembed.progress import showing
+from skembed.strategies import STRATEGIES, Method, check_target_modules, hint_at_strategy, resolve_factor
 
 if TYPE_CHECKING:
-    from skembed.advice import Advice
+    from skembed.assessment.advice import Advice
     from skembed.finetune.callbacks import FitCallbacks
     from skembed.finetune.request import Request
     from skembed.finetune.warm_start import EarlierFit
@@ -137,9 +138,9 @@ class BaseFineTuner(PredictingMixin, HintingParametersMixin, TransformerMixin, C
             return self._fit_and_diagnose(X, y, sample_weight, groups, X_val, y_val)
 
     def _fit_and_diagnose(self, X, y, sample_weight, groups, X_val, y_val):
-        from skembed.diagnosis.examine import diagnose_fit
-        from skembed.diagnosis.report import Diagnosis
+        from skembed.assessment.diagnosis import Diagnosis
         from skembed.finetune.callbacks import FitCallbacks
+        from skembed.finetune.examine import diagnose_fit
         from skembed.finetune.fitting import run_fit
         from skembed.finetune.stages import INTERRUPTED
 
@@ -249,14 +250,16 @@ class BaseFineTuner(PredictingMixin, HintingParametersMixin, TransformerMixin, C
         """With ``strategy="auto"``, what is advised for the samples to train on; what is held out has no say."""
         if self.strategy != "auto":
             return None
-        from skembed.advice.advisor import advise_samples
-        from skembed.advice.targets import know_targets
-        from skembed.findings import of_positions
+        from skembed.assessment.advice import advise_samples
+        from skembed.assessment.findings import of_positions
+        from skembed.assessment.targets import know_targets
 
         known = know_targets(y[train], self._kind if y.ndim == 1 or self._kind == "regression" else "multilabel")
         own = None if groups is None else np.asarray(groups)[train]
         with silenced(TruncationWarning):  # the fit itself warns
-            advice = advise_samples(embedder, [samples[i] for i in train], known, groups=own, seed=seed)
+            advice = advise_samples(
+                embedder, [samples[i] for i in train], known, groups=own, seed=seed, build=build_advised
+            )
         # Groups of a part of the samples are of no use to anyone.
         return replace(advice, findings=of_positions(advice.findings, positions[train]), groups=None)
 

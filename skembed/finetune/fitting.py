@@ -17,7 +17,6 @@ from skembed.finetune.data import TrainingData, Views, embed_first
 from skembed.finetune.given import describe_alike, describe_copies
 from skembed.finetune.kinds import check_method
 from skembed.finetune.loop import Targets, evaluate
-from skembed.finetune.methods import parse_strategy
 from skembed.finetune.network import FrozenNetwork, Head, Network
 from skembed.finetune.prefix import Prefixes
 from skembed.finetune.probe import STRENGTHS, Probe, Standardizer, search_probe
@@ -28,6 +27,7 @@ from skembed.finetune.stages import INTERRUPTED, Recipe, Stage, plan_stages
 from skembed.finetune.storing import tuned_embedder
 from skembed.finetune.tasks import Scores
 from skembed.progress import progress_bar
+from skembed.strategies import parse_strategy
 
 __all__ = ["run_fit", "untrained"]
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from skembed.backbones.base import Backbone, Block
-from skembed.finetune.methods import Method
+from skembed.strategies import Method
 
 __all__ = ["KINDS", "Kind", "check_method"]
 

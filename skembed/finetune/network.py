@@ -25,9 +25,9 @@ from skembed.engine.seeding import seeded
 from skembed.finetune.convolutions import avoid_faulty_gradients
 from skembed.finetune.groups import parameter_groups, trainable
 from skembed.finetune.kinds import KINDS
-from skembed.finetune.methods import WEIGHTS, Method
 from skembed.finetune.optimizer import prefer_sparse_gradients
 from skembed.finetune.probe import Probe, Standardizer
+from skembed.strategies import WEIGHTS, Method
 
 __all__ = ["FrozenNetwork", "Head", "Network"]
 

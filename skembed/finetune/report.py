@@ -10,7 +10,7 @@ from skembed.finetune.stages import Progress, Stage
 from skembed.finetune.tasks import Scores
 
 if TYPE_CHECKING:
-    from skembed.advice import Advice
+    from skembed.assessment.advice import Advice
 
 __all__ = ["describe_advice", "describe_epoch", "describe_fit", "describe_nothing_unfrozen", "describe_resumption"]
 

@@ -13,13 +13,13 @@ from skembed.augment import Augmentation
 from skembed.base import BaseEmbedder
 from skembed.encoder import Encoder
 from skembed.finetune.loop import Settings
-from skembed.finetune.methods import WEIGHTS, Method
 from skembed.finetune.probe import Probe, Standardizer
 from skembed.finetune.stages import Progress, Stage
 from skembed.finetune.tasks import Scores, Task
+from skembed.strategies import WEIGHTS, Method
 
 if TYPE_CHECKING:
-    from skembed.advice import Advice
+    from skembed.assessment.advice import Advice
     from skembed.finetune.network import Head
     from skembed.finetune.warm_start import Start
 

@@ -13,16 +13,15 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_expit, log_softmax, softmax
 from sklearn.metrics import accuracy_score, get_scorer, get_scorer_names, r2_score
 
+from skembed.assessment.certainty import TEMPERATURES
 from skembed.finetune.probe import Fit, fit_ridge, fit_softmax
 from skembed.naming import did_you_mean
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["TEMPERATURES", "Multiclass", "Multilabel", "Regression", "Scores", "Task"]
+__all__ = ["Multiclass", "Multilabel", "Regression", "Scores", "Task"]
 
-#: Temperatures that are tried: from ten times as sure to a tenth as sure as the network says.
-TEMPERATURES = (0.1, 10.0)
 #: Standard deviations of the prior of their logarithm, below zero and above it. Measured with up to 80 held-out samples
 #: of photographs and topics: log-loss of test data 0.74 on average, 1.02 without a prior, 0.81 without a temperature.
 _PRIOR = (0.25, 1.0)

@@ -12,10 +12,10 @@ from sklearn.datasets import make_multilabel_classification
 
 from skembed import FineTuneClassifier, FineTuneRegressor, TextEmbedder, advise
 from skembed.advice import RULES
-from skembed.advice.advisor import _follow
-from skembed.advice.coverage import broken_share, words_of
-from skembed.advice.evidence import Evidence
-from skembed.advice.wording import words_for
+from skembed.assessment.advice import _follow
+from skembed.assessment.coverage import broken_share, words_of
+from skembed.assessment.evidence import Evidence
+from skembed.assessment.wording import words_for
 from skembed.exceptions import TruncationWarning
 from skembed.testing import ArrayEmbedder
 from tests.advice.cases import narrowing_backbone, separable, wide_backbone
@@ -504,7 +504,7 @@ def test_auto_is_repeated_by_its_seed_wherever_it_runs(monkeypatch):
     def refuse(*args):
         raise AssertionError("timed")
 
-    monkeypatch.setattr("skembed.advice.evidence.measure_compute", refuse)
+    monkeypatch.setattr("skembed.assessment.evidence.measure_compute", refuse)
     first = _auto().fit(X, y)
     second = clone(first).fit(X, y)
     np.testing.assert_array_equal(first.predict_proba(X), second.predict_proba(X))

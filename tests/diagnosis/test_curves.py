@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from skembed import FineTuneClassifier
-from skembed.diagnosis.curves import Curves, read_curves
-from skembed.diagnosis.remedies import Means
+from skembed.assessment.curves import Curves, read_curves
+from skembed.assessment.remedies import Means
 
 NAIVE = 1.0
 #: Standard error of a difference of held-out losses.

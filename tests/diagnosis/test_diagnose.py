@@ -15,12 +15,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils import estimator_html_repr
 
 from skembed import FineTuneClassifier, FineTuneRegressor, diagnose
+from skembed.assessment.data import find_imbalance, find_noise
+from skembed.assessment.forgetting import block_drift, find_forgetting
+from skembed.assessment.remedies import Means
 from skembed.backbones.loading import load
-from skembed.diagnosis.data import find_imbalance, find_noise
-from skembed.diagnosis.drift import find_forgetting
-from skembed.diagnosis.remedies import Means
 from skembed.exceptions import FitWarning
-from skembed.layerwise import block_drift
 from skembed.measures import linear_cka
 from skembed.testing import ArrayBackbone, ArrayEmbedder, array_backbone
 from tests.advice.cases import separable, wide_backbone
@@ -376,7 +375,7 @@ def test_it_is_a_plain_attribute_that_is_carried_along(healthy, curved):
 
 
 def test_a_fit_runs_no_sample_through_the_network_for_it(curved, monkeypatch):
-    from skembed.diagnosis import examine
+    from skembed.finetune import examine
 
     passes = []
     original = ArrayBackbone.forward_blocks

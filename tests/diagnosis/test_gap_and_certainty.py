@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import binomtest
 
 from skembed import FineTuneClassifier, FineTuneRegressor
-from skembed.diagnosis.certainty import wilson_interval
+from skembed.assessment.certainty import wilson_interval
 from skembed.testing import ArrayEmbedder
 from tests.advice.cases import separable, wide_backbone
 from tests.diagnosis.test_curves import _read

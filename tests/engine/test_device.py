@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from skembed import FineTuneClassifier, TextEmbedder
-from skembed.backbones import image_inference
+from skembed.backbones import inference_copies
 from skembed.engine.device import resolve_device
 from skembed.testing import ArrayEmbedder
 from skembed.testing.double import ArrayBackbone
@@ -75,7 +75,7 @@ def test_a_device_fault_is_not_taken_for_a_network_that_cannot_be_folded(monkeyp
         raise error
 
     ALL["timm_resnet"](tmp_path)
-    monkeypatch.setattr(image_inference, "find_pairs", find_pairs)
+    monkeypatch.setattr(inference_copies, "find_pairs", find_pairs)
     with pytest.raises(RuntimeError) as caught:
         opened(tmp_path)
     assert caught.value is error

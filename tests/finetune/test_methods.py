@@ -14,7 +14,7 @@ from skembed.backbones.image_timm import TimmBackbone
 from skembed.backbones.linear import multiply_plainly
 from skembed.backbones.loading import load, loaded
 from skembed.backbones.text_transformers import TextBackbone
-from skembed.finetune.methods import METHODS, STRATEGIES, parse_strategy
+from skembed.strategies import METHODS, STRATEGIES, parse_strategy
 from tests.finetune import tuning
 
 ADDED = ("lora", "adapter", "prefix")

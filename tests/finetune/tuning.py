@@ -12,9 +12,9 @@ from PIL import Image
 
 from skembed import AudioEmbedder, FineTuneClassifier, ImageEmbedder, TextEmbedder
 from skembed.backbones.loading import load
-from skembed.finetune.methods import Method
 from skembed.finetune.network import Head, Network
 from skembed.finetune.probe import Probe, Standardizer
+from skembed.strategies import Method
 from tests.backbones import tiny
 
 EMBEDDERS = {"text": TextEmbedder, "image": ImageEmbedder, "audio": AudioEmbedder}

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from skembed.finetune.methods import parse_strategy, resolve_factor
+from skembed.strategies import parse_strategy, resolve_factor
 
 __all__ = ["UNSTABLE", "UNSURE", "Means", "enumerated"]
 
@@ -75,7 +75,7 @@ class Means:
 
     @property
     def method(self) -> str:
-        """What trains in the blocks, see `skembed.finetune.methods.METHODS`."""
+        """What trains in the blocks, see `skembed.strategies.METHODS`."""
         return parse_strategy(self.strategy).method
 
     def shallower(self) -> list[str]:

@@ -1,31 +1,24 @@
-"""advise: look at the data, and name the strategy and the first settings to try."""
+"""Advice before training: a strategy and first settings, from evidence by the table of rules."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
-from numbers import Integral
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from sklearn.base import clone
-from sklearn.utils import check_consistent_length, check_random_state
 
-from skembed.advice.evidence import Evidence, gather
-from skembed.advice.rules import RULES, Rule
-from skembed.advice.targets import KnownTargets, know_targets
-from skembed.advice.wording import duration, words_for
+from skembed.assessment.evidence import Evidence, gather
+from skembed.assessment.findings import Finding, describe, worst_first
+from skembed.assessment.rules import RULES, Rule
+from skembed.assessment.targets import KnownTargets
+from skembed.assessment.wording import duration, words_for
 from skembed.base import BaseEmbedder
-from skembed.encoder import Encoder
-from skembed.findings import Finding, describe, worst_first
-from skembed.inputs import check_present
 
-if TYPE_CHECKING:
-    from skembed.finetune.base import BaseFineTuner
-
-__all__ = ["Advice", "advise", "advise_samples"]
+__all__ = ["Advice", "advise_samples"]
 
 _WIDTH = 100
 
@@ -55,6 +48,8 @@ class Advice:
         As it was given.
     random_state : int or None
         Of the estimator to be.
+    build : callable, optional
+        Takes the advice and further parameters; returns the estimator.
     """
 
     strategy: str
@@ -66,6 +61,7 @@ class Advice:
     task: str = "classification"
     embedder: BaseEmbedder | None = field(default=None, repr=False, compare=False)
     random_state: int | None = None
+    build: Callable[..., Any] | None = field(default=None, repr=False, compare=False)
 
     def __contains__(self, name: str) -> bool:
         """Whether there is a finding of that name."""
@@ -78,25 +74,20 @@ class Advice:
             raise KeyError(f"{name!r} is none of the findings: {[found.name for found in self.findings]}.")
         return found
 
-    def estimator(self, **parameters: Any) -> BaseFineTuner:
-        """The estimator that is advised, not fitted.
+    def estimator(self, **parameters: Any) -> Any:
+        """Return the advised estimator, not fitted.
 
         Parameters
         ----------
         **parameters
-            Further parameters; they come before what is advised.
+            Further parameters, which override the advised ones.
 
         Returns
         -------
         FineTuneClassifier or FineTuneRegressor
         """
-        from skembed.finetune.classifier import FineTuneClassifier
-        from skembed.finetune.regressor import FineTuneRegressor
-
-        chosen = FineTuneRegressor if self.task == "regression" else FineTuneClassifier
-        embedder = None if self.embedder is None else clone(self.embedder)
-        built = chosen(embedder, strategy=self.strategy, random_state=self.random_state)
-        return built.set_params(**{**self.settings, **parameters})
+        assert self.build is not None, "this advice was made without a way to build estimators"
+        return self.build(self, **parameters)
 
     def __str__(self) -> str:
         settings = "".join(f", {name}={value!r}" for name, value in self.settings.items())
@@ -120,107 +111,6 @@ def _describe_compute(e: Mapping[str, float]) -> str:
     )
 
 
-def advise(
-    X,
-    y,
-    embedder: BaseEmbedder | None = None,
-    *,
-    groups=None,
-    task: str = "auto",
-    device: str | None = None,
-    budget: float = 3600.0,
-    max_samples: int = 2000,
-    random_state: int | None = 0,
-) -> Advice:
-    """Advice before training: which strategy suits these data, what to try first, and what is wrong with them.
-
-    Looks at the samples a class, where copies count once, and their balance; at exact copies, near copies, copies with
-    other targets, and whether a random split would tear them apart; at what a linear probe makes of the frozen
-    embeddings, left out one by one, against shuffled targets and against lower layers; for texts at the words that the
-    tokenizer does not know; and at the seconds and bytes that training would take here. The rules that lead from there
-    to a strategy are a table with their sources, `skembed.advice.RULES`.
-
-    Parameters
-    ----------
-    X : list, ndarray, Series or one-column dataframe of shape (n_samples,)
-        Raw samples to train on. Keep those that you test with out of it.
-    y : array-like of shape (n_samples,) or (n_samples, n_targets)
-        Classes; labels as a matrix of zeros and ones; or numbers.
-    embedder : ImageEmbedder, TextEmbedder or AudioEmbedder, default=None
-        Not changed. None is ``TextEmbedder()``.
-    groups : array-like of shape (n_samples,), default=None
-        Samples of one group are never split; copies within one are no leak.
-    task : {"auto", "classification", "multilabel", "regression"}, default="auto"
-        "auto" takes floats that are no whole numbers for regression, and a matrix of zeros and ones for labels. For
-        labels and numbers there is no search for wrong labels.
-    device : str, default=None
-        Where to compute; None is the embedder's own.
-    budget : float, default=3600
-        Seconds that a fit may take: where twenty epochs of all blocks take longer, fewer blocks are advised.
-    max_samples : int, default=2000
-        So many samples are embedded, drawn at random; near copies are found among them. Exact copies are sought, and
-        classes counted, among all.
-    random_state : int or None, default=0
-        Seeds the draw and the shuffled targets. All but the timing is repeated by it.
-
-    Returns
-    -------
-    Advice
-        Print it; ``advice.estimator().fit(X, y, groups=advice.groups)`` follows it.
-
-    Raises
-    ------
-    ValueError
-        If X and y differ in length, y has missing values, one class, or may be either kind, or no sample can be read.
-    TypeError
-        If `embedder` is no embedder, or stands in the place of X.
-
-    Notes
-    -----
-    How far the domain is from what the network was trained on cannot be measured without its training data. The proxy
-    is where in the network the data are told apart best: higher layers are more specific to the source [1]_, so a lower
-    layer that does clearly better (three points, and twice the standard error over the same samples) says that the
-    source was another. For texts, words that a tokenizer has to spell are a second sign [2]_.
-
-    References
-    ----------
-    .. [1] Yosinski et al. (2014), How Transferable are Features in Deep Neural Networks?
-    .. [2] Gururangan et al. (2020), Don't Stop Pretraining: Adapt Language Models to Domains and Tasks.
-
-    Examples
-    --------
-    >>> from skembed import advise
-    >>> nouns = ["an invoice", "a parcel", "a payment", "a delivery"]
-    >>> texts = [f"{noun} with the number {i}" for i in range(10) for noun in nouns]
-    >>> advice = advise([*texts, texts[0]], [*["money", "parcel"] * 20, "money"])
-    >>> advice.strategy, "leakage" in advice, "few samples" in advice
-    ('head', True, False)
-    """
-    from skembed.text import TextEmbedder
-
-    if isinstance(X, BaseEmbedder):
-        raise TypeError(f"X is a {type(X).__name__}, and no samples. Samples come first: advise(X, y, embedder).")
-    known = know_targets(y, task)
-    check_consistent_length(X, known.columns)
-    given = TextEmbedder() if embedder is None else embedder
-    if not isinstance(given, BaseEmbedder):
-        raise TypeError(f"embedder is a {type(given).__name__}. Pass an ImageEmbedder, TextEmbedder or AudioEmbedder.")
-    fitted = clone(given) if device is None else clone(given).set_params(device=device)
-    fitted.fit(X)
-    samples = Encoder(fitted).samples(X)
-    return advise_samples(
-        fitted,
-        samples,
-        known,
-        groups=_check_groups(groups, len(samples)),
-        budget=float(budget),
-        max_samples=int(max_samples),
-        seed=int(check_random_state(random_state).randint(2**31 - 1)),
-        compute=True,
-        random_state=int(random_state) if isinstance(random_state, Integral) else None,
-    )
-
-
 def advise_samples(
     embedder: BaseEmbedder,
     samples: Sequence[Any],
@@ -232,6 +122,7 @@ def advise_samples(
     seed: int = 0,
     compute: bool = False,
     random_state: int | None = None,
+    build: Callable[..., Any] | None = None,
 ) -> Advice:
     """What `advise` does once all is checked; without `compute` it is the same whenever and wherever it is asked.
 
@@ -249,6 +140,8 @@ def advise_samples(
         Of the draw and the shuffled targets.
     compute : bool
         Whether the network is timed.
+    build : callable, optional
+        See `Advice`.
     """
     evidence = gather(
         embedder,
@@ -260,17 +153,7 @@ def advise_samples(
         compute=compute,
     )
     evidence.numbers["budget"] = budget
-    return _follow(evidence, clone(embedder), random_state)
-
-
-def _check_groups(groups: Any, n_samples: int) -> np.ndarray | None:
-    if groups is None:
-        return None
-    check_present(groups, "groups")
-    found = np.asarray(groups)
-    if found.shape != (n_samples,):
-        raise ValueError(f"groups has shape {found.shape}; {(n_samples,)} was expected, one group a sample.")
-    return found
+    return replace(_follow(evidence, clone(embedder), random_state), build=build)
 
 
 def _follow(evidence: Evidence, embedder: BaseEmbedder, random_state: int | None) -> Advice:

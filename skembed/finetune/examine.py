@@ -1,185 +1,34 @@
-"""diagnose: from a fit, and samples if there are any, to findings."""
+"""Diagnosis of a fit at its end, from what it recorded."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from sklearn.base import clone
-from sklearn.pipeline import Pipeline
-from sklearn.utils import check_consistent_length
-from sklearn.utils.validation import check_is_fitted
 
-from skembed.advice.targets import KnownTargets, know_targets
-from skembed.diagnosis import curves, drift
-from skembed.diagnosis.certainty import describe_judging, standard_error
-from skembed.diagnosis.data import MOST_SAMPLES, find_few, find_imbalance, find_leaks, find_noise
-from skembed.diagnosis.remedies import UNSTABLE, UNSURE, Means
-from skembed.diagnosis.report import Diagnosis
-from skembed.encoder import Encoder
-from skembed.findings import Finding, of_positions, worst_first
-from skembed.inputs import check_comparable
-from skembed.layerwise import block_drift
+from skembed.assessment import curves, forgetting
+from skembed.assessment.certainty import describe_judging, standard_error
+from skembed.assessment.data import MOST_SAMPLES, find_few, find_imbalance, find_leaks, find_noise
+from skembed.assessment.diagnosis import Diagnosis
+from skembed.assessment.findings import Finding, of_positions, worst_first
+from skembed.assessment.forgetting import block_drift
+from skembed.assessment.remedies import UNSTABLE, UNSURE, Means
 
 if TYPE_CHECKING:
     from skembed.finetune.base import BaseFineTuner
     from skembed.finetune.request import Outcome, Request
 
-__all__ = ["diagnose", "diagnose_fit"]
+__all__ = ["diagnose_fit", "slower_by"]
 
 #: Rows of which all pairs are compared.
 _MOST_PAIRED = 10_000
-#: Samples whose outputs are compared block by block.
-_MOST_COMPARED = 500
 #: Fewer held-out samples judge nothing.
 _LEAST_JUDGED = 10
 #: What held-out losses alone tell, and what says nothing of its own where there is no signal.
 _BY_HELD_OUT = ("overfitting", "generalization gap", "negative transfer", "miscalibration")
 _MOOT = ("underfitting", "generalization gap", "miscalibration")
-
-
-def diagnose(fitted: BaseFineTuner, X=None, y=None, *, random_state: int | None = 0) -> Diagnosis:
-    """Diagnosis after training: what went wrong, by which numbers, and what to do about it.
-
-    Without samples it is ``fitted.diagnosis_``, which every fit leaves. With them it also says how far each block's
-    outputs went from those of the pre-trained network (linear CKA [1]_), whether the new features serve better than the
-    old ones, and which labels of these samples are suspect [2]_.
-
-    Parameters
-    ----------
-    fitted : FineTuneClassifier or FineTuneRegressor
-        Fitted.
-    X : list, ndarray, Series or one-column dataframe of shape (n_samples,), default=None
-        Raw samples; better such as were not trained on, since the new features know the others' targets.
-    y : array-like of shape (n_samples,) or (n_samples, n_targets), default=None
-        Their targets. Without them only outputs are compared.
-    random_state : int or None, default=0
-        Seeds the draws: at most 3,000 samples are looked at, and 500 block by block.
-
-    Returns
-    -------
-    Diagnosis
-        Print it. All that is said of the fit in ``fitted.diagnosis_`` stays, but for "label noise" and "no signal",
-        where they are found in the given samples: that is said, and positions are those in X then.
-
-    Raises
-    ------
-    TypeError
-        If `fitted` is another thing than a fine-tuning estimator.
-    NotFittedError
-        If it is not fitted.
-    ValueError
-        If y is given without X, or they differ in length.
-
-    References
-    ----------
-    .. [1] Kornblith et al. (2019), Similarity of Neural Network Representations Revisited.
-    .. [2] Northcutt, Jiang & Chuang (2021), Confident Learning: Estimating Uncertainty in Dataset Labels.
-
-    Examples
-    --------
-    >>> from skembed import FineTuneClassifier, diagnose
-    >>> texts = ["the invoice is overdue", "your parcel has arrived", "payment was refused", "delivery is delayed"] * 5
-    >>> labels = ["money", "parcel", "money", "parcel"] * 5
-    >>> classifier = FineTuneClassifier(strategy="head", max_epochs=3, random_state=0).fit(texts, labels)
-    >>> diagnose(classifier).names
-    ('leaked duplicates', 'few samples', 'not judged')
-    """
-    _check_fitted(fitted)
-    if X is None:
-        if y is not None:
-            raise ValueError("y is given without X: give both, or neither for what the fit itself knows.")
-        return fitted.diagnosis_
-    known = None
-    if y is not None:
-        known = _targets_of(fitted, y)
-        check_consistent_length(X, known.columns)
-    rng = np.random.default_rng(random_state)
-    from skembed.text import TextEmbedder
-
-    start = clone(TextEmbedder() if fitted.embedder is None else fitted.embedder).fit(X)
-    samples = Encoder(start).samples(X)
-    chosen = np.sort(rng.permutation(len(samples))[:MOST_SAMPLES])
-    samples = [samples[i] for i in chosen]
-    old, new = start.embed(samples), fitted.embedder_.embed(samples)
-    known = None if known is None else known.take(chosen)
-    readable = np.isfinite(old).all(1) & np.isfinite(new).all(1)
-    where = np.flatnonzero(readable)
-    found = _Samples([samples[i] for i in where], old[where], new[where], None if known is None else known.take(where))
-    return _with_samples(fitted, start, found, chosen[where], rng)
-
-
-def _check_fitted(fitted: Any) -> None:
-    from skembed.finetune.base import BaseFineTuner
-
-    if not isinstance(fitted, BaseFineTuner):
-        hint = " Pass its last step, pipeline[-1]." if isinstance(fitted, Pipeline) else ""
-        hint = " Pass its best_estimator_." if hasattr(fitted, "best_estimator_") else hint
-        given = repr(fitted) if isinstance(fitted, str | int | float | None) else f"a {type(fitted).__name__}"
-        raise TypeError(f"fitted is {given}. diagnose needs a fitted FineTuneClassifier or FineTuneRegressor.{hint}")
-    message = (
-        "This %(name)s is not fitted: call fit(X, y) first, and diagnose it then. Before training, "
-        "skembed.advise(X, y, embedder) looks at the data."
-    )
-    check_is_fitted(fitted, msg=message)
-
-
-class _Samples:
-    """Samples that a fitted estimator is looked at with, what was made of them before and after, and their targets."""
-
-    def __init__(self, raw: list[Any], old: np.ndarray, new: np.ndarray, known: KnownTargets | None):
-        self.raw, self.old, self.new, self.known = raw, old, new, known
-
-
-def _targets_of(fitted: BaseFineTuner, y: Any) -> KnownTargets:
-    from skembed.finetune.base import check_targets_of
-
-    classes = getattr(fitted, "classes_", None)
-    if classes is None:
-        return know_targets(y, "regression")
-    values = check_targets_of(fitted, y)
-    if values.ndim == 2:
-        return know_targets(values, "multilabel")
-    check_comparable(values, classes, ("y", "classes_"))
-    codes = np.searchsorted(classes, values)
-    if not np.array_equal(classes[np.minimum(codes, len(classes) - 1)], values):
-        unknown = np.setdiff1d(values, classes).tolist()[0]
-        raise ValueError(f"y has the class {unknown!r}, which the estimator does not know. Leave its samples out.")
-    return KnownTargets("classification", np.eye(len(classes))[codes], codes, tuple(classes.tolist()))
-
-
-def _with_samples(fitted: BaseFineTuner, start, found: _Samples, positions: np.ndarray, rng) -> Diagnosis:
-    before = fitted.diagnosis_
-    means = Means(fitted.get_params(deep=False), fitted.strategy_, fitted.kept_)
-    blocks: dict[str, dict[str, float]] = {name: dict(row) for name, row in before.blocks.items()}
-    numbers = dict(before.numbers)
-    if fitted.embedder_.fingerprint_ != start.fingerprint_:
-        compared = np.sort(rng.permutation(len(found.raw))[:_MOST_COMPARED])
-        alike = drift.compare_outputs(start, fitted.embedder_, [found.raw[i] for i in compared])
-        for name, value in alike.items():
-            blocks.setdefault(name, {})["cka"] = value
-    about: tuple[Finding, ...] = ()
-    probes = None
-    known = found.known
-    if known is not None and len(found.raw) > 1:
-        probes = drift.compare_features(found.old, found.new, known.columns, known.codes)
-        numbers |= probes
-        # What acts on training does nothing for labels that are not trained on, as with a probe.
-        untrained = replace(means, kept="probe")
-        noise = find_noise(found.old, known.columns, known.codes, known.names, rng, untrained)
-        about = tuple(replace(each, evidence=f"In the given samples: {each.evidence}") for each in noise)
-    forgotten = drift.find_forgetting(blocks, means, probes, slower_by=_slower_by(before.findings))
-    about = (*of_positions(about, positions), *forgotten)
-    # What is known better now; all else is as true of the fit as it was.
-    again = {"forgetting", *(each.name for each in about)}
-    findings = [*about, *(each for each in before.findings if each.name not in again)]
-    checked = tuple(dict.fromkeys([*before.checked, "forgetting"]))
-    return Diagnosis(worst_first(findings), checked, blocks, numbers, before.judging)
-
-
-# -- what a fit knows of itself -------------------------------------------------------------------------
 
 
 def diagnose_fit(request: Request, outcome: Outcome, estimator: BaseFineTuner, *, grouped: bool = False) -> Diagnosis:
@@ -223,7 +72,7 @@ def diagnose_fit(request: Request, outcome: Outcome, estimator: BaseFineTuner, *
     blocks = {name: {"drift": value} for name, value in moved.items()}
     n_judged = len(request.held_out)
     judged = n_judged >= _LEAST_JUDGED
-    findings += drift.find_forgetting(blocks, means, judged=judged, slower_by=_slower_by(findings))
+    findings += forgetting.find_forgetting(blocks, means, judged=judged, slower_by=slower_by(findings))
     findings += [] if judged or not request.max_epochs else [_not_judged(n_judged)]
     numbers = {"naive_loss": read.naive_loss, "probe_loss": read.probe_loss, "best_loss": read.best_loss, **bounds}
     losses = [name for name in (curves.CHECKED if judged else curves.UNJUDGED) if name not in moot]
@@ -237,7 +86,7 @@ def _accuracy(request: Request, outcome: Outcome, means: Means) -> float | None:
     return outcome.scores.score if has_accuracy and len(request.held_out) else None
 
 
-def _slower_by(findings: Sequence[Finding]) -> float:
+def slower_by(findings: Sequence[Finding]) -> float:
     """So that all findings of a fit advise the same rate."""
     return UNSTABLE if any(found.name == "instability" for found in findings) else UNSURE
 

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from skembed.findings import Finding, describe
+from skembed.assessment.findings import Finding, describe
 
 __all__ = ["Diagnosis"]
 

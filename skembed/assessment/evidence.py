@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from skembed.advice.compute import measure_compute
-from skembed.advice.coverage import broken_share
-from skembed.advice.targets import KnownTargets
+from skembed.assessment.compute import measure_compute
+from skembed.assessment.coverage import broken_share
+from skembed.assessment.targets import KnownTargets
 from skembed.base import BaseEmbedder
 from skembed.encoder import Encoder
 from skembed.layerwise import layer_rows

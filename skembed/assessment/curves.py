@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
-from skembed.diagnosis.remedies import UNSTABLE, UNSURE, Means, enumerated
-from skembed.findings import Finding
-from skembed.finetune.tasks import TEMPERATURES
+from skembed.assessment.certainty import TEMPERATURES
+from skembed.assessment.findings import Finding
+from skembed.assessment.remedies import UNSTABLE, UNSURE, Means, enumerated
 
 __all__ = ["CHECKED", "UNJUDGED", "Curves", "read_curves"]
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from skembed.advice.evidence import Evidence
+from skembed.assessment.evidence import Evidence
 from skembed.measures.label_noise import LEAST_R2, NOISY
 
 __all__ = ["RULES", "Rule"]

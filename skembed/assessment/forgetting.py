@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from skembed.assessment.findings import Finding
+from skembed.assessment.remedies import UNSURE, Means, enumerated
+from skembed.backbones.spec import BackboneSpec
 from skembed.base import BaseEmbedder
-from skembed.diagnosis.remedies import UNSURE, Means, enumerated
 from skembed.encoder import Encoder
-from skembed.findings import Finding
 from skembed.layerwise import layer_rows
-from skembed.measures import LinearProbe, linear_cka
+from skembed.measures import LinearProbe, linear_cka, weight_drift
 
-__all__ = ["compare_features", "compare_outputs", "find_forgetting"]
+__all__ = ["block_drift", "compare_features", "compare_outputs", "find_forgetting"]
 
 #: Outputs less alike than this, or weights that moved by more, are no longer those of the pre-trained network.
 _UNLIKE, _FAR = 0.5, 0.2
@@ -116,3 +117,32 @@ def find_forgetting(
 
 def _blocks(found: Mapping[str, float]) -> str:
     return "1 block are" if len(found) == 1 else f"{len(found)} blocks are"
+
+
+def block_drift(before: BackboneSpec, after: BackboneSpec) -> dict[str, float]:
+    """For each block the norm of the change of its weights, as a part of that of its weights before.
+
+    Weights are compared as they compute: low-rank updates are merged, and tensors that an adapter brought along have
+    nothing to be compared with.
+
+    Parameters
+    ----------
+    before, after : BackboneSpec
+        A network, and the same one after training.
+
+    Returns
+    -------
+    dict of str to float
+        By block, the lowest first.
+    """
+    import torch
+
+    from skembed.backbones.loading import load
+
+    # In float32 whatever the embedder's precision is: rounding would look like drift.
+    networks = [load(spec, torch.device("cpu"), "float32") for spec in (before, after)]
+    old, new = (dict(each.module.named_parameters()) for each in networks)
+    # What did not change is one tensor in both.
+    changed = {name: value.numpy() for name, value in new.items() if name in old and value is not old[name]}
+    drift = weight_drift({name: value.numpy() for name, value in old.items()}, changed, networks[0].blocks)
+    return dict(zip((block.name for block in networks[0].blocks), drift.tolist(), strict=True))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from skembed.advice.evidence import LEAST_PROBED, Evidence
+from skembed.assessment.evidence import LEAST_PROBED, Evidence
 
 __all__ = ["duration", "words_for"]
 

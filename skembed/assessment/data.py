@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from skembed.diagnosis.remedies import Means
-from skembed.findings import Finding
+from skembed.assessment.findings import Finding
+from skembed.assessment.remedies import Means
 from skembed.measures import LeftOut, LinearProbe, find_twins, noise_rate, suspect_labels
 from skembed.measures.label_noise import LEAST_R2, NOISY
 

@@ -1,0 +1,31 @@
+"""The estimator that an advice describes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sklearn.base import clone
+
+if TYPE_CHECKING:
+    from skembed.assessment.advice import Advice
+    from skembed.finetune.base import BaseFineTuner
+
+__all__ = ["build_advised"]
+
+
+def build_advised(advice: Advice, **parameters: Any) -> BaseFineTuner:
+    """Return the estimator of an advice, not fitted.
+
+    Parameters
+    ----------
+    advice : Advice
+    **parameters
+        Further parameters, which override the advised ones.
+    """
+    from skembed.finetune.classifier import FineTuneClassifier
+    from skembed.finetune.regressor import FineTuneRegressor
+
+    chosen = FineTuneRegressor if advice.task == "regression" else FineTuneClassifier
+    embedder = None if advice.embedder is None else clone(advice.embedder)
+    built = chosen(embedder, strategy=advice.strategy, random_state=advice.random_state)
+    return built.set_params(**{**advice.settings, **parameters})
