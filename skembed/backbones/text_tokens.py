@@ -8,7 +8,7 @@ from torch import nn
 
 from skembed.exceptions import BackboneNotFoundError
 
-__all__ = ["count_positions", "default_length", "first_within", "special_tokens"]
+__all__ = ["count_positions", "default_length", "first_within", "leading_part", "special_tokens"]
 
 #: What the networks call their tables of absolute positions. Rotary and relative positions have none.
 _POSITION_TABLES = ("position_embeddings", "position_embedding", "embed_positions", "wpe")
@@ -63,3 +63,11 @@ def default_length(config, tokenizer, positions: int | None, declared: int | Non
         getattr(config, "max_position_embeddings", None),
     )
     return min((int(length) for length in known if length), default=_DEFAULT_LENGTH)
+
+
+def leading_part(text: str, characters: int) -> str:
+    """Return so many characters of a text at most, and where there is a space among them, no part of a word."""
+    if len(text) <= characters:
+        return text
+    end = text.rfind(" ", 0, characters)
+    return text[: end if end > 0 else characters]

@@ -32,7 +32,7 @@ from skembed.backbones.packing import (
 from skembed.backbones.sentence_layout import read_sentence_layout
 from skembed.backbones.sentence_modules import network_directory
 from skembed.backbones.spec import BackboneSpec
-from skembed.backbones.text_tokens import count_positions, default_length, first_within, special_tokens
+from skembed.backbones.text_tokens import count_positions, default_length, first_within, leading_part, special_tokens
 from skembed.backbones.transformers_loading import layer_names, load_pretrained, read_config, read_part
 from skembed.exceptions import BackboneNotFoundError
 
@@ -255,7 +255,7 @@ class TextBackbone(Backbone):
         left, characters = list(range(len(texts))), (room + _MARGIN) * _CHARACTERS_PER_TOKEN
         limit = max(characters, _MAX_CHARACTERS)
         while left:
-            starts = [_leading(texts[i], characters) for i in left]
+            starts = [leading_part(texts[i], characters) for i in left]
             for i, start, ids in zip(left, starts, self._tokenize(starts), strict=True):
                 result[i] = ids, len(start) == len(texts[i])
             if characters >= limit:
@@ -347,14 +347,6 @@ class TextBackbone(Backbone):
             n_texts, time = (real := batch["attention_mask"]).shape
             hidden = pad_rows(hidden, real.flatten().nonzero().squeeze(1), (n_texts, time))
         return enter_behind(stack, int(batch["block"]), hidden, beside=self.observed.beside)
-
-
-def _leading(text: str, characters: int) -> str:
-    """Return so many characters of a text at most, and where there is a space among them, no part of a word."""
-    if len(text) <= characters:
-        return text
-    end = text.rfind(" ", 0, characters)
-    return text[: end if end > 0 else characters]
 
 
 def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> TextBackbone:
