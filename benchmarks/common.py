@@ -142,7 +142,7 @@ def matmul_peak(size: int = 2048, duration: float = 1.0) -> dict[str, float]:
     """
     import torch
 
-    from skembed.backbones.linear import multiply_by_onednn
+    from skembed.backbones.accelerate.linear import multiply_by_onednn
 
     peaks = {}
     for name in ("float32", "bfloat16"):

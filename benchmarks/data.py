@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from skembed.backbones.bundled import bundled_directory
+from skembed.backbones.weights.bundled import bundled_directory
 
 __all__ = [
     "Samples",

@@ -70,8 +70,8 @@ SETS: dict[str, Callable[[], Labelled]] = {"topics": _topics, "images": _images,
 
 def _one(name: str, way: str, seed: int, options: argparse.Namespace) -> dict[str, float]:
     """One fit in this process."""
-    from skembed.backbones.loading import load
-    from skembed.engine.device import resolve_device
+    from skembed.backbones.loading.load import load
+    from skembed.utils.device import resolve_device
 
     X, y, embedder, n_train = SETS[name]()
     X, X_test, y, y_test = train_test_split(X, y, train_size=options.train or n_train, stratify=y, random_state=seed)

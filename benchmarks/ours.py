@@ -33,7 +33,7 @@ def our_way(name: str, embedder: str, **parameters: Any) -> Way:
 
     def build(work: Work) -> Run:
         import skembed
-        from skembed.backbones.loading import loaded
+        from skembed.backbones.loading.load import loaded
 
         # All ways take turns in one process: none of them is to load its weights again at every turn.
         loaded.capacity = max(loaded.capacity, 8)

@@ -27,8 +27,8 @@ from sklearn.datasets import load_sample_image
 
 from skembed.augment import PRESETS, cutmix, mixup, resolve_augmentation, sample_rng
 from skembed.backbones.base import AudioOptions, TextOptions
-from skembed.backbones.loading import load
-from skembed.backbones.registry import resolve
+from skembed.backbones.loading.load import load
+from skembed.backbones.loading.registry import resolve
 
 DRAWS = 5
 RATE = 16_000

@@ -23,17 +23,17 @@ if TYPE_CHECKING:
         testing,
     )
     from skembed.advice import advise
-    from skembed.audio import AudioEmbedder
-    from skembed.backbones.registry import list_backbones
+    from skembed.backbones.loading.registry import list_backbones
     from skembed.cache import EmbeddingCache
     from skembed.config import config_context, get_config, set_config
     from skembed.diagnosis import diagnose
+    from skembed.embedders.audio import AudioEmbedder
+    from skembed.embedders.image import ImageEmbedder
+    from skembed.embedders.text import TextEmbedder
     from skembed.finetune.classifier import FineTuneClassifier
     from skembed.finetune.rates import find_learning_rate
     from skembed.finetune.regressor import FineTuneRegressor
-    from skembed.image import ImageEmbedder
     from skembed.selection import BackboneSelector, rank_backbones
-    from skembed.text import TextEmbedder
     from skembed.versions import show_versions
 
 logging.getLogger("skembed").addHandler(logging.NullHandler())
@@ -41,19 +41,19 @@ logging.getLogger("skembed").addHandler(logging.NullHandler())
 __version__ = "0.1.0"
 
 _HOMES = {
-    "AudioEmbedder": "skembed.audio",
+    "AudioEmbedder": "skembed.embedders.audio",
     "BackboneSelector": "skembed.selection",
     "EmbeddingCache": "skembed.cache",
     "FineTuneClassifier": "skembed.finetune.classifier",
     "FineTuneRegressor": "skembed.finetune.regressor",
-    "ImageEmbedder": "skembed.image",
-    "TextEmbedder": "skembed.text",
+    "ImageEmbedder": "skembed.embedders.image",
+    "TextEmbedder": "skembed.embedders.text",
     "advise": "skembed.advice",
     "config_context": "skembed.config",
     "diagnose": "skembed.diagnosis",
     "find_learning_rate": "skembed.finetune.rates",
     "get_config": "skembed.config",
-    "list_backbones": "skembed.backbones.registry",
+    "list_backbones": "skembed.backbones.loading.registry",
     "rank_backbones": "skembed.selection",
     "set_config": "skembed.config",
     "show_versions": "skembed.versions",
@@ -97,7 +97,7 @@ def __getattr__(name: str):
     if name in _MODULES:
         return importlib.import_module(f"skembed.{name}")
     if name not in _HOMES:
-        from skembed.naming import did_you_mean
+        from skembed.utils.naming import did_you_mean
 
         hint = "" if name.startswith("__") else did_you_mean(name, __all__)
         raise AttributeError(f"module 'skembed' has no attribute {name!r}.{hint}")

@@ -12,8 +12,8 @@ from sklearn.utils import check_consistent_length, check_random_state
 from skembed.assessment.advice import Advice, advise_samples
 from skembed.assessment.rules import RULES, Rule
 from skembed.assessment.targets import know_targets
-from skembed.base import BaseEmbedder
-from skembed.encoder import Encoder
+from skembed.embedders.base import BaseEmbedder
+from skembed.embedders.encoder import Encoder
 from skembed.finetune.advised import build_advised
 from skembed.inputs import check_present
 
@@ -96,7 +96,7 @@ def advise(
     >>> advice.strategy, "leakage" in advice, "few samples" in advice
     ('head', True, False)
     """
-    from skembed.text import TextEmbedder
+    from skembed.embedders.text import TextEmbedder
 
     if isinstance(X, BaseEmbedder):
         raise TypeError(f"X is a {type(X).__name__}, and no samples. Samples come first: advise(X, y, embedder).")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from skembed.cache import EmbeddingCache
-from skembed.parameters import check_path
+from skembed.utils.parameters import check_path
 
 __all__ = ["config_context", "get_config", "set_config"]
 

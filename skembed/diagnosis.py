@@ -17,7 +17,7 @@ from skembed.assessment.diagnosis import Diagnosis
 from skembed.assessment.findings import Finding, of_positions, worst_first
 from skembed.assessment.remedies import Means
 from skembed.assessment.targets import KnownTargets, know_targets
-from skembed.encoder import Encoder
+from skembed.embedders.encoder import Encoder
 from skembed.finetune.base import BaseFineTuner, check_targets_of
 from skembed.finetune.examine import slower_by
 from skembed.inputs import check_comparable
@@ -85,7 +85,7 @@ def diagnose(fitted: BaseFineTuner, X=None, y=None, *, random_state: int | None 
         known = _targets_of(fitted, y)
         check_consistent_length(X, known.columns)
     rng = np.random.default_rng(random_state)
-    from skembed.text import TextEmbedder
+    from skembed.embedders.text import TextEmbedder
 
     start = clone(TextEmbedder() if fitted.embedder is None else fitted.embedder).fit(X)
     samples = Encoder(start).samples(X)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from skembed.naming import did_you_mean
+from skembed.utils.naming import did_you_mean
 
 __all__ = [
     "DEPTHS",

@@ -40,7 +40,7 @@ def _no_network(request, monkeypatch):
 @pytest.fixture(autouse=True)
 def _warnings_begin_anew(monkeypatch):
     """A test sees the warnings that are given once per process, whichever test came before."""
-    monkeypatch.setattr("skembed._warn._given", set())
+    monkeypatch.setattr("skembed.utils.warnings._given", set())
 
 
 def data_directory() -> Path | None:

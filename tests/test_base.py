@@ -14,7 +14,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.utils import estimator_checks as checks
 
-from skembed.backbones.loading import loaded
+from skembed.backbones.loading.load import loaded
 from skembed.exceptions import BackboneNotFoundError, WeightsMismatchError
 from skembed.testing import ArrayEmbedder, array_backbone
 

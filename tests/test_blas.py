@@ -10,10 +10,10 @@ import scipy.linalg  # noqa: F401  its library is another than NumPy's
 from threadpoolctl import ThreadpoolController, threadpool_limits
 
 from skembed import FineTuneClassifier
-from skembed._blas import one_blas_thread
 from skembed.finetune import tasks
 from skembed.measures import LinearProbe
 from skembed.testing import ArrayEmbedder
+from skembed.utils.blas import one_blas_thread
 
 _BLAS = ThreadpoolController().select(user_api="blas")
 

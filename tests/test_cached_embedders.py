@@ -17,7 +17,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
 from skembed import AudioEmbedder, EmbeddingCache, ImageEmbedder, TextEmbedder, config_context
-from skembed.backbones.loading import loaded
+from skembed.backbones.loading.load import loaded
 from skembed.exceptions import DecodeWarning, TruncationWarning
 from skembed.testing import ArrayEmbedder
 from tests.backbones import tiny
@@ -192,7 +192,7 @@ def test_other_weights_under_the_same_name_miss(tmp_path):
 def test_warnings_and_errors_are_the_same_from_a_warm_cache(tmp_path, monkeypatch):
     embedder = TextEmbedder(device="cpu", max_length=4, cache=EmbeddingCache(tmp_path), on_error="warn")
     for _ in range(2):
-        monkeypatch.setattr("skembed._warn._given", set())  # as in a new process
+        monkeypatch.setattr("skembed.utils.warnings._given", set())  # as in a new process
         with pytest.warns(TruncationWarning, match="2 of 4"), pytest.warns(DecodeWarning, match="1 of 4"):
             embedder.fit_transform(["a text of more than four tokens", None, "a", "a text of more than four tokens"])
 

@@ -28,7 +28,7 @@ from sklearn.model_selection import (
 from sklearn.pipeline import make_pipeline
 
 from skembed import AudioEmbedder, EmbeddingCache, ImageEmbedder, TextEmbedder
-from skembed.backbones.bundled import list_bundled
+from skembed.backbones.weights.bundled import list_bundled
 from skembed.exceptions import BackboneNotFoundError, DecodeError, DecodeWarning, TruncationWarning
 from skembed.testing import check_embedder
 
@@ -75,7 +75,7 @@ def test_checks_for_raw_samples(modality):
 @pytest.mark.parametrize("modality", ["text", "audio"])  # images have no padding
 def test_a_mutant_that_drops_the_mask_is_caught(modality, monkeypatch):
     """The checks would notice padding that leaks into the mean."""
-    from skembed.engine import pooling
+    from skembed.inference import pooling
 
     monkeypatch.setitem(pooling._FUNCTIONS, "mean", lambda tokens: tokens.values.float().mean(1))
     cls, parameters, samples, bad = CASES[modality]
@@ -99,7 +99,7 @@ def test_grid_search_over_the_embedder_s_parameters():
 
 
 def test_search_over_backbones_of_a_local_directory(tmp_path):
-    from skembed.backbones.bundled import bundled_directory
+    from skembed.backbones.weights.bundled import bundled_directory
 
     local = bundled_directory("sentence-transformers/all-MiniLM-L6-v2")
     X, y = TEXTS * 3, [0, 1, 0, 1, 1, 0] * 3

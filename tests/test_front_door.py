@@ -9,7 +9,7 @@ import pytest
 
 import skembed
 from skembed import EmbeddingCache
-from skembed.backbones.loading import loaded
+from skembed.backbones.loading.load import loaded
 from skembed.testing import ArrayEmbedder
 
 X = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)

@@ -1,7 +1,7 @@
 """Keys of cached rows, written out: whoever changes one makes every user embed everything again.
 
-If a row means something else now, that is right: raise `_SCHEMA` in skembed/base.py and write the new keys here.
-Otherwise the change of identity is a mistake.
+If a row means something else now, that is right: raise `_SCHEMA` in skembed/embedders/base.py and write the new keys
+here. Otherwise the change of identity is a mistake.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from skembed import AudioEmbedder, EmbeddingCache, ImageEmbedder, TextEmbedder
-from skembed.backbones.locating import Card
-from skembed.base import BaseEmbedder
+from skembed.backbones.loading.card import Card
+from skembed.embedders.base import BaseEmbedder
 
 TONE = np.linspace(-1, 1, 100, dtype=np.float32)
 PICTURE = Image.new("RGB", (2, 2), "red")

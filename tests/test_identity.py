@@ -16,8 +16,8 @@ from PIL import Image
 from sklearn.metrics import f1_score, make_scorer
 
 from skembed import AudioEmbedder, EmbeddingCache, ImageEmbedder, TextEmbedder
-from skembed.identity import digest, plain
 from skembed.inputs import content_key
+from skembed.utils.identity import digest, plain
 
 TONE = np.sin(np.linspace(0, 440, 4000)).astype(np.float32)
 PICTURE = Image.new("RGB", (8, 8), "red")
@@ -157,7 +157,7 @@ def test_floats_and_scalars_of_numpy_are_one_in_objects():
 
 def test_identities_are_the_same_in_every_process():
     code = (
-        "import re\nfrom functools import partial\nfrom skembed.identity import digest\n"
+        "import re\nfrom functools import partial\nfrom skembed.utils.identity import digest\n"
         "class Scorer:\n    def __init__(self): self.names = {'a', 'b', 'c'}\n    def __call__(self, x): return x\n"
         "score = lambda x: x in {'a', 'b', 'c'}\n"
         "values = Scorer(), score, partial(score, names={'a', 'b'}), {'x', 'y', None}, re.compile('a'), object()\n"

@@ -25,8 +25,13 @@ from skembed.testing import ArrayEmbedder, check_embedder, embedder_checks
 
 PACKAGE = Path(__file__).parents[1] / "skembed"
 FRAMES = {"pandas": pd.DataFrame, "polars": pl.DataFrame}
-#: Modules that call methods which `set_output` wraps, and how often: for users' own transformers, or for the user.
-WRAPPED_CALLS = {"_sklearn.py": 1, "displays/estimators.py": 1, "selection/selector.py": 1}
+#: Modules that call methods of these names, and how often: for users' own transformers, for the user, or matplotlib's.
+WRAPPED_CALLS = {
+    "utils/sklearn_private.py": 1,
+    "utils/plot_layout.py": 2,
+    "displays/estimators.py": 1,
+    "selection/selector.py": 1,
+}
 
 RNG = np.random.default_rng(0)
 X = list(RNG.normal(size=(40, 4)).astype(np.float32))

@@ -11,9 +11,9 @@ from sklearn.utils import estimator_checks as checks
 
 import skembed
 from skembed import AudioEmbedder, FineTuneClassifier, FineTuneRegressor, ImageEmbedder, TextEmbedder
-from skembed.naming import did_you_mean, nearest
 from skembed.strategies import STRATEGIES, parse_strategy
 from skembed.testing import ArrayEmbedder
+from skembed.utils.naming import did_you_mean, nearest
 
 SAMPLES = [[0.0, 1.0], [1.0, 0.0]] * 5
 

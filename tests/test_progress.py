@@ -8,8 +8,9 @@ import time
 import numpy as np
 import pytest
 
-from skembed import EmbeddingCache, progress
+from skembed import EmbeddingCache
 from skembed.testing import ArrayEmbedder
+from skembed.utils import progress
 
 X = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
 

@@ -70,7 +70,7 @@ def test_texts_equal_a_plain_transformers_loop(topics):
     import torch
     from transformers import AutoModel, AutoTokenizer
 
-    from skembed.backbones.bundled import bundled_directory
+    from skembed.backbones.weights.bundled import bundled_directory
 
     directory = bundled_directory("sentence-transformers/all-MiniLM-L6-v2")
     tokenizer, model = AutoTokenizer.from_pretrained(directory), AutoModel.from_pretrained(directory).eval()
@@ -91,7 +91,7 @@ def test_images_equal_a_plain_timm_loop(images):
     from PIL import Image
     from safetensors.torch import load_file
 
-    from skembed.backbones.bundled import bundled_directory
+    from skembed.backbones.weights.bundled import bundled_directory
 
     model = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
     model.load_state_dict(load_file(bundled_directory("tf_efficientnet_lite0.in1k") / "model.safetensors"))

@@ -12,11 +12,12 @@ import pytest
 import soundfile
 from PIL import Image
 
-from skembed import AudioEmbedder, ImageEmbedder, progress, sample_watch
-from skembed import image as image_module
-from skembed.engine import extract as extract_module
+from skembed import AudioEmbedder, ImageEmbedder
+from skembed.embedders import image as image_module
+from skembed.inference import extract as extract_module
 from skembed.inputs.describing import describe
-from skembed.sample_watch import SampleWatch
+from skembed.utils import progress, sample_watch
+from skembed.utils.sample_watch import SampleWatch
 from tests.finetune import tuning
 
 

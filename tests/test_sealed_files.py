@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from skembed import TextEmbedder
-from skembed.backbones import locating
+from skembed.backbones.loading import card as locating
 from skembed.exceptions import CacheWarning
-from skembed.sealed_files import private_directory, read_sealed_json, replacing, write_sealed_json
+from skembed.utils.sealed_files import private_directory, read_sealed_json, replacing, write_sealed_json
 from tests.backbones import tiny
 
 posix = pytest.mark.skipif(os.name != "posix", reason="permissions and links as POSIX has them")

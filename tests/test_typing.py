@@ -45,7 +45,7 @@ reveal_type(EmbeddingMapDisplay.from_embedder(text, texts, labels))
 """
 ARRAY = "numpy.ndarray[tuple[Any, ...], numpy.dtype[Any]]"
 REVEALED = [
-    "skembed.text.TextEmbedder", ARRAY, ARRAY, ARRAY,
+    "skembed.embedders.text.TextEmbedder", ARRAY, ARRAY, ARRAY,
     "skembed.finetune.classifier.FineTuneClassifier", ARRAY, ARRAY, "float", ARRAY,
     "skembed.finetune.regressor.FineTuneRegressor", "skembed.selection.selector.BackboneSelector",
     "skembed.displays.embedding_map.EmbeddingMapDisplay",

@@ -16,7 +16,7 @@ from skembed.assessment.findings import Finding, describe, worst_first
 from skembed.assessment.rules import RULES, Rule
 from skembed.assessment.targets import KnownTargets
 from skembed.assessment.wording import duration, words_for
-from skembed.base import BaseEmbedder
+from skembed.embedders.base import BaseEmbedder
 
 __all__ = ["Advice", "advise_samples"]
 

@@ -10,9 +10,9 @@ import numpy as np
 from skembed.assessment.findings import Finding
 from skembed.assessment.remedies import UNSURE, Means, enumerated
 from skembed.backbones.spec import BackboneSpec
-from skembed.base import BaseEmbedder
-from skembed.encoder import Encoder
-from skembed.layerwise import layer_rows
+from skembed.embedders.base import BaseEmbedder
+from skembed.embedders.encoder import Encoder
+from skembed.embedders.layers import layer_rows
 from skembed.measures import LinearProbe, linear_cka, weight_drift
 
 __all__ = ["block_drift", "compare_features", "compare_outputs", "find_forgetting"]
@@ -137,7 +137,7 @@ def block_drift(before: BackboneSpec, after: BackboneSpec) -> dict[str, float]:
     """
     import torch
 
-    from skembed.backbones.loading import load
+    from skembed.backbones.loading.load import load
 
     # In float32 whatever the embedder's precision is: rounding would look like drift.
     networks = [load(spec, torch.device("cpu"), "float32") for spec in (before, after)]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from skembed.naming import shown
+from skembed.utils.naming import shown
 
 if TYPE_CHECKING:
     from skembed.backbones.base import Backbone, Item

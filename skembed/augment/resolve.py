@@ -16,7 +16,7 @@ from skembed.augment.rand_augment import RandAugment
 from skembed.augment.spec_augment import SpecAugment
 from skembed.augment.text import SynonymReplacement, WordDropout, WordSwap
 from skembed.augment.tokens import TokenDropout, TokenMasking
-from skembed.naming import did_you_mean, shown
+from skembed.utils.naming import did_you_mean, shown
 
 if TYPE_CHECKING:
     from skembed.backbones.base import Backbone, Item

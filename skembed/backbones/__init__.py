@@ -1,1 +1,14 @@
-"""Pre-trained networks behind one seam, `Backbone`; other libraries are imported only in its adapters."""
+"""Pre-trained networks behind one seam, `Backbone`.
+
+base.py      `Backbone` and what passes through it: items, tokens, options
+spec.py      picklable identity of a network, and tensors that training changed
+blocks.py    ordered depth, and entering a network behind a block
+packing.py   sequences end to end without padding; ragged.py and attention.py compute on them
+adapters.py  small modules that act inside a network
+
+models/      one adapter per family: the only place that imports timm, transformers and torchaudio
+weights/     directories of weights: finding, fetching, vetting and packing them
+loading/     from a name to a loaded network: registry, card, load
+tuning/      LoRA, adapters and prompts: adding them and building them again
+accelerate/  the same rows, sooner
+"""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from skembed.engine.device import cpu_features
+from skembed.utils.device import cpu_features
 
 __all__ = ["attend_plainly"]
 

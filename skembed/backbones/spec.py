@@ -84,11 +84,11 @@ class TunedWeights:
     data : bytes
         The changed tensors, as a safetensors file holds them.
     archive : bytes, optional
-        The base's own files, see `skembed.backbones.archive`, for machines that lack them. Those of one base are one
-        object, in memory and in a pickle.
+        The base's own files, see `skembed.backbones.weights.archive`, for machines that lack them. Those of one base
+        are one object, in memory and in a pickle.
     added : dict of str to dict, optional
         What was added to the network, by name, in order: "method" and its settings, all of them values that JSON has.
-        See `skembed.backbones.additions`.
+        See `skembed.backbones.tuning.additions`.
 
     Attributes
     ----------

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from skembed._warn import warn
 from skembed.cache.filesystem import is_network
 from skembed.cache.memory import MemoryStore
 from skembed.cache.shards import ShardStore
 from skembed.cache.sqlite import USED_ANEW_AFTER, SqliteStore
 from skembed.exceptions import CacheWarning
-from skembed.parameters import check_path
+from skembed.utils.parameters import check_path
+from skembed.utils.warnings import warn
 
 __all__ = ["CacheInfo", "EmbeddingCache", "resolve_cache"]
 

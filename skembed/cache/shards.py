@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from skembed.cache.codec import decode_row, encode_row, owner_of
-from skembed.sealed_files import private_directory
+from skembed.utils.sealed_files import private_directory
 
 __all__ = ["ShardStore"]
 

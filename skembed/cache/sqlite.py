@@ -16,7 +16,7 @@ import numpy as np
 
 from skembed.cache.codec import decode_row, encode_row, owner_of
 from skembed.cache.open_files import close_least_recently_used
-from skembed.sealed_files import private_directory
+from skembed.utils.sealed_files import private_directory
 
 __all__ = ["USED_ANEW_AFTER", "CacheUnavailable", "SqliteStore"]
 

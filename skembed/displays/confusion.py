@@ -12,11 +12,11 @@ from sklearn.metrics import confusion_matrix
 from sklearn.utils import check_consistent_length
 from sklearn.utils.validation import check_is_fitted
 
-from skembed._layout import cell_size, fit_label, font_points, keep_inside, shorten_to, text_inches, wrap_to
-from skembed._plotting import GREY, luminance, panels, plain_labels, pyplot, shorten_middle
 from skembed.displays.samples import image_of, is_image, line_of
 from skembed.finetune.targets import first_fraction
 from skembed.inputs import as_samples, as_targets, check_comparable, target_kind
+from skembed.utils.plot_layout import cell_size, fit_label, font_points, keep_inside, shorten_to, text_inches, wrap_to
+from skembed.utils.plotting import GREY, luminance, panels, plain_labels, pyplot, shorten_middle
 
 __all__ = ["ConfusedPair", "ConfusionExamplesDisplay"]
 

@@ -8,13 +8,22 @@ from typing import Any
 import numpy as np
 from sklearn.base import clone
 
-from skembed._layout import cell_size, fit_label, font_points, keep_inside, row_points, shorten_to, text_inches, wrap_to
-from skembed._plotting import BEST, COLOUR, GREY, bare, panels, plain_labels, pyplot, shorten_start
 from skembed.assessment.forgetting import block_drift
 from skembed.backbones.spec import TunedWeights
-from skembed.base import BaseEmbedder
 from skembed.displays.estimators import fitted_fine_tuner, layer_features
+from skembed.embedders.base import BaseEmbedder
 from skembed.measures import linear_cka
+from skembed.utils.plot_layout import (
+    cell_size,
+    fit_label,
+    font_points,
+    keep_inside,
+    row_points,
+    shorten_to,
+    text_inches,
+    wrap_to,
+)
+from skembed.utils.plotting import BEST, COLOUR, GREY, bare, panels, plain_labels, pyplot, shorten_start
 
 __all__ = ["DriftDisplay"]
 

@@ -8,8 +8,12 @@ from typing import Any, Self
 
 import numpy as np
 
-from skembed._layout import cell_size, font_points, keep_inside, shorten_to, text_inches, wrap_to
-from skembed._plotting import (
+from skembed.displays.estimators import as_embedder, transformed
+from skembed.displays.projections import projection
+from skembed.displays.samples import describe_sample, follow_mouse, image_of, spread_out
+from skembed.inputs import as_samples, as_targets, target_kind
+from skembed.utils.plot_layout import cell_size, font_points, keep_inside, shorten_to, text_inches, wrap_to
+from skembed.utils.plotting import (
     COLOUR,
     GREY,
     bare,
@@ -20,10 +24,6 @@ from skembed._plotting import (
     shorten_middle,
     visible_name,
 )
-from skembed.displays.estimators import as_embedder, transformed
-from skembed.displays.projections import projection
-from skembed.displays.samples import describe_sample, follow_mouse, image_of, spread_out
-from skembed.inputs import as_samples, as_targets, target_kind
 
 __all__ = ["EmbeddingMapDisplay"]
 

@@ -11,9 +11,9 @@ from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from skembed.base import BaseEmbedder
-from skembed.encoder import Encoder
-from skembed.layerwise import layer_rows
+from skembed.embedders.base import BaseEmbedder
+from skembed.embedders.encoder import Encoder
+from skembed.embedders.layers import layer_rows
 
 if TYPE_CHECKING:
     from skembed.finetune.base import BaseFineTuner

@@ -9,9 +9,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from skembed._layout import cell_size, fit_label, font_points, keep_inside, row_points, shorten_to, text_inches, wrap_to
-from skembed._plotting import BEST, COLOUR, GREY, bare, legend_label, panels, pyplot, shorten_middle
 from skembed.displays.estimators import fitted_fine_tuner
+from skembed.utils.plot_layout import (
+    cell_size,
+    fit_label,
+    font_points,
+    keep_inside,
+    row_points,
+    shorten_to,
+    text_inches,
+    wrap_to,
+)
+from skembed.utils.plotting import BEST, COLOUR, GREY, bare, legend_label, panels, pyplot, shorten_middle
 
 __all__ = ["FineTuneDisplay"]
 

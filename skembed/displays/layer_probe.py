@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from skembed._layout import cell_size, font_points, keep_inside, wrap_to
-from skembed._plotting import BEST, COLOUR, bare, pyplot
 from skembed.displays.estimators import as_embedder, layer_features
 from skembed.selection.probes import check_folds, linear_probe_folds
 from skembed.selection.targets import checked_targets, class_codes, resolve_task
+from skembed.utils.plot_layout import cell_size, font_points, keep_inside, wrap_to
+from skembed.utils.plotting import BEST, COLOUR, bare, pyplot
 
 __all__ = ["LayerProbeDisplay"]
 

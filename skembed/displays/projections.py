@@ -9,7 +9,7 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
-from skembed._sklearn import fit_transform_array
+from skembed.utils.sklearn_private import fit_transform_array
 
 __all__ = ["projection"]
 

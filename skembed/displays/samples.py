@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from skembed._plotting import shorten, shorten_start
 from skembed.exceptions import DecodeError
 from skembed.inputs import read_image
+from skembed.utils.plotting import shorten, shorten_start
 
 __all__ = ["describe_sample", "follow_mouse", "image_of", "is_image", "line_of", "spread_out"]
 

@@ -14,10 +14,8 @@ from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from skembed._sklearn import CallbackSupportMixin, Interval, StrOptions
-from skembed._warn import silenced, warn
-from skembed.base import BaseEmbedder
-from skembed.encoder import Encoder
+from skembed.embedders.base import BaseEmbedder
+from skembed.embedders.encoder import Encoder
 from skembed.exceptions import FitWarning, TruncationWarning
 from skembed.finetune import given
 from skembed.finetune.advised import build_advised
@@ -27,9 +25,11 @@ from skembed.finetune.schedules import SCHEDULES
 from skembed.finetune.targets import describe_one_hot
 from skembed.finetune.validation import hold_out
 from skembed.inputs import check_present
-from skembed.parameters import HintingParametersMixin, check_path
-from skembed.progress import showing
 from skembed.strategies import STRATEGIES, Method, check_target_modules, hint_at_strategy, resolve_factor
+from skembed.utils.parameters import HintingParametersMixin, check_path
+from skembed.utils.progress import showing
+from skembed.utils.sklearn_private import CallbackSupportMixin, Interval, StrOptions
+from skembed.utils.warnings import silenced, warn
 
 if TYPE_CHECKING:
     from skembed.assessment.advice import Advice
@@ -272,7 +272,7 @@ class BaseFineTuner(PredictingMixin, HintingParametersMixin, TransformerMixin, C
         return EarlierFit(self._origin, self.embedder_, self._head, self._predicting)
 
     def _given_embedder(self) -> BaseEmbedder:
-        from skembed.text import TextEmbedder
+        from skembed.embedders.text import TextEmbedder
 
         return TextEmbedder() if self.embedder is None else self.embedder
 
@@ -416,7 +416,7 @@ class BaseFineTuner(PredictingMixin, HintingParametersMixin, TransformerMixin, C
         return self.embedder_.get_feature_names_out(input_features)
 
     def __sklearn_tags__(self):
-        from skembed.text import TextEmbedder
+        from skembed.embedders.text import TextEmbedder
 
         tags = super().__sklearn_tags__()
         embedder = TextEmbedder() if self.embedder is None else self.embedder

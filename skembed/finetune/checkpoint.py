@@ -15,13 +15,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from skembed._warn import warn
 from skembed.exceptions import FitWarning
 from skembed.finetune.loop import Averaged
 from skembed.finetune.restoring import checked_progress, checked_tensors, is_finite
 from skembed.finetune.stages import Recipe
-from skembed.identity import digest
-from skembed.sealed_files import private_directory, replacing, seal
+from skembed.utils.identity import digest
+from skembed.utils.sealed_files import private_directory, replacing, seal
+from skembed.utils.warnings import warn
 
 __all__ = ["Checkpoint", "warn_unwritable"]
 

@@ -10,12 +10,12 @@ from sklearn.base import ClassifierMixin
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import check_is_fitted
 
-from skembed._sklearn import Interval, StrOptions, fit_context, with_callbacks
-from skembed._warn import warn
 from skembed.exceptions import FitWarning
 from skembed.finetune.base import BaseFineTuner
 from skembed.finetune.targets import check_class_weight, check_labels, looks_like_numbers
 from skembed.inputs import check_comparable
+from skembed.utils.sklearn_private import Interval, StrOptions, fit_context, with_callbacks
+from skembed.utils.warnings import warn
 
 __all__ = ["FineTuneClassifier"]
 

@@ -10,10 +10,7 @@ from typing import Any
 import numpy as np
 
 from skembed.augment import Augmentation, sample_rng
-from skembed.encoder import Encoder
-from skembed.engine.bounded_map import count_bytes
-from skembed.engine.extract import embed_items, prepare, workers
-from skembed.engine.nonfinite import find_nonfinite
+from skembed.embedders.encoder import Encoder
 from skembed.finetune.loop import Source
 from skembed.finetune.network import FrozenNetwork, Network
 from skembed.finetune.prefix import (
@@ -27,7 +24,10 @@ from skembed.finetune.prefix import (
     replay_block,
 )
 from skembed.finetune.sources import FreshSource, NetworkSource, TableSource
-from skembed.progress import progress_bar
+from skembed.inference.bounded_map import count_bytes
+from skembed.inference.extract import embed_items, prepare, workers
+from skembed.inference.nonfinite import find_nonfinite
+from skembed.utils.progress import progress_bar
 
 __all__ = ["TrainingData", "Views", "embed_first", "embed_view", "prepared_chunks"]
 

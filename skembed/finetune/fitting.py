@@ -8,9 +8,6 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from skembed._warn import warn
-from skembed.engine.device import resolve_precision
-from skembed.engine.modes import standard_modes
 from skembed.exceptions import FitWarning
 from skembed.finetune.checkpoint import Checkpoint, warn_unwritable
 from skembed.finetune.data import TrainingData, Views, embed_first
@@ -26,8 +23,11 @@ from skembed.finetune.snapshot import best_so_far
 from skembed.finetune.stages import INTERRUPTED, Recipe, Stage, plan_stages
 from skembed.finetune.storing import tuned_embedder
 from skembed.finetune.tasks import Scores
-from skembed.progress import progress_bar
 from skembed.strategies import parse_strategy
+from skembed.utils.device import resolve_precision
+from skembed.utils.progress import progress_bar
+from skembed.utils.torch_modes import standard_modes
+from skembed.utils.warnings import warn
 
 __all__ = ["run_fit", "untrained"]
 

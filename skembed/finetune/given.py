@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from skembed._blas import one_blas_thread
-from skembed._warn import warn
-from skembed.base import BaseEmbedder
-from skembed.encoder import Encoder
+from skembed.embedders.base import BaseEmbedder
+from skembed.embedders.encoder import Encoder
 from skembed.exceptions import FitWarning
+from skembed.utils.blas import one_blas_thread
+from skembed.utils.warnings import warn
 
 __all__ = [
     "check_lengths",

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skembed._warn import warn
 from skembed.augment.mixing import Mix, draw_mix
-from skembed.engine.device import is_out_of_memory
-from skembed.engine.seeding import seeded
 from skembed.exceptions import DeviceWarning, TrainingError
 from skembed.finetune.network import FrozenNetwork
 from skembed.finetune.optimizer import AdamW, clipping_factor
 from skembed.finetune.schedules import SCHEDULES
 from skembed.finetune.tasks import Task
+from skembed.utils.device import is_out_of_memory
+from skembed.utils.seeding import seeded
+from skembed.utils.warnings import warn
 
 __all__ = ["Averaged", "Settings", "Source", "Targets", "build_optimizer", "epoch_rng", "evaluate", "train_epoch"]
 

@@ -13,21 +13,21 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from skembed.augment.mixing import Mix
+from skembed.backbones.accelerate.mixed_precision import round_factors
 from skembed.backbones.base import Backbone, Block, Item
 from skembed.backbones.dropout import draw_fast
-from skembed.backbones.mixed_precision import round_factors
 from skembed.backbones.spec import TunedWeights, place_of
-from skembed.engine.device import move
-from skembed.engine.extract import undisturbed
-from skembed.engine.pooling import combine_layers, pool
-from skembed.engine.reading import Reading
-from skembed.engine.seeding import seeded
 from skembed.finetune.convolutions import avoid_faulty_gradients
 from skembed.finetune.groups import parameter_groups, trainable
 from skembed.finetune.kinds import KINDS
 from skembed.finetune.optimizer import prefer_sparse_gradients
 from skembed.finetune.probe import Probe, Standardizer
+from skembed.inference.extract import undisturbed
+from skembed.inference.pooling import combine_layers, pool
+from skembed.inference.reading import Reading
 from skembed.strategies import WEIGHTS, Method
+from skembed.utils.device import move
+from skembed.utils.seeding import seeded
 
 __all__ = ["FrozenNetwork", "Head", "Network"]
 
@@ -157,7 +157,7 @@ class Network(FrozenNetwork):
         Of what is added.
     mixed_precision : bool
         Whether the backbone's linear layers multiply in bfloat16, where the processor does; see
-        `skembed.backbones.mixed_precision.round_factors`.
+        `skembed.backbones.accelerate.mixed_precision.round_factors`.
     """
 
     def __init__(

@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from skembed.encoder import Encoder
+from skembed.embedders.encoder import Encoder
 
 __all__ = ["PredictingMixin"]
 

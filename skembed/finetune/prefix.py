@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from skembed.backbones.base import Backbone, Item
-from skembed.engine.bounded_map import count_bytes
-from skembed.engine.device import is_device_fault, move
-from skembed.engine.extract import computing, each_batch, embed_items
-from skembed.engine.reading import Reading
 from skembed.finetune.network import Network
+from skembed.inference.bounded_map import count_bytes
+from skembed.inference.extract import computing, each_batch, embed_items
+from skembed.inference.reading import Reading
+from skembed.utils.device import is_device_fault, move
 
 __all__ = [
     "MEMORY",
@@ -165,7 +165,7 @@ class Prefixes:
     blocks : sequence of int
         The last block that is frozen, in each of the stages that may follow; ascending.
     batch_size : int, optional
-        See `skembed.engine.extract.extract`.
+        See `skembed.inference.extract.extract`.
     budget : int, default=MEMORY
         Bytes that are kept. Where they do not suffice the lowest block gives up its own, and so on; what the highest
         cannot keep is advanced and forgotten.
@@ -324,7 +324,7 @@ def run_up_to(
     blocks : sequence of int
         Ascending.
     batch_size : int or None
-        See `skembed.engine.extract.extract`.
+        See `skembed.inference.extract.extract`.
     report : callable, optional
         Called with the number of samples that each batch completes.
     """

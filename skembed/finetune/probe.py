@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import minimize
 
-from skembed._blas import SMALL, SMALL_PRODUCT, one_blas_thread
+from skembed.utils.blas import SMALL, SMALL_PRODUCT, one_blas_thread
 
 __all__ = ["STRENGTHS", "Probe", "Standardizer", "fit_ridge", "fit_softmax", "search_probe"]
 

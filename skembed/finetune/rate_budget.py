@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.base import clone
 
-from skembed.encoder import Encoder
+from skembed.embedders.encoder import Encoder
 from skembed.finetune.given import taken
 from skembed.finetune.loop import epoch_rng
 
 if TYPE_CHECKING:
-    from skembed.base import BaseEmbedder
+    from skembed.embedders.base import BaseEmbedder
     from skembed.finetune.request import Request
 
 __all__ = ["bounded", "shortened"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-from skembed._layout import keep_inside
-from skembed._plotting import BEST, COLOUR, bare, pyplot
+from skembed.utils.plot_layout import keep_inside
+from skembed.utils.plotting import BEST, COLOUR, bare, pyplot
 
 __all__ = ["RateCurveDisplay"]
 

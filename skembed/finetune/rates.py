@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from sklearn.base import clone
 
-from skembed._warn import silenced
-from skembed.engine.modes import standard_modes
-from skembed.engine.seeding import seeded
 from skembed.exceptions import TrainingError, TruncationWarning
 from skembed.finetune.fitting import untrained
 from skembed.finetune.loop import Epoch, epoch_rng
 from skembed.finetune.rate_budget import bounded, shortened
 from skembed.finetune.rate_display import RateCurveDisplay
 from skembed.finetune.stages import Recipe
-from skembed.progress import progress_bar, showing
+from skembed.utils.progress import progress_bar, showing
+from skembed.utils.seeding import seeded
+from skembed.utils.torch_modes import standard_modes
+from skembed.utils.warnings import silenced
 
 if TYPE_CHECKING:
     from skembed.finetune.base import BaseFineTuner

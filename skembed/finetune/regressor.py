@@ -8,9 +8,9 @@ import numpy as np
 from sklearn.base import RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
-from skembed._sklearn import fit_context, with_callbacks
 from skembed.finetune.base import BaseFineTuner
 from skembed.inputs import as_numbers
+from skembed.utils.sklearn_private import fit_context, with_callbacks
 
 __all__ = ["FineTuneRegressor"]
 

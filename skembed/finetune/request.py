@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from skembed._blas import SMALL_PRODUCT, one_blas_thread
 from skembed.augment import Augmentation
-from skembed.base import BaseEmbedder
-from skembed.encoder import Encoder
+from skembed.embedders.base import BaseEmbedder
+from skembed.embedders.encoder import Encoder
 from skembed.finetune.loop import Settings
 from skembed.finetune.probe import Probe, Standardizer
 from skembed.finetune.stages import Progress, Stage
 from skembed.finetune.tasks import Scores, Task
 from skembed.strategies import WEIGHTS, Method
+from skembed.utils.blas import SMALL_PRODUCT, one_blas_thread
 
 if TYPE_CHECKING:
     from skembed.assessment.advice import Advice

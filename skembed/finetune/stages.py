@@ -24,7 +24,7 @@ from skembed.finetune.loop import (
 )
 from skembed.finetune.network import FrozenNetwork
 from skembed.finetune.tasks import Scores, Task
-from skembed.progress import progress_bar
+from skembed.utils.progress import progress_bar
 
 __all__ = ["INTERRUPTED", "Progress", "Recipe", "Stage", "plan_stages"]
 

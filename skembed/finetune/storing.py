@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from safetensors.torch import save
 
-from skembed.backbones.archive import pack_directory
-from skembed.backbones.loading import load
-from skembed.backbones.locating import identify
+from skembed.backbones.loading.card import identify
+from skembed.backbones.loading.load import load
 from skembed.backbones.spec import TunedWeights
-from skembed.base import BaseEmbedder
-from skembed.encoder import Encoder
+from skembed.backbones.weights.archive import pack_directory
+from skembed.embedders.base import BaseEmbedder
+from skembed.embedders.encoder import Encoder
 from skembed.finetune.network import FrozenNetwork, Network
 
 __all__ = ["merged", "tuned_embedder", "with_base"]

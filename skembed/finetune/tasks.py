@@ -15,7 +15,7 @@ from sklearn.metrics import accuracy_score, get_scorer, get_scorer_names, r2_sco
 
 from skembed.assessment.certainty import TEMPERATURES
 from skembed.finetune.probe import Fit, fit_ridge, fit_softmax
-from skembed.naming import did_you_mean
+from skembed.utils.naming import did_you_mean
 
 if TYPE_CHECKING:
     from torch import Tensor

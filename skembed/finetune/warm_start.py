@@ -9,8 +9,8 @@ import numpy as np
 from sklearn.base import clone
 
 from skembed.backbones.spec import TunedWeights
-from skembed.base import BaseEmbedder
-from skembed.encoder import Encoder
+from skembed.embedders.base import BaseEmbedder
+from skembed.embedders.encoder import Encoder
 from skembed.finetune.probe import Probe, Standardizer
 from skembed.finetune.request import Linear
 from skembed.finetune.tasks import Multiclass, Regression, Task

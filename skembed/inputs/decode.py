@@ -9,10 +9,10 @@ from contextlib import nullcontext
 from numbers import Real
 from typing import Any, BinaryIO
 
-from skembed._warn import warn
 from skembed.exceptions import DecodeError, DecodeWarning, NonFiniteRowError
 from skembed.inputs.file_kinds import kind_of_base64
-from skembed.sample_watch import current_watch
+from skembed.utils.sample_watch import current_watch
+from skembed.utils.warnings import warn
 
 __all__ = ["decode_all", "is_missing", "open_file", "reason", "warn_unreadable"]
 

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from skembed.exceptions import DecodeError
-from skembed.identity import plain
 from skembed.inputs.arrays import as_array
 from skembed.inputs.decode import open_file
 from skembed.inputs.decoders import declared_duration, decode_start, is_decoder
 from skembed.inputs.mono import DEFAULT_MAX_DURATION
 from skembed.inputs.recordings import array_and_rate, file_in_dict
 from skembed.inputs.streams import lock_of
+from skembed.utils.identity import plain
 
 __all__ = ["KEY_SIZE", "array_key", "content_key", "text_key"]
 

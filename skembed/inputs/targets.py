@@ -12,9 +12,9 @@ import numpy as np
 from sklearn.exceptions import DataConversionWarning
 from sklearn.utils.multiclass import type_of_target
 
-from skembed._warn import warn
 from skembed.inputs.arrays import as_array
 from skembed.inputs.decode import is_missing
+from skembed.utils.warnings import warn
 
 __all__ = ["as_numbers", "as_targets", "check_comparable", "check_present", "target_kind"]
 

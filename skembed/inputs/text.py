@@ -6,9 +6,9 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from skembed._warn import warn
 from skembed.exceptions import DecodeError, InputWarning
 from skembed.inputs.decode import is_missing
+from skembed.utils.warnings import warn
 
 __all__ = ["file_names", "read_text", "warn_of_file_names"]
 

@@ -10,7 +10,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.special import betaincinv
 
-from skembed._blas import SMALL, one_blas_thread
+from skembed.utils.blas import SMALL, one_blas_thread
 
 __all__ = ["Twins", "exact_groups", "find_twins", "join_groups"]
 

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
-from skembed._blas import SMALL, one_blas_thread
+from skembed.utils.blas import SMALL, one_blas_thread
 
 __all__ = ["LeftOut", "LinearProbe"]
 

@@ -10,17 +10,17 @@ from typing import Any
 
 from sklearn.base import BaseEstimator, clone
 
-from skembed.backbones.registry import KNOWN, suggestion
-from skembed.backbones.weights import read_json
-from skembed.base import BaseEmbedder
-from skembed.encoder import Encoder
+from skembed.backbones.loading.registry import KNOWN, suggestion
+from skembed.backbones.weights.files import read_json
+from skembed.embedders.base import BaseEmbedder
+from skembed.embedders.encoder import Encoder
 
 __all__ = ["Candidate", "as_candidates", "megabytes_of"]
 
 _EMBEDDERS = {
-    "audio": ("skembed.audio", "AudioEmbedder"),
-    "image": ("skembed.image", "ImageEmbedder"),
-    "text": ("skembed.text", "TextEmbedder"),
+    "audio": ("skembed.embedders.audio", "AudioEmbedder"),
+    "image": ("skembed.embedders.image", "ImageEmbedder"),
+    "text": ("skembed.embedders.text", "TextEmbedder"),
 }
 #: Parameters that the table has columns for, or that change no row by more than rounding.
 _UNSPOKEN = {"backbone", "layers", "pooling", "batch_size", "device", "cache", "verbose", "on_error", "engine"}
@@ -151,7 +151,7 @@ def megabytes_of(embedder: Any) -> float:
     """
     if not isinstance(embedder, BaseEmbedder):
         return float("nan")
-    from skembed.backbones.locating import identify
+    from skembed.backbones.loading.card import identify
 
     located = identify(embedder.spec_)
     if located is None:

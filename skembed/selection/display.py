@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from skembed._layout import SEPARATOR, cell_size, fit_parts, font_points, keep_inside, shorten_to, wrap_to
-from skembed._plotting import BEST, COLOUR, GREY, bare, plain_labels, pyplot, shorten, shorten_start
+from skembed.utils.plot_layout import SEPARATOR, cell_size, fit_parts, font_points, keep_inside, shorten_to, wrap_to
+from skembed.utils.plotting import BEST, COLOUR, GREY, bare, plain_labels, pyplot, shorten, shorten_start
 
 __all__ = ["TransferabilityDisplay"]
 

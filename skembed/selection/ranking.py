@@ -11,16 +11,16 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_consistent_length
 
-from skembed._warn import warn
-from skembed.encoder import modality_of
+from skembed.embedders.encoder import modality_of
 from skembed.exceptions import InputWarning, SkembedWarning
-from skembed.naming import did_you_mean
 from skembed.selection.candidates import Candidate, as_candidates, megabytes_of
 from skembed.selection.prediction import nleep
 from skembed.selection.probes import knn_score, linear_probe_score
 from skembed.selection.scores import h_score, logme, transrate
 from skembed.selection.targets import checked_targets, resolve_task, target_columns
 from skembed.selection.timing import Cost, embed_timed, timed
+from skembed.utils.naming import did_you_mean
+from skembed.utils.warnings import warn
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,12 +12,12 @@ from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.utils import get_tags
 from sklearn.utils.validation import check_is_fitted
 
-from skembed._sklearn import Interval, StrOptions, fit_context
-from skembed.base import BaseEmbedder
+from skembed.embedders.base import BaseEmbedder
 from skembed.exceptions import InputWarning
 from skembed.selection.candidates import as_candidates
 from skembed.selection.ranking import SCORES, score_candidates, score_name
 from skembed.selection.targets import TASKS, checked_targets
+from skembed.utils.sklearn_private import Interval, StrOptions, fit_context
 
 __all__ = ["BackboneSelector"]
 

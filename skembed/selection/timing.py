@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from skembed.base import BaseEmbedder
-from skembed.encoder import Encoder
+from skembed.embedders.base import BaseEmbedder
+from skembed.embedders.encoder import Encoder
 
 __all__ = ["Cost", "embed_timed", "timed"]
 

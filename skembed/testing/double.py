@@ -11,11 +11,11 @@ import torch
 from sklearn.utils.validation import validate_data
 from torch import Tensor, nn
 
-from skembed.backbones.advanced import advance_each, collate_advanced
 from skembed.backbones.base import Backbone, Block, Item, Tokens
 from skembed.backbones.blocks import enter_behind, record_blocks
+from skembed.backbones.models.advanced import advance_each, collate_advanced
 from skembed.backbones.spec import BackboneSpec
-from skembed.base import BaseEmbedder
+from skembed.embedders.base import BaseEmbedder
 from skembed.inputs import array_key
 
 __all__ = ["ArrayBackbone", "ArrayEmbedder", "array_backbone"]

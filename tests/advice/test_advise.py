@@ -293,7 +293,7 @@ def test_texts_that_are_cut_are_told_of_once(tmp_path, monkeypatch):
     assert len(told) == 1
     counts = []
     for strategy in ("auto", "head"):
-        monkeypatch.setattr("skembed._warn._given", set())  # as in a new process
+        monkeypatch.setattr("skembed.utils.warnings._given", set())  # as in a new process
         with pytest.warns(TruncationWarning) as told:
             FineTuneClassifier(embedder, strategy=strategy, max_epochs=0, random_state=0).fit(texts, y)
         counts.append(len(told))

@@ -9,7 +9,7 @@ import torch
 from skembed.augment import SpecAugment
 from skembed.augment.spec_augment import draw_spans
 from skembed.backbones.base import AudioOptions, Item
-from skembed.backbones.loading import open_spec
+from skembed.backbones.loading.load import open_spec
 from skembed.backbones.spec import BackboneSpec
 from tests.augment.cases import RATE, mel_item, sure, token_backbone
 from tests.backbones import tiny

@@ -10,7 +10,7 @@ import torch
 
 from skembed.augment import TokenDropout, TokenMasking
 from skembed.backbones.base import Item, TextOptions
-from skembed.backbones.loading import open_spec
+from skembed.backbones.loading.load import open_spec
 from skembed.backbones.spec import BackboneSpec
 from tests.augment.cases import sure, token_backbone, token_item
 from tests.backbones import tiny, tiny_texts

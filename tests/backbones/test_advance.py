@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from skembed.backbones.base import AudioOptions, TextOptions
-from skembed.backbones.loading import open_spec
+from skembed.backbones.loading.load import open_spec
 from skembed.backbones.spec import BackboneSpec
 from skembed.testing import array_backbone
 from tests.backbones.tiny import BUILDERS, MODALITY, samples

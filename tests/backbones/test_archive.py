@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from skembed.backbones import bundled
-from skembed.backbones.archive import pack_directory, unpack_directory
-from skembed.backbones.bundled import publish_directory
-from skembed.backbones.weights import fingerprint_directory
+from skembed.backbones.weights import bundled
+from skembed.backbones.weights.archive import pack_directory, unpack_directory
+from skembed.backbones.weights.bundled import publish_directory
+from skembed.backbones.weights.files import fingerprint_directory
 from skembed.exceptions import SkembedWarning
 
 

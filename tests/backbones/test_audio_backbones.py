@@ -12,8 +12,8 @@ import transformers as tf
 from safetensors.torch import load_file, save_file
 from torchaudio.pipelines import Wav2Vec2Bundle
 
-from skembed.backbones.audio_torchaudio import prepare_bundle, torchaudio_bundles
 from skembed.backbones.base import AudioOptions
+from skembed.backbones.models.audio_torchaudio import prepare_bundle, torchaudio_bundles
 from skembed.exceptions import BackboneNotFoundError
 from tests.backbones.tiny import (
     AUDIO,

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from skembed.backbones import attention, audio_packed, audio_waveform
+from skembed.backbones import attention, audio_packed
 from skembed.backbones.audio_packed import Packing, attend, pad_rows
 from skembed.backbones.base import AudioOptions
+from skembed.backbones.models import audio_waveform
 from tests.backbones.tiny import AUDIO
 from tests.backbones.tiny_audio import NOISE, PACKED, opened, run
 
@@ -75,7 +76,7 @@ def test_a_mutant_whose_attention_crosses_clips_is_far_off(tiny, monkeypatch, fa
         whole = Packing([len(key)], key.device)
         return attend(query, key, value, n_heads, whole, **{**kwargs, "queries": None, "bias": None})
 
-    monkeypatch.setattr("skembed.backbones.audio_whisper.attend", across)
+    monkeypatch.setattr("skembed.backbones.models.audio_whisper.attend", across)
     monkeypatch.setattr(audio_waveform, "attend", across)
     assert largest_difference(backbone, [1], expected, options) > 1e-3
 

@@ -98,7 +98,7 @@ def test_how_many_clips_run_at_once_does_not_matter(whisper_directory, monkeypat
     clips = [NOISE[:n] for n in (40_000, 20_000, 20_000, 3000)]
     with torch.no_grad():
         expected = run(backbone, clips, range(4), options)
-        monkeypatch.setattr("skembed.backbones.audio_whisper._CPU_ROWS", rows)
+        monkeypatch.setattr("skembed.backbones.models.audio_whisper._CPU_ROWS", rows)
         found = run(backbone, clips, range(4), options)
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours.values.numpy(), theirs.values.numpy(), atol=1e-5)

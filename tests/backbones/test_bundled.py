@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from skembed.backbones import bundled
-from skembed.backbones.bundled import bundled_directory, cache_home, has_mirror, list_bundled, publish_directory
+from skembed.backbones.weights import bundled
+from skembed.backbones.weights.bundled import bundled_directory, cache_home, has_mirror, list_bundled, publish_directory
 from skembed.exceptions import IntegrityError, SkembedWarning
 
 WHISPER = "openai/whisper-tiny.en"

@@ -11,9 +11,9 @@ from timm.layers import Conv2dSame, StdConv2d
 from torch import nn
 from torch.nn.utils import prune
 
-from skembed.backbones import convolution
-from skembed.backbones.convolution import OneDnnConv2d, OneDnnConv2dSame, convolve_by_onednn
-from skembed.backbones.folding import Pair
+from skembed.backbones.accelerate import convolution
+from skembed.backbones.accelerate.convolution import OneDnnConv2d, OneDnnConv2dSame, convolve_by_onednn
+from skembed.backbones.accelerate.folding import Pair
 
 pytestmark = pytest.mark.skipif(not convolution._types(), reason="oneDNN's operations are not for this processor")
 

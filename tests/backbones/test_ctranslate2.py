@@ -9,7 +9,7 @@ import struct
 import numpy as np
 import pytest
 
-from skembed.backbones.ctranslate2 import read_variables, whisper_encoder_state
+from skembed.backbones.weights.ctranslate2 import read_variables, whisper_encoder_state
 from skembed.exceptions import IntegrityError
 
 FUSED = "encoder/layer_0/self_attention/linear_0"

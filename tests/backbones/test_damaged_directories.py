@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from skembed import AudioEmbedder, ImageEmbedder, TextEmbedder
-from skembed.backbones.loading import loaded
+from skembed.backbones.loading.load import loaded
 from skembed.exceptions import BackboneNotFoundError, BackboneReadError
 from tests.backbones import tiny
 from tests.backbones.tiny_texts import sentence_layout

@@ -8,7 +8,7 @@ import torch
 
 from skembed import AudioEmbedder, ImageEmbedder, TextEmbedder
 from skembed.backbones.base import AudioOptions, TextOptions
-from skembed.backbones.loading import open_spec
+from skembed.backbones.loading.load import open_spec
 from skembed.backbones.spec import BackboneSpec
 from tests.backbones.tiny import BUILDERS, MODALITY, samples
 

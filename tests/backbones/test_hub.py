@@ -21,11 +21,11 @@ from huggingface_hub.errors import (
 )
 
 from skembed import TextEmbedder
-from skembed.backbones import hub as hub_module
-from skembed.backbones import locating
-from skembed.backbones.hub import PATTERNS, resolve_directory, resolved_revision
-from skembed.backbones.locating import locate
+from skembed.backbones.loading import card as locating
+from skembed.backbones.loading.card import locate
 from skembed.backbones.spec import BackboneSpec
+from skembed.backbones.weights import hub as hub_module
+from skembed.backbones.weights.hub import PATTERNS, resolve_directory, resolved_revision
 from skembed.exceptions import BackboneNotFoundError
 from tests.backbones.tiny import bert
 

@@ -8,8 +8,8 @@ import sys
 import pytest
 import torch
 
-from skembed.backbones.linear import multiply_by_onednn
-from skembed.backbones.loading import open_spec
+from skembed.backbones.accelerate.linear import multiply_by_onednn
+from skembed.backbones.loading.load import open_spec
 from skembed.backbones.spec import BackboneSpec
 from tests.backbones.test_image_speedups import _assert_same, _batch, _norms, _run, directory
 
@@ -68,7 +68,7 @@ def test_openvino_follows_the_weights_and_the_precision(directory):
 
 def test_a_network_that_openvino_cannot_run(directory, monkeypatch):
     pytest.importorskip("openvino")
-    from skembed.backbones import compiled
+    from skembed.backbones.accelerate import openvino as compiled
 
     def refuse(*_):
         raise RuntimeError("no such operation")

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import skembed.backbones.image_prepare as image_prepare
+import skembed.backbones.models.image_prepare as image_prepare
 from skembed import ImageEmbedder
-from skembed.backbones.image_prepare import ImagePreparation
+from skembed.backbones.models.image_prepare import ImagePreparation
 from skembed.exceptions import BackboneNotFoundError
 
 FILTERS = [Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS]

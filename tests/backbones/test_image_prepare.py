@@ -12,7 +12,7 @@ import timm
 import transformers as tf
 from PIL import Image
 
-from skembed.backbones.image_prepare import ImagePreparation
+from skembed.backbones.models.image_prepare import ImagePreparation
 from skembed.exceptions import BackboneNotFoundError
 from tests.backbones.tiny_images import IMAGES, noise, opened, smooth
 

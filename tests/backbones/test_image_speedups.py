@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save_file
 from timm.layers import BatchNormAct2d, StdConv2d
 from torch import nn
 
-from skembed.backbones.convolution import OneDnnConv2d, OneDnnConv2dSame, _types
-from skembed.backbones.folding import Pair, find_pairs, fold_pairs, folded
-from skembed.backbones.image_prepare import ImagePreparation
-from skembed.backbones.inference_copies import _copied
+from skembed.backbones.accelerate.convolution import OneDnnConv2d, OneDnnConv2dSame, _types
+from skembed.backbones.accelerate.folding import Pair, find_pairs, fold_pairs, folded
+from skembed.backbones.accelerate.inference_copies import _copied
+from skembed.backbones.models.image_prepare import ImagePreparation
 from tests.backbones.tiny_images import ALL, noise, opened, samples
 
 CONVOLUTIONAL = ["timm_resnet", "timm_efficientnet", "timm_mobilenet", "timm_regnet", "hf_resnet",

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from skembed.backbones import linear
-from skembed.backbones.inference_copies import InferenceCopies
-from skembed.backbones.linear import OneDnnLinear, multiply_by_onednn, multiply_plainly
-from skembed.backbones.mixed_precision import round_factors
+from skembed.backbones.accelerate import linear
+from skembed.backbones.accelerate.inference_copies import InferenceCopies
+from skembed.backbones.accelerate.linear import OneDnnLinear, multiply_by_onednn, multiply_plainly
+from skembed.backbones.accelerate.mixed_precision import round_factors
 
 pytestmark = pytest.mark.skipif(
     torch.float32 not in linear.faster_types(), reason="this processor multiplies by torch's own library"

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from skembed import FineTuneClassifier, TextEmbedder
-from skembed.backbones import linear
-from skembed.backbones.linear import OneDnnLinear, multiply_by_onednn
-from skembed.backbones.loading import loaded
+from skembed.backbones.accelerate import linear
+from skembed.backbones.accelerate.linear import OneDnnLinear, multiply_by_onednn
+from skembed.backbones.loading.load import loaded
 from tests.finetune.tuning import SHORT, TEXTS, directory
 
 

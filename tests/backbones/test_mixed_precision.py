@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from skembed.backbones import linear
-from skembed.backbones.linear import OneDnnLinear, multiply_by_onednn, multiply_plainly
-from skembed.backbones.mixed_precision import round_factors
+from skembed.backbones.accelerate import linear
+from skembed.backbones.accelerate.linear import OneDnnLinear, multiply_by_onednn, multiply_plainly
+from skembed.backbones.accelerate.mixed_precision import round_factors
 
 pytestmark = pytest.mark.skipif(
     torch.bfloat16 not in linear.faster_types(), reason="this processor does not multiply in bfloat16"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from skembed import AudioEmbedder, ImageEmbedder, TextEmbedder
-from skembed.backbones.modality import other_reader, refuse_other_reader
+from skembed.backbones.loading.modality import other_reader, refuse_other_reader
 from skembed.backbones.spec import BackboneSpec
 from skembed.exceptions import BackboneNotFoundError
 
@@ -85,7 +85,7 @@ def test_unknown_names_are_not_guessed_at():
 @pytest.mark.parametrize("parameters", [{"layers": 99}, {"layers": []}, {"truncate_dim": 9999}, {"pooling": "cls"}])
 def test_errors_show_the_name_that_was_given(parameters):
     """Fails when a name comes from what an earlier process wrote of the same weights in a directory of another name."""
-    from skembed.backbones.locating import locate
+    from skembed.backbones.loading.card import locate
 
     directory = locate(BackboneSpec("image", EFFICIENTNET))
     image = np.zeros((32, 32, 3), np.uint8)

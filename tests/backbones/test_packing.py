@@ -11,12 +11,13 @@ import pytest
 import torch
 import transformers as tf
 
-from skembed.backbones import packing, text_transformers
+from skembed.backbones import packing
 from skembed.backbones.base import TextOptions, Tokens
+from skembed.backbones.models import text_transformers
+from skembed.backbones.models.text_transformers import open_backbone
 from skembed.backbones.ragged import Ragged
 from skembed.backbones.spec import BackboneSpec
-from skembed.backbones.text_transformers import open_backbone
-from skembed.engine.pooling import POOLINGS, pool
+from skembed.inference.pooling import POOLINGS, pool
 from tests.backbones import tiny, tiny_texts
 
 POOLED = [name for name in POOLINGS if name != "layer_attention"]

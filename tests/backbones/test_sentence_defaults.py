@@ -14,12 +14,12 @@ import transformers as tf
 from skembed import EmbeddingCache, FineTuneClassifier, TextEmbedder
 from skembed.augment.tokens import TokenDropout
 from skembed.backbones.base import TextOptions
-from skembed.backbones.loading import loaded
+from skembed.backbones.loading.load import loaded
+from skembed.backbones.models.text_transformers import open_backbone
 from skembed.backbones.spec import BackboneSpec
-from skembed.backbones.text_transformers import open_backbone
-from skembed.backbones.weights import fingerprint_directory
-from skembed.engine.pooling import pool
+from skembed.backbones.weights.files import fingerprint_directory
 from skembed.exceptions import BackboneReadError
+from skembed.inference.pooling import pool
 from tests.backbones import tiny, tiny_texts
 
 TEXTS = ["cat", "the moon rose again and again over the lazy dog", "", "on the mat by a river"]
@@ -248,10 +248,10 @@ def test_recorded_versions_are_not_part_of_the_fingerprint(make):
 
 
 def test_a_second_process_reads_the_defaults_without_the_network(make, monkeypatch):
-    monkeypatch.setattr("skembed.backbones.locating._seen", {})
+    monkeypatch.setattr("skembed.backbones.loading.card._seen", {})
     directory = make({**DEFAULTS, "truncate_dim": 5})
     first = TextEmbedder(str(directory), device="cpu", cache=None).fit(TEXTS)
-    monkeypatch.setattr("skembed.backbones.locating._seen", {})
+    monkeypatch.setattr("skembed.backbones.loading.card._seen", {})
     n_loads = loaded.n_loads
     loaded.clear()
     second = TextEmbedder(str(directory), device="cpu", cache=None).fit(TEXTS)

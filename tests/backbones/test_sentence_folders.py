@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from skembed import FineTuneClassifier, TextEmbedder
-from skembed.backbones import hub
-from skembed.backbones.archive import pack_directory, unpack_directory
-from skembed.backbones.loading import loaded
-from skembed.backbones.sentence_modules import SentenceModule, read_modules
-from skembed.backbones.weights import decisive_files, fingerprint_directory
+from skembed.backbones.loading.load import loaded
+from skembed.backbones.weights import hub
+from skembed.backbones.weights.archive import pack_directory, unpack_directory
+from skembed.backbones.weights.files import decisive_files, fingerprint_directory
+from skembed.backbones.weights.sentence_modules import SentenceModule, read_modules
 from skembed.exceptions import BackboneReadError
 from tests.backbones import tiny_texts
 from tests.backbones.tiny_texts import sentence_layout

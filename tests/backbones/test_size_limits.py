@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from skembed import AudioEmbedder, ImageEmbedder, TextEmbedder
-from skembed.backbones.loading import loaded
-from skembed.backbones.size_limits import limit_network, read_headers
+from skembed.backbones.loading.load import loaded
+from skembed.backbones.weights.size_limits import limit_network, read_headers
 from skembed.exceptions import BackboneReadError
 from tests.backbones import tiny
 

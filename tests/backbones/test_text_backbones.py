@@ -12,10 +12,10 @@ import torch
 import transformers as tf
 
 from skembed.backbones.base import TextOptions
+from skembed.backbones.models.text_transformers import open_backbone
 from skembed.backbones.spec import BackboneSpec
-from skembed.backbones.text_transformers import open_backbone
-from skembed.engine.batching import plan_batches
-from skembed.engine.pooling import pool
+from skembed.inference.batching import plan_batches
+from skembed.inference.pooling import pool
 from tests.backbones import tiny_texts
 from tests.backbones.tiny_texts import FURTHER
 
@@ -260,7 +260,7 @@ def test_one_endless_word_is_read_in_part(tiny, name):
     read = []
     tokenizer = backbone.tokenizer
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("skembed.backbones.text_transformers._MAX_CHARACTERS", 10_000)
+        patch.setattr("skembed.backbones.models.text_transformers._MAX_CHARACTERS", 10_000)
         patch.setattr(backbone, "tokenizer", lambda texts, **kw: read.extend(map(len, texts)) or tokenizer(texts, **kw))
         ((item,),) = _items(backbone, ["a" * 200_000], max_length=16)
     assert item.truncated

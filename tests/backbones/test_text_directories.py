@@ -14,9 +14,9 @@ import torch
 import transformers as tf
 from safetensors.torch import load_file, save_file
 
-from skembed.backbones.sentence_layout import SentenceLayout, read_sentence_layout
-from skembed.engine.pooling import pool
+from skembed.backbones.models.sentence_layout import SentenceLayout, read_sentence_layout
 from skembed.exceptions import BackboneNotFoundError, SkembedWarning
+from skembed.inference.pooling import pool
 from tests.backbones import tiny_texts
 from tests.backbones.test_text_backbones import LONG, TEXTS, _ids, _items, _open, _run
 from tests.backbones.tiny_texts import sentence_layout

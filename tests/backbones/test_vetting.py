@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from skembed import AudioEmbedder, ImageEmbedder, TextEmbedder
-from skembed.backbones.loading import loaded
+from skembed.backbones.loading.load import loaded
 from skembed.exceptions import BackboneReadError
 from tests.backbones import tiny
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from skembed import AudioEmbedder
 from skembed.backbones.base import AudioOptions, Backbone, Tokens
-from skembed.backbones.loading import open_spec
+from skembed.backbones.loading.load import open_spec
 from skembed.backbones.spec import BackboneSpec
 from tests.backbones.tiny import AUDIO
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from skembed import ImageEmbedder
 from skembed.backbones.base import Backbone, Tokens
-from skembed.backbones.loading import open_spec
+from skembed.backbones.loading.load import open_spec
 from skembed.backbones.spec import BackboneSpec
 from tests.backbones.tiny import IMAGES, SIZES, VISION, Plain, _clip_processor, _exact, _image, _pooler, _timm, samples
 

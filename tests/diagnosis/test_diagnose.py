@@ -18,7 +18,7 @@ from skembed import FineTuneClassifier, FineTuneRegressor, diagnose
 from skembed.assessment.data import find_imbalance, find_noise
 from skembed.assessment.forgetting import block_drift, find_forgetting
 from skembed.assessment.remedies import Means
-from skembed.backbones.loading import load
+from skembed.backbones.loading.load import load
 from skembed.exceptions import FitWarning
 from skembed.measures import linear_cka
 from skembed.testing import ArrayBackbone, ArrayEmbedder, array_backbone

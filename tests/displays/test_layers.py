@@ -12,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from skembed import FineTuneClassifier, ImageEmbedder
-from skembed.backbones.loading import load
+from skembed.backbones.loading.load import load
 from skembed.displays import DriftDisplay, LayerProbeDisplay
 from skembed.displays.estimators import layer_features
 from skembed.measures import linear_cka, weight_drift

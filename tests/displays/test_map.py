@@ -14,11 +14,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-from skembed._plotting import class_style
 from skembed.displays import EmbeddingMapDisplay
 from skembed.displays.samples import describe_sample, spread_out
 from skembed.exceptions import DecodeError
 from skembed.testing import ArrayEmbedder
+from skembed.utils.plotting import class_style
 
 PLACES = np.array([[0.0, 0.0], [1.0, 0.5], [2.0, 1.0], [3.0, 4.0], [4.0, 2.0], [5.0, 5.0]])
 CLASSES = np.array(["b", "a", "b", "c", "a", "b"])

@@ -6,7 +6,7 @@ from functools import partial
 
 from sklearn.metrics import make_scorer
 
-from skembed.naming import shown
+from skembed.utils.naming import shown
 
 
 def sixth_root(y, outputs):

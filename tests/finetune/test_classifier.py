@@ -11,7 +11,7 @@ from sklearn.datasets import make_multilabel_classification
 from sklearn.linear_model import LogisticRegression
 
 from skembed import FineTuneClassifier, ImageEmbedder, TextEmbedder
-from skembed.backbones.loading import load, loaded
+from skembed.backbones.loading.load import load, loaded
 from skembed.exceptions import DeviceWarning, FitWarning, WeightsMismatchError
 from skembed.finetune import loop
 from skembed.testing import ArrayBackbone, ArrayEmbedder, array_backbone

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from skembed import EmbeddingCache, FineTuneClassifier, progress
-from skembed.backbones.loading import load
+from skembed import EmbeddingCache, FineTuneClassifier
+from skembed.backbones.loading.load import load
 from skembed.finetune.prefix import run_up_to
 from skembed.testing import ArrayEmbedder
+from skembed.utils import progress
 from tests.finetune import tuning
 
 X = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from skembed.backbones.loading import open_spec
+from skembed.backbones.loading.load import open_spec
 from skembed.backbones.spec import BackboneSpec
 from skembed.finetune.groups import block_rates, parameter_groups, trainable
 from skembed.testing import array_backbone

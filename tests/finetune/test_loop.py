@@ -12,9 +12,8 @@ from torch.nn import functional as F
 
 from skembed import ImageEmbedder
 from skembed.augment.mixing import mixup
-from skembed.backbones.loading import load, open_spec
+from skembed.backbones.loading.load import load, open_spec
 from skembed.backbones.spec import BackboneSpec
-from skembed.engine.reading import Reading
 from skembed.exceptions import DeviceWarning, TrainingError
 from skembed.finetune.convolutions import _is_faulty as faulty
 from skembed.finetune.data import prepared_chunks
@@ -35,6 +34,7 @@ from skembed.finetune.probe import Probe, Standardizer
 from skembed.finetune.schedules import SCHEDULES
 from skembed.finetune.sources import NetworkSource, TableSource
 from skembed.finetune.tasks import Multiclass, Multilabel, Regression
+from skembed.inference.reading import Reading
 from skembed.testing import array_backbone
 from tests.backbones import tiny
 

@@ -16,9 +16,9 @@ from transformers.pytorch_utils import Conv1D
 
 from skembed import FineTuneClassifier, FineTuneRegressor, find_learning_rate
 from skembed.backbones.base import Block
-from skembed.backbones.loading import load, loaded
-from skembed.backbones.lora import find_targets, inject, low_rank_change, split_factor
+from skembed.backbones.loading.load import load, loaded
 from skembed.backbones.spec import TunedWeights
+from skembed.backbones.tuning.lora import find_targets, inject, low_rank_change, split_factor
 from skembed.exceptions import FitWarning
 from skembed.finetune.loop import Pull
 from skembed.testing import ArrayEmbedder
@@ -80,7 +80,7 @@ def test_factors_beside_a_layer_compute_what_its_merged_weight_does(layer, shape
 @pytest.mark.parametrize("family", ["bert", "timm_resnet"])
 def test_the_pickle_holds_the_factors_and_little_else(family, monkeypatch):
     """A rank that outweighs the names of the tensors, as ranks do in networks that are not tiny."""
-    monkeypatch.setattr("skembed.backbones.lora.check_rank", lambda *_: None)
+    monkeypatch.setattr("skembed.backbones.tuning.lora.check_rank", lambda *_: None)
     classifier = tuning.fit(family, "lora", lora_rank=64)
     factors = sum(value.nbytes for value in classifier.embedder_.backbone.tensors().values())
     assert factors == sum(a.nbytes + b.nbytes for a, b in _factors(classifier.embedder_.backbone).values())

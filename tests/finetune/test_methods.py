@@ -10,10 +10,10 @@ import torch
 from sklearn.base import clone
 from torch import nn
 
-from skembed.backbones.image_timm import TimmBackbone
-from skembed.backbones.linear import multiply_plainly
-from skembed.backbones.loading import load, loaded
-from skembed.backbones.text_transformers import TextBackbone
+from skembed.backbones.accelerate.linear import multiply_plainly
+from skembed.backbones.loading.load import load, loaded
+from skembed.backbones.models.image_timm import TimmBackbone
+from skembed.backbones.models.text_transformers import TextBackbone
 from skembed.strategies import METHODS, STRATEGIES, parse_strategy
 from tests.finetune import tuning
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from skembed import FineTuneClassifier
-from skembed.backbones import linear, mixed_precision
-from skembed.backbones.linear import OneDnnLinear
+from skembed.backbones.accelerate import linear, mixed_precision
+from skembed.backbones.accelerate.linear import OneDnnLinear
 from skembed.finetune import fitting
 from tests.finetune import tuning
 

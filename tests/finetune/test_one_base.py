@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from skembed.backbones.loading import load, loaded
+from skembed.backbones.loading.load import load, loaded
 from skembed.backbones.spec import TunedWeights
 from tests.finetune import tuning
 

@@ -15,10 +15,7 @@ from sklearn.base import clone
 from skembed import AudioEmbedder, EmbeddingCache, FineTuneClassifier, ImageEmbedder, TextEmbedder
 from skembed.backbones.base import Item
 from skembed.backbones.blocks import enter_behind
-from skembed.backbones.loading import load
-from skembed.engine.bounded_map import count_bytes
-from skembed.engine.extract import computing
-from skembed.engine.reading import Reading
+from skembed.backbones.loading.load import load
 from skembed.exceptions import DeviceWarning
 from skembed.finetune import prefix
 from skembed.finetune.data import TrainingData, Views, embed_first, prepared_chunks
@@ -26,6 +23,9 @@ from skembed.finetune.network import Head, Network
 from skembed.finetune.prefix import ItemStore, Prefixes, agree, fill_store, replay_block, run_up_to
 from skembed.finetune.probe import Probe, Standardizer
 from skembed.finetune.sources import NetworkSource, TableSource
+from skembed.inference.bounded_map import count_bytes
+from skembed.inference.extract import computing
+from skembed.inference.reading import Reading
 from skembed.testing import ArrayBackbone, ArrayEmbedder, array_backbone
 from tests.backbones import tiny
 

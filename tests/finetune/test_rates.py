@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from skembed import EmbeddingCache, FineTuneClassifier, FineTuneRegressor, find_learning_rate, progress
+from skembed import EmbeddingCache, FineTuneClassifier, FineTuneRegressor, find_learning_rate
 from skembed.finetune import loop
 from skembed.finetune.network import Network
 from skembed.finetune.optimizer import AdamW
 from skembed.testing import ArrayEmbedder
+from skembed.utils import progress
 from tests.finetune import tuning
 
 X = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)

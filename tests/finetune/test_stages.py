@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from skembed.engine.reading import Reading
 from skembed.exceptions import TrainingError
 from skembed.finetune import stages
 from skembed.finetune.loop import Settings, Targets
@@ -17,6 +16,7 @@ from skembed.finetune.probe import Probe, Standardizer
 from skembed.finetune.sources import TableSource
 from skembed.finetune.stages import Recipe, Stage, improves, plan_stages
 from skembed.finetune.tasks import Scores
+from skembed.inference.reading import Reading
 from skembed.testing import array_backbone
 
 WIDTH = 8

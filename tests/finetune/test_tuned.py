@@ -18,9 +18,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from skembed import FineTuneClassifier, TextEmbedder
-from skembed.backbones import locating
-from skembed.backbones.loading import load, loaded, open_spec
-from skembed.backbones.registry import resolve
+from skembed.backbones.loading import card as locating
+from skembed.backbones.loading.load import load, loaded, open_spec
+from skembed.backbones.loading.registry import resolve
 from skembed.backbones.spec import BackboneSpec, TunedWeights
 from skembed.exceptions import IntegrityError, WeightsMismatchError
 from skembed.testing import ArrayEmbedder, array_backbone

@@ -8,7 +8,7 @@ import torch
 
 from skembed.backbones import packing
 from skembed.backbones.adapters import GatedPrefix, PromptedEmbedding, SoftPrompt, attach_prompt
-from skembed.backbones.loading import load
+from skembed.backbones.loading.load import load
 from skembed.backbones.spec import TunedWeights
 from tests.finetune import tuning
 
@@ -39,7 +39,7 @@ def test_rows_are_the_same_packed_padded_and_alone(family, method, monkeypatch):
     calls = []
     plan = packing.plan_packing
     monkeypatch.setattr(
-        "skembed.backbones.text_transformers.plan_packing", lambda *a: calls.append(plan(*a) is not None)
+        "skembed.backbones.models.text_transformers.plan_packing", lambda *a: calls.append(plan(*a) is not None)
     )
     padded = tuning.embedder(family, backbone=tuned, batch_size=8).fit_transform(TEXTS)
     assert all(calls), "what is compared was packed before"
@@ -104,6 +104,8 @@ def test_prompts_stand_behind_one_another():
 @pytest.mark.parametrize("family", ["timm_resnet", "timm_vit", "llama", "t5_encoder", "wav2vec2"])
 @pytest.mark.parametrize("method", ["prefix", "prompt"])
 def test_other_networks_are_refused_before_anything_is_embedded(family, method, monkeypatch):
-    monkeypatch.setattr("skembed.base.BaseEmbedder.transform", lambda *_: pytest.fail("samples were embedded"))
+    monkeypatch.setattr(
+        "skembed.embedders.base.BaseEmbedder.transform", lambda *_: pytest.fail("samples were embedded")
+    )
     with pytest.raises(ValueError, match=rf"strategy='{method}' works with .*bert.* none of them. Use \"lora\""):
         tuning.fit(family, method)

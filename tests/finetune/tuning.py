@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from skembed import AudioEmbedder, FineTuneClassifier, ImageEmbedder, TextEmbedder
-from skembed.backbones.loading import load
+from skembed.backbones.loading.load import load
 from skembed.finetune.network import Head, Network
 from skembed.finetune.probe import Probe, Standardizer
 from skembed.strategies import Method

@@ -1,0 +1,179 @@
+"""From the `backbone` parameter to a spec; the names worth suggesting."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from skembed.backbones.spec import BackboneSpec, TunedWeights
+from skembed.exceptions import BackboneNotFoundError
+from skembed.utils.naming import nearest
+
+__all__ = ["KNOWN", "list_backbones", "resolve", "suggestion"]
+
+#: Backbones that are known to work, by modality: what `list_backbones` shows and typos are compared with.
+KNOWN: dict[str, tuple[str, ...]] = {
+    "image": (
+        "tf_efficientnet_lite0.in1k",
+        "resnet18.a1_in1k",
+        "resnet50.a1_in1k",
+        "efficientnet_b0.ra_in1k",
+        "convnext_tiny.fb_in22k",
+        "vit_small_patch16_224.augreg_in21k",
+        "vit_base_patch16_224.augreg_in21k",
+        "vit_small_patch14_dinov2.lvd142m",
+        "vit_base_patch14_reg4_dinov2.lvd142m",
+        "swin_tiny_patch4_window7_224.ms_in22k",
+        "vit_base_patch16_clip_224.openai",
+        "vit_base_patch16_siglip_224.webli",
+        "facebook/dinov2-small",
+        "facebook/dinov2-base",
+        "google/vit-base-patch16-224-in21k",
+        "microsoft/swin-tiny-patch4-window7-224",
+        "microsoft/resnet-50",
+        "facebook/convnext-tiny-224",
+        "openai/clip-vit-base-patch32",
+        "google/siglip-base-patch16-224",
+    ),
+    "text": (
+        "sentence-transformers/all-MiniLM-L6-v2",
+        "sentence-transformers/all-mpnet-base-v2",
+        "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2",
+        "BAAI/bge-small-en-v1.5",
+        "intfloat/multilingual-e5-small",
+        "google-bert/bert-base-uncased",
+        "google-bert/bert-base-multilingual-cased",
+        "distilbert/distilbert-base-uncased",
+        "FacebookAI/roberta-base",
+        "FacebookAI/xlm-roberta-base",
+        "microsoft/deberta-v3-small",
+        "microsoft/deberta-v3-base",
+        "answerdotai/ModernBERT-base",
+        "google-t5/t5-small",
+        "google/mt5-small",
+        "openai-community/gpt2",
+        "Qwen/Qwen3-Embedding-0.6B",
+        "openai/clip-vit-base-patch32",
+    ),
+    "audio": (
+        "openai/whisper-tiny.en",
+        "openai/whisper-base",
+        "openai/whisper-small",
+        "facebook/wav2vec2-base",
+        "facebook/wav2vec2-xls-r-300m",
+        "facebook/hubert-base-ls960",
+        "microsoft/wavlm-base-plus",
+        "MIT/ast-finetuned-audioset-10-10-0.4593",
+        "WAV2VEC2_BASE",
+        "HUBERT_BASE",
+        "WAVLM_BASE",
+    ),
+}
+
+
+def list_backbones(modality: str | None = None) -> list[str]:
+    """Names of backbones that are known to work with an embedder.
+
+    Any other timm name, hub id or local directory of a supported family works as well.
+
+    Parameters
+    ----------
+    modality : {"image", "text", "audio"}, optional
+        None lists all.
+
+    Returns
+    -------
+    list of str
+        The default backbone of a modality comes first.
+
+    Raises
+    ------
+    ValueError
+        If `modality` is another word.
+
+    Examples
+    --------
+    >>> from skembed import list_backbones
+    >>> list_backbones("audio")[0]
+    'openai/whisper-tiny.en'
+    """
+    if modality is None:
+        return list(dict.fromkeys(name for names in KNOWN.values() for name in names))
+    if modality not in KNOWN:
+        raise ValueError(f"modality={modality!r} is unknown. Use one of {', '.join(map(repr, KNOWN))}, or None.")
+    return list(KNOWN[modality])
+
+
+def resolve(
+    backbone: str | os.PathLike | Callable | TunedWeights,
+    modality: str,
+    *,
+    revision: str | None = None,
+    options: tuple[tuple[str, object], ...] = (),
+) -> BackboneSpec:
+    """The identity of what the user named. Reads no weights and asks no network.
+
+    Parameters
+    ----------
+    backbone : str, PathLike, callable or TunedWeights
+        Hub id, timm name, torchaudio bundle, local directory, "package.module:function", such a function, or what
+        fine-tuning made of one of them.
+    modality : {"image", "text", "audio"} or str
+        What the embedder reads.
+    revision : str, optional
+        Branch, tag or commit on the hub.
+    options : tuple of (str, object) pairs
+        What changes the network itself.
+
+    Raises
+    ------
+    BackboneNotFoundError
+        If a path does not exist or a function cannot be found again by its name.
+    """
+    if isinstance(backbone, TunedWeights):
+        return replace(backbone.base, options=options, tuned=backbone)
+    if callable(backbone):
+        return BackboneSpec("factory", _factory_name(backbone), None, options)
+    name = str(backbone)
+    if not name:
+        raise BackboneNotFoundError(f"backbone='' names nothing. {suggestion(name, modality)}")
+    module, colon, function = name.partition(":")
+    if colon and function.isidentifier() and module.replace(".", "").isidentifier():
+        return BackboneSpec("factory", name, None, options)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return BackboneSpec(modality, str(path.resolve()), None, options)
+    if path.is_absolute() or name.startswith((".", "~")):
+        raise BackboneNotFoundError(
+            f"backbone={name!r}: there is no such directory. It should hold a config.json and *.safetensors."
+        )
+    return BackboneSpec(modality, name, revision, options)
+
+
+def _factory_name(factory: Callable) -> str:
+    module = getattr(factory, "__module__", None)
+    name = getattr(factory, "__qualname__", "")
+    if module is None or not name.isidentifier():
+        raise BackboneNotFoundError(
+            f"backbone={factory!r} cannot be found again by name, which clone, pickle and other processes need. "
+            "Give a function defined at the top of a module."
+        )
+    return f"{module}:{name}"
+
+
+def suggestion(name: str, modality: str | None = None) -> str:
+    """A sentence that offers the nearest known names, of one modality or, as far as `KNOWN` goes, of all."""
+    known = list_backbones() if modality is None else list(KNOWN.get(modality, ()))
+    if modality == "image" and importlib.util.find_spec("timm"):
+        import timm
+
+        known += timm.list_models(pretrained=True)
+    short = {candidate.split("/")[-1]: candidate for candidate in reversed(known)}
+    near = nearest(name.split("/")[-1], short, n=3)
+    if near:
+        return f"Did you mean {' or '.join(repr(short[key]) for key in near)}?"
+    where = "" if modality is None else repr(modality)
+    return f"Known ones are {', '.join(map(repr, known[:5]))}, ...: see skembed.list_backbones({where})."

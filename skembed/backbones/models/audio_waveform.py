@@ -1,0 +1,241 @@
+"""Networks on raw waveforms: wav2vec 2.0, HuBERT and WavLM, of transformers and of torchaudio.
+
+The convolutions run on each clip at its own length, since the group norm of many of these networks runs over time and
+would see padding. The transformer runs on the frames of all clips packed behind one another, with attention, and the
+convolution that gives positions, inside each clip. So a clip's features never depend on its batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import conv2d, gelu, linear
+
+from skembed.backbones.adapters import adapted
+from skembed.backbones.audio_packed import Packing, attend, pad_rows
+from skembed.backbones.base import AudioOptions, Backbone, Item, Tokens, check_waveform_options, split_windows
+from skembed.backbones.blocks import first_tensor
+from skembed.backbones.models.advanced import advance_each, join_advanced
+
+__all__ = ["WaveformBackbone", "shortest_input"]
+
+#: Seconds that are read at once where the network sets no limit: attention grows with their square.
+DEFAULT_WINDOW = 30.0
+
+
+@dataclass(kw_only=True)
+class WaveformBackbone(Backbone):
+    """A network on raw waveforms: a convolutional front end and a transformer. Lengths are in samples.
+
+    Parameters
+    ----------
+    transformer, projection : str
+        Dotted names of the transformer, and of the module between it and the convolutions.
+    convolutions : sequence of (int, int)
+        Kernel and stride of each convolution.
+    norm_first : bool
+        Whether layers normalize their input, and not their output.
+    sees_padding : bool
+        Whether the features of the convolutions change with what follows a clip.
+    normalize_input : bool
+        Whether a clip is scaled to mean 0 and variance 1.
+    epsilon : float
+        Added to the variance of a clip.
+    """
+
+    transformer: str
+    projection: str
+    convolutions: Sequence[tuple[int, int]]
+    norm_first: bool
+    sees_padding: bool
+    normalize_input: bool
+    epsilon: float = 1e-7
+
+    # About 40 s of sound in a batch: more gained nothing on two cores.
+    token_budget: ClassVar[int] = 2048 * 320
+    uses_pad_to_window: ClassVar[bool] = False
+
+    @property
+    def default_size(self) -> float:
+        return DEFAULT_WINDOW
+
+    def preprocess(self, samples: Sequence[np.ndarray], options: AudioOptions) -> list[list[Item]]:
+        seconds = check_waveform_options(options or AudioOptions(), self.default_size if not options.window else None)
+        assert seconds is not None
+        assert self.sampling_rate is not None
+        size = int(seconds * self.sampling_rate)
+        return [[self._item(window) for window in split_windows(sample, size)] for sample in samples]
+
+    def _item(self, waveform: np.ndarray) -> Item:
+        if self.normalize_input:
+            waveform = (waveform - waveform.mean()) / np.sqrt(waveform.var() + self.epsilon)
+        missing = shortest_input(self.convolutions) - len(waveform)
+        if missing > 0:
+            waveform = np.pad(waveform, (0, missing))
+        return Item({"waveform": waveform.astype(np.float32)}, length=len(waveform))
+
+    def collate(self, items: Sequence[Item]) -> dict[str, Tensor]:
+        if "hidden" in items[0].data:
+            return {**join_advanced(items), "frames": torch.tensor([len(item.data["hidden"]) for item in items])}
+        longest = max(item.length for item in items)
+        waveforms = np.zeros((len(items), longest), dtype=np.float32)
+        for row, item in enumerate(items):
+            waveforms[row, : item.length] = item.data["waveform"]
+        lengths = torch.tensor([item.length for item in items])
+        return {"waveforms": torch.from_numpy(waveforms), "lengths": lengths}
+
+    def forward_blocks(self, batch: Mapping[str, Tensor], layers: Iterable[int]) -> list[Tokens]:
+        layers, top = list(layers), len(self.blocks) - 1
+        transformer: Any = self.module.get_submodule(self.transformer)
+        norm_first = self.norm_first
+        start, hidden, frames = self._start(batch)
+        found = {start: hidden}
+        packing = Packing(frames, hidden.device)
+        bias = _PositionBias(transformer.layers[0].attention, max(frames))
+        # What lies above the last block that was asked for is not computed.
+        for i in range(start + 1, max(layers) + 1):
+            layer = transformer.layers[i - 1]
+            found[i] = adapted(layer, _layer(layer, found[i - 1], packing, norm_first, bias))
+            if i - 1 not in layers:
+                del found[i - 1]
+        if norm_first and top in layers:
+            found[top] = transformer.layer_norm(found[top])
+        padded = {i: pad_rows(found[i], frames) for i in set(layers)}
+        return [Tokens(*padded[i]) for i in layers]
+
+    def advance(self, items: Sequence[Item], batch: Mapping[str, Tensor], blocks: Sequence[int]) -> list[list[Item]]:
+        read = self.forward_blocks(batch, blocks)
+        frames = read[0].mask.sum(1).tolist()
+        cut = ([row[:n] for row, n in zip(tokens.values, frames, strict=True)] for tokens in read)
+        return advance_each(items, dict(zip(blocks, cut, strict=True)))
+
+    def _start(self, batch: Mapping[str, Tensor]) -> tuple[int, Tensor, list[int]]:
+        """The block that the network is entered behind, what it returned, packed, and the frames of each clip."""
+        if "hidden" in batch:
+            return int(batch["block"]), batch["hidden"], batch["frames"].tolist()
+        transformer: Any = self.module.get_submodule(self.transformer)
+        projection: Any = self.module.get_submodule(self.projection)
+        features, frames = self._front_end(batch["waveforms"], batch["lengths"].tolist())
+        hidden = first_tensor(projection(features))
+        hidden = hidden + _positions(transformer.pos_conv_embed, hidden, frames)
+        if not self.norm_first:
+            hidden = transformer.layer_norm(hidden)
+        return 0, transformer.dropout(hidden), frames
+
+    def _front_end(self, waveforms: Tensor, lengths: list[int]) -> tuple[Tensor, list[int]]:
+        """The packed features of all clips, and how many each has."""
+        rows = torch.cat([waveforms[i, :length] for i, length in enumerate(lengths)])
+        # A group norm over time must never see padding; a layer norm need not care, and accelerators like one call.
+        samples = Packing(lengths, rows.device, together=False if self.sees_padding else None)
+        frames = [self._count_frames(length) for length in lengths]
+        features = Packing(frames, rows.device, together=samples.masks[0] is not None)
+        return features.join(self._convolve(part) for part in samples.split(rows)), frames
+
+    def _convolve(self, waveforms: Tensor) -> Tensor:
+        """Features of shape (clips, frames, channels) of waveforms of one length."""
+        module: Any = self.module
+        return module.feature_extractor(waveforms).transpose(1, 2)
+
+    def _count_frames(self, length: int) -> int:
+        """Frames that the convolutions make of so many samples."""
+        for kernel, stride in self.convolutions:
+            length = (length - kernel) // stride + 1
+        return length
+
+
+def shortest_input(convolutions: Sequence[tuple[int, int]]) -> int:
+    """Fewest samples that give one frame.
+
+    Examples
+    --------
+    >>> shortest_input([(10, 5), (3, 2), (3, 2), (3, 2), (3, 2), (2, 2), (2, 2)])
+    400
+    """
+    samples = 1
+    for kernel, stride in reversed(convolutions):
+        samples = (samples - 1) * stride + kernel
+    return samples
+
+
+class _PositionBias:
+    """WavLM's gated bias by relative position; nothing for the other networks.
+
+    Only the first layer has the table. A position sees another by their distance alone, so that the table of the
+    longest clip begins with that of every shorter one.
+    """
+
+    def __init__(self, first_attention: Any, longest: int):
+        self.table: Tensor | None = None
+        if getattr(first_attention, "rel_attn_embed", None) is not None:
+            self.table = first_attention.compute_bias(longest, longest)
+
+    def __call__(self, gate: Tensor) -> Tensor:
+        assert self.table is not None
+        length = gate.shape[1]
+        return gate.transpose(1, 2).unsqueeze(-1) * self.table[:, :length, :length]
+
+    def gate(self, attention: Any, rows: Tensor) -> Tensor | None:
+        """How much each row and head of a layer takes of the table, of shape (rows, heads)."""
+        if self.table is None:
+            return None
+        if not getattr(attention, "gru_rel_pos", True):
+            return rows.new_ones(len(rows), attention.num_heads)
+        projected = attention.gru_rel_pos_linear(rows.unflatten(-1, (attention.num_heads, -1)))
+        a, b = torch.sigmoid(projected.unflatten(-1, (2, 4)).sum(-1)).unbind(-1)
+        return a * (b * attention.gru_rel_pos_const.view(-1) - 1.0) + 2.0
+
+
+def _positions(module: Any, hidden: Tensor, frames: Sequence[int]) -> Tensor:
+    """What the convolution over time adds to packed rows: one call, with its own padding's zeros between clips."""
+    if getattr(module, "batch_norm", None) is not None:  # mHuBERT's; after it, so that zeros stay zeros
+        hidden = module.batch_norm(hidden)
+    conv = module.conv
+    gap = conv.padding[0]
+    lengths = torch.tensor(frames)
+    index = torch.arange(len(hidden)) + torch.repeat_interleave(torch.arange(len(frames)) * gap, lengths)
+    index = index.to(hidden.device)
+    spaced = hidden.new_zeros(len(hidden) + gap * len(frames), hidden.shape[1]).index_copy(0, index, hidden)
+    # As an image of one row, channels last, which is faster by half in bfloat16 and lets rows stay as they lie.
+    image = spaced.T[None, :, None]
+    found = conv2d(image, conv.weight.unsqueeze(2), conv.bias, padding=(0, gap), groups=conv.groups)[0, :, 0]
+    # An even kernel makes one frame too many, behind the last clip, which nothing asks for.
+    return getattr(module, "activation", gelu)(found.T.index_select(0, index))
+
+
+def _layer(layer: Any, hidden: Tensor, packing: Packing, norm_first: bool, bias: _PositionBias) -> Tensor:
+    """A layer of either library on packed rows: its own modules, with attention inside each clip."""
+    attention = layer.attention
+    rows = layer.layer_norm(hidden) if norm_first else hidden
+    query, key, value, output = _projections(attention, rows)
+    gate = bias.gate(attention, rows)
+    mixed = attend(
+        query,
+        key,
+        value,
+        attention.num_heads,
+        packing,
+        bias=None if gate is None else bias,
+        gate=gate,
+        dropout=attention.dropout if attention.training else 0.0,
+    )
+    hidden = hidden + layer.dropout(output(mixed))
+    if not norm_first:
+        hidden = layer.layer_norm(hidden)
+        return layer.final_layer_norm(hidden + layer.feed_forward(hidden))
+    hidden = hidden + layer.feed_forward(layer.final_layer_norm(hidden))
+    adapter = getattr(layer, "adapter_layer", None)
+    return hidden if adapter is None else hidden + adapter(hidden)
+
+
+def _projections(attention: Any, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Any]:
+    """Queries, keys, values, and what the mixed values go through."""
+    inner = getattr(attention, "attention", None)
+    if inner is not None:  # torchaudio's WavLM keeps all three in one
+        query, key, value = linear(rows, inner.in_proj_weight, inner.in_proj_bias).chunk(3, -1)
+        return query, key, value, inner.out_proj
+    return attention.q_proj(rows), attention.k_proj(rows), attention.v_proj(rows), attention.out_proj

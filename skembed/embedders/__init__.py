@@ -1,0 +1,7 @@
+"""Raw samples in, one row each out, as scikit-learn transformers.
+
+base.py     `BaseEmbedder`: parameters, fit, transform, tags
+encoder.py  `Encoder`: everything that the rest of the package may ask of a fitted embedder
+image.py, text.py, audio.py   the public embedders
+layers.py   rows of several layers from one pass
+"""

@@ -1,1 +1,0 @@
-"""The one inference loop and its parts."""
