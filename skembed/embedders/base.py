@@ -306,8 +306,8 @@ class BaseEmbedder(
 
     # -- inside -----------------------------------------------------------------------------------------
 
-    def _compute(self, samples, *, positions, report, advance=None):
-        """Embed samples; the first moment at which weights are needed. For `advance` see `extract`."""
+    def _compute(self, samples, *, positions, advance=None):
+        """Yield rows of samples; the first moment at which weights are needed. For `advance` see `extract`."""
         from skembed.inference.extract import extract
 
         backbone = self._load()
@@ -316,12 +316,10 @@ class BaseEmbedder(
             samples,
             self._reading,
             read=self._reader(backbone),
-            n_features=self._width,
             positions=positions,
             batch_size=None if self.batch_size == "auto" else int(self.batch_size),
             chunk_size=self._chunk_size,
             on_error=self.on_error,
-            report=report,
             advance=advance,
         )
 

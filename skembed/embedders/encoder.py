@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from skembed.backbones.base import Backbone
     from skembed.backbones.spec import BackboneSpec
-    from skembed.inference.extract import Extraction
+    from skembed.inference.extract import Batch
     from skembed.inference.reading import Reading
 
 __all__ = ["Encoder", "modality_of"]
@@ -153,7 +153,7 @@ class Encoder:
 
     # -- rows -------------------------------------------------------------------------------------------
 
-    def embed(self, X: Any, compute: Callable[..., Extraction] | None = None) -> np.ndarray:
+    def embed(self, X: Any, compute: Callable[..., Iterator[Batch]] | None = None) -> np.ndarray:
         """Embed raw samples; equal ones once, and those in the cache not at all.
 
         Parameters
@@ -175,10 +175,9 @@ class Encoder:
         samples: Sequence[Any],
         *,
         positions: Sequence[int] | None = None,
-        report: Callable | None = None,
         advance: Callable | None = None,
-    ) -> Extraction:
-        """Run samples through the network, past every cache.
+    ) -> Iterator[Batch]:
+        """Run samples through the network, past every cache, as rows are asked for.
 
         Parameters
         ----------
@@ -186,11 +185,11 @@ class Encoder:
             Raw samples.
         positions : sequence of int, optional
             Positions of the samples in X, for errors; None counts from 0.
-        report, advance : callable, optional
+        advance : callable, optional
             See `skembed.inference.extract.extract`.
         """
         where = range(len(samples)) if positions is None else positions
-        return self.embedder._compute(samples, positions=where, report=report, advance=advance)
+        return self.embedder._compute(samples, positions=where, advance=advance)
 
     def warm_up(self) -> None:
         """Load the network and run it once on the example, which is slow the first time."""

@@ -25,7 +25,7 @@ from skembed.finetune.prefix import (
 )
 from skembed.finetune.sources import FreshSource, NetworkSource, TableSource
 from skembed.inference.bounded_map import count_bytes
-from skembed.inference.extract import embed_items, prepare, workers
+from skembed.inference.extract import Batch, embed_items, prepare, workers
 from skembed.inference.nonfinite import find_nonfinite
 from skembed.utils.progress import progress_bar
 
@@ -138,22 +138,14 @@ def embed_view(encoder: Encoder, samples: Sequence[Any], views: Views, view: int
     with progress_bar(len(samples), f"embedding view {view + 1}") as bar:
         for chunk in prepared_chunks(encoder, backbone, samples, views=views, view=view):
             part = rows[start : start + len(chunk)]
-            embed_items(backbone, chunk, encoder.readout, encoder.batch_size, _placing(part, bar))
+            for done, vectors in embed_items(backbone, chunk, encoder.readout, encoder.batch_size):
+                part[done] = vectors
+                bar.update(len(done))
             errors = find_nonfinite(part, range(start, start + len(chunk)), dtype)
             if errors and encoder.embedder.on_error == "raise":
                 raise errors[0]
             start += len(chunk)
     return encoder.finish(rows)
-
-
-def _placing(rows: np.ndarray, bar: Any) -> Callable[[np.ndarray, np.ndarray], None]:
-    """Return a function that writes rows of samples that are done, and counts them on a progress bar."""
-
-    def place(done: np.ndarray, vectors: np.ndarray) -> None:
-        rows[done] = vectors
-        bar.update(len(done))
-
-    return place
 
 
 def embed_first(
@@ -185,16 +177,17 @@ def embed_first(
     # One, made once something has to be computed.
     passes: list[Prefixes | None] = []
 
-    def compute(missing: Sequence[Any], *, positions: Sequence[int], report: Any) -> Any:
+    def compute(missing: Sequence[Any], *, positions: Sequence[int]) -> Iterator[Batch]:
         if not passes:
             first = Prefixes(encoder.backbone(), blocks, encoder.batch_size, _budget(views))
             tried = next(prepared_chunks(encoder, first.backbone, missing[:_TRIED], positions=positions[:_TRIED]))
             passes.append(first if first.is_exact(tried, encoder.readout) else None)
         if passes[0] is None:
-            return encoder.compute(missing, positions=positions, report=report)
+            yield from encoder.compute(missing, positions=positions)
+            return
         with progress_bar(len(missing), _RECORDING) as bar:
             advance = partial(passes[0].first, report=bar.update)
-            return encoder.compute(missing, positions=positions, report=report, advance=advance)
+            yield from encoder.compute(missing, positions=positions, advance=advance)
 
     rows = encoder.embed(samples, compute)
     return rows, passes[0] if passes else None

@@ -248,13 +248,9 @@ class Prefixes:
         """Whether rows are the same when the network is left behind a block and entered again."""
 
         def rows(items: Sequence[Sample]) -> np.ndarray:
-            found: dict[int, np.ndarray] = {}
-
-            def place(done: np.ndarray, vectors: np.ndarray) -> None:
-                found.update(zip(done, vectors, strict=True))
-
-            embed_items(self.backbone, items, reading, self.batch_size, place)
-            return np.stack([found[i] for i in range(len(items))])
+            batches = list(embed_items(self.backbone, items, reading, self.batch_size))
+            order = np.argsort(np.concatenate([done for done, _ in batches]))
+            return np.concatenate([vectors for _, vectors in batches])[order]
 
         plain = rows(samples)
         # Rounding of half precision depends on the batch; the hidden states themselves are kept as they were.

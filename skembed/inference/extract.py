@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from contextvars import copy_context
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,7 +29,7 @@ from skembed.utils.warnings import warn
 
 __all__ = [
     "CHUNK_BYTES",
-    "Extraction",
+    "Batch",
     "computing",
     "each_batch",
     "embed_items",
@@ -64,27 +63,27 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_new_lock)
 
 
-@dataclass
-class Extraction:
-    """Embeddings, and what is to be told about them.
+class Batch(NamedTuple):
+    """Samples that are done, successfully or not.
 
     Parameters
     ----------
-    embeddings : ndarray of shape (n_samples, n_features), float32
-        NaN in the rows of samples that could not be read, or that the network returned no finite numbers for.
-    truncated : ndarray of shape (n_samples,), bool
-        Samples of which a part was cut off.
+    positions : list of int
+        Positions in X of the samples that have a row.
+    rows : ndarray of shape (n_done, n_features), float32
+        Their finite rows.
+    truncated : ndarray of shape (n_done,), bool
+        True where a part of the sample was cut off.
     errors : list of DecodeError
-        One for each row of NaN, in order.
+        Samples that could not be read, or that the network returned no finite numbers for.
     """
 
-    embeddings: np.ndarray
+    positions: list[int]
+    rows: np.ndarray
     truncated: np.ndarray
-    errors: list[DecodeError] = field(default_factory=list)
+    errors: Sequence[DecodeError]
 
 
-#: Takes the positions of samples that are done, their rows, and whether each was truncated.
-Report = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
 #: Takes prepared samples and their positions; returns samples that enter the network further on.
 Advance = Callable[[Sequence[Sequence[Item]], Sequence[int]], Sequence[Sequence[Item]]]
 
@@ -95,15 +94,13 @@ def extract(
     reading: Reading,
     *,
     read: Callable[[Any], tuple[Any, bool]],
-    n_features: int,
     positions: Sequence[int] | None = None,
     batch_size: int | None = None,
     chunk_size: int = 1024,
     on_error: str = "raise",
-    report: Report | None = None,
     advance: Advance | None = None,
-) -> Extraction:
-    """Decode, prepare, run and pool every sample.
+) -> Iterator[Batch]:
+    """Decode, prepare, run and pool every sample, batch by batch.
 
     Parameters
     ----------
@@ -115,29 +112,28 @@ def extract(
         Layers, pooling, options.
     read : callable
         Turns one raw sample into what the backbone prepares, and says whether it was cut; or raises DecodeError.
-    n_features : int
-        Width of a row.
     positions : sequence of int, optional
-        Positions of `samples` in X, for the errors; None counts from 0.
+        Positions of `samples` in X; None counts from 0.
     batch_size : int, optional
         Items a batch; None plans by the backbone's token budget.
     chunk_size : int
         Decoded samples held in memory at a time, fewer where they are large; batches are planned inside a chunk.
     on_error : {"raise", "warn", "nan"}
         What happens to a sample that cannot be read, or whose row is not finite.
-    report : callable, optional
-        Called after each batch with the samples that it completed.
     advance : callable, optional
         Takes prepared samples and their positions; returns samples that enter the network further on.
 
-    Returns
-    -------
-    Extraction
-        Rows in the order of `samples`.
+    Yields
+    ------
+    Batch
+        In the order in which samples are done.
+
+    Raises
+    ------
+    DecodeError
+        With ``on_error="raise"``, for the first sample that fails.
     """
-    n_samples = len(samples)
-    result = Extraction(np.full((n_samples, n_features), np.nan, dtype=np.float32), np.zeros(n_samples, dtype=bool))
-    places = range(n_samples) if positions is None else positions
+    places = range(len(samples)) if positions is None else positions
     start, watch = 0, current_watch()
     with workers() as pool:
 
@@ -146,34 +142,32 @@ def extract(
             return prepare(backbone, samples[part], reading, read, pool, places[part], on_error)
 
         ahead = None
-        while start < n_samples:
+        while start < len(samples):
             prepared, errors = ahead.result() if ahead is not None else begin(start)
             stop = start + len(prepared)
             # On an accelerator the next chunk is decoded while this one is computed. On a CPU they would only
             # take turns at the same cores.
-            ahead = _ahead(begin, stop) if stop < n_samples and _device(backbone).type != "cpu" else None
-            result.errors += errors
-            good = [i for i, items in enumerate(prepared) if items is not None]
-            result.truncated[[start + i for i in good]] = [prepared[i][1] for i in good]
-            items: Sequence[Sequence[Item]] = [prepared[i][0] for i in good]
+            ahead = _ahead(begin, stop) if stop < len(samples) and _device(backbone).type != "cpu" else None
+            readable = [i for i, items in enumerate(prepared) if items is not None]
+            where = [places[start + i] for i in readable]
+            items: Sequence[Sequence[Item]] = [prepared[i][0] for i in readable]
+            truncated = np.array([prepared[i][1] for i in readable], dtype=bool)
             if watch is not None:
-                watch.prepared([places[start + i] for i in good], [sum(item.length for item in own) for own in items])
+                watch.prepared(where, [sum(item.length for item in own) for own in items])
+            if errors:
+                yield Batch([], np.empty((0, 0), dtype=np.float32), truncated[:0], errors)
             if advance is not None:
-                items = advance(items, [places[start + i] for i in good])
-            where = np.array([start + i for i in good], dtype=np.int64)
-            dtype = next(backbone.module.parameters()).dtype
-            place = _placed(result, where, report)
-            place = _finite_only(place, result, where, places, dtype, on_error)
-            embed_items(backbone, items, reading, batch_size, place, _told(watch, places, samples, where))
+                items = advance(items, where)
+            tell = _told(watch, where, [samples[start + i] for i in readable])
+            for done, rows in embed_items(backbone, items, reading, batch_size, tell):
+                yield _finite(rows, [where[i] for i in done], truncated[done], backbone, on_error)
             # Before the next chunk is decoded, which may be as large.
             del prepared, items
             start = stop
-    result.errors.sort(key=lambda error: error.index or 0)
-    return result
 
 
-def _told(watch: SampleWatch | None, places: Sequence[int], samples: Sequence[Any], where: np.ndarray):
-    """Return a function that tells a watch which of the good samples is computed alone; None where nobody watches."""
+def _told(watch: SampleWatch | None, where: Sequence[int], samples: Sequence[Any]):
+    """Return a function that tells a watch which sample is computed alone; None where nobody watches."""
     if watch is None:
         return None
 
@@ -181,39 +175,21 @@ def _told(watch: SampleWatch | None, places: Sequence[int], samples: Sequence[An
         if sample is None:
             watch.computing(None)
         else:
-            watch.computing(places[where[sample]], samples[where[sample]])
+            watch.computing(where[sample], samples[sample])
 
     return tell
 
 
-def _finite_only(place, result: Extraction, where: np.ndarray, places: Sequence[int], dtype, on_error: str):
-    """Return a function that records an error for each row that is not finite, and gives the others to `place`."""
-
-    def place_finite(done: np.ndarray, rows: np.ndarray) -> None:
-        errors = find_nonfinite(rows, [places[i] for i in where[done]], dtype)
-        if errors and on_error == "raise":
-            raise errors[0]
-        result.errors += errors
-        finite = np.isfinite(rows).all(axis=1)
-        if finite.any():
-            place(done[finite], rows[finite])
-
-    return place_finite
-
-
-def _placed(result: Extraction, where: np.ndarray, report: Report | None):
-    """Puts rows that are done into the result, and tells of them."""
-
-    def place(done: np.ndarray, rows: np.ndarray) -> None:
-        if rows.shape[1] != result.embeddings.shape[1]:
-            raise RuntimeError(
-                f"Internal error: rows of {rows.shape[1]} features where {result.embeddings.shape[1]} were expected."
-            )
-        result.embeddings[where[done]] = rows
-        if report is not None:
-            report(where[done], rows, result.truncated[where[done]])
-
-    return place
+def _finite(rows: np.ndarray, positions: list[int], truncated: np.ndarray, backbone: Backbone, on_error: str) -> Batch:
+    """Return the batch of the rows that are finite, with an error for each other one."""
+    errors = find_nonfinite(rows, positions, next(backbone.module.parameters()).dtype)
+    if not errors:
+        return Batch(positions, rows, truncated, [])
+    if on_error == "raise":
+        raise errors[0]
+    finite = np.isfinite(rows).all(axis=1)
+    kept = [position for position, is_finite in zip(positions, finite, strict=True) if is_finite]
+    return Batch(kept, rows[finite], truncated[finite], errors)
 
 
 def probe_width(backbone: Backbone, sample: Any, reading: Reading) -> int:
@@ -277,11 +253,30 @@ def prepare(backbone, samples, reading: Reading, read, pool, positions, on_error
     return decode_all(samples, prepare, on_error=on_error, positions=positions, run=run)
 
 
-def embed_items(backbone, items: Sequence[Sequence[Item]], reading: Reading, batch_size, place, tell=None) -> None:
-    """One row a sample; the windows of a long sample are averaged, weighted by their real length.
+def embed_items(
+    backbone: Backbone,
+    items: Sequence[Sequence[Item]],
+    reading: Reading,
+    batch_size: int | None,
+    tell: Callable[[int | None], None] | None = None,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Run prepared samples; the rows of a long sample's windows are averaged, weighted by their real length.
 
-    `place` is told which samples are done, and their rows. `tell` is told before each batch which sample all of it
-    belongs to, or None.
+    Parameters
+    ----------
+    backbone, reading, batch_size
+        See `extract`.
+    items : sequence of sequences of Item
+        The windows of each sample.
+    tell : callable, optional
+        Called before each batch with the sample that all of it belongs to, or None.
+
+    Yields
+    ------
+    done : ndarray of shape (n_done,), int64
+        Samples that are done.
+    rows : ndarray of shape (n_done, n_features), float32
+        Theirs, finite or not.
     """
     if not items:
         return
@@ -305,7 +300,7 @@ def embed_items(backbone, items: Sequence[Sequence[Item]], reading: Reading, bat
             if left[sample] == 0:
                 done.append(sample)
         if done:
-            place(np.array(done), np.stack([sums.pop(sample) for sample in done]).astype(np.float32))
+            yield np.array(done), np.stack([sums.pop(sample) for sample in done]).astype(np.float32)
     if tell is not None:
         tell(None)
 

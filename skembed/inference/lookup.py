@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,7 +17,7 @@ from skembed.utils.progress import loading, sample_progress
 from skembed.utils.sample_watch import current_watch, watching
 
 if TYPE_CHECKING:
-    from skembed.inference.extract import Extraction
+    from skembed.inference.extract import Batch
 
 __all__ = ["Embedded", "embed"]
 
@@ -26,7 +27,7 @@ _LOGGER = logging.getLogger(__name__)
 class Compute(Protocol):
     """Embeds samples: `skembed.inference.extract.extract` with all but these arguments given."""
 
-    def __call__(self, samples: Sequence[Any], *, positions: Sequence[int], report: Callable) -> Extraction: ...
+    def __call__(self, samples: Sequence[Any], *, positions: Sequence[int]) -> Iterator[Batch]: ...
 
 
 @dataclass
@@ -132,10 +133,10 @@ class _Loader:
 def _after(loader: _Loader | None, bar, compute: Compute) -> Compute:
     """Return `compute` with the network loaded before its first call."""
 
-    def load_and_compute(samples, *, positions, report):
+    def load_and_compute(samples, *, positions):
         if loader is not None:
             loader(bar)
-        return compute(samples, positions=positions, report=report)
+        return compute(samples, positions=positions)
 
     return load_and_compute
 
@@ -163,23 +164,28 @@ def _compute(samples, compute, rows, errors, keys, left: list[int], cache, names
     if not left:
         return
     watch = current_watch()
-
-    def report(done: np.ndarray, vectors: np.ndarray, truncated: np.ndarray) -> None:
-        where = [left[i] for i in done]
-        rows[where, :-1], rows[where, -1] = vectors, truncated
-        if cache is not None:
-            # What overflowed is not kept: it may come out right on another device or in another precision.
-            kept = [i for i in where if keys[i] is not None and np.isfinite(rows[i]).all()]
-            cache.put_many(namespace, [keys[i] for i in kept], rows[kept])
-        if watch is not None:
-            watch.computed(where)
-        bar.update(len(where))
-
     try:
-        result = compute([samples[i] for i in left], positions=left, report=report)
+        # Closed here if a row cannot be stored: its threads are not to wait for the garbage collector.
+        with closing(compute([samples[i] for i in left], positions=left)) as batches:
+            for batch in batches:
+                if batch.positions:
+                    _store(batch, rows, keys, cache, namespace)
+                    if watch is not None:
+                        watch.computed(batch.positions)
+                errors.update((error.index, error) for error in batch.errors)
+                bar.update(len(batch.positions) + len(batch.errors))
     finally:
         if cache is not None:
             cache.flush()
-    for error in result.errors:
-        errors[error.index] = error
-    bar.update(len(result.errors))
+
+
+def _store(batch: Batch, rows: np.ndarray, keys, cache, namespace: str) -> None:
+    """Write the rows of a batch once, and put them into the cache from there."""
+    where, n_features = batch.positions, rows.shape[1] - 1
+    if batch.rows.shape[1] != n_features:
+        raise RuntimeError(f"Internal error: rows of {batch.rows.shape[1]} features where {n_features} were expected.")
+    rows[where, :-1], rows[where, -1] = batch.rows, batch.truncated
+    if cache is not None:
+        # What overflowed is not stored: it may come out right on another device or in another precision.
+        kept = [i for i in where if keys[i] is not None and np.isfinite(rows[i]).all()]
+        cache.put_many(namespace, [keys[i] for i in kept], rows[kept])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,14 +65,13 @@ def embed_timed(candidate: Any, X: Any, y: Any) -> tuple[Any, Cost]:
     cost = Cost(load_seconds=timed(candidate.fit, X, y)[1], n_embedded=0)
     encoder = Encoder(candidate)
 
-    def compute(samples: Sequence[Any], *, positions: Sequence[int], report: Callable | None) -> Any:
+    def compute(samples: Sequence[Any], *, positions: Sequence[int]) -> Iterator[Any]:
         if not cost.n_embedded:
             cost.load_seconds += timed(encoder.warm_up)[1]
             cost.embedding_seconds = 0.0
         start = time.perf_counter()
-        found = encoder.compute(samples, positions=positions, report=report)
+        yield from encoder.compute(samples, positions=positions)
         cost.embedding_seconds += time.perf_counter() - start
         cost.n_embedded += len(samples)
-        return found
 
     return encoder.embed(X, compute), cost

@@ -14,6 +14,7 @@ from skembed import ImageEmbedder
 from skembed.augment.mixing import mixup
 from skembed.backbones.loading.load import load, open_spec
 from skembed.backbones.spec import BackboneSpec
+from skembed.embedders.encoder import Encoder
 from skembed.exceptions import DeviceWarning, TrainingError
 from skembed.finetune.convolutions import _is_faulty as faulty
 from skembed.finetune.data import prepared_chunks
@@ -589,7 +590,9 @@ def test_batch_norm_remembers_no_batch(family, n_unfrozen, tmp_path):
     network = Network(backbone, embedder._reading, _head(n_features, 2), n_features=n_features, normalize=False)
     # What overwrites memory in torch's backward pass (see skembed.finetune.convolutions) is not in what trains.
     assert not any(faulty(m) for m in network.backbone.module.modules() if isinstance(m, torch.nn.Conv2d))
-    source = NetworkSource(network, [fill_store(ItemStore(), prepared_chunks(embedder, network.backbone, images))])
+    source = NetworkSource(
+        network, [fill_store(ItemStore(), prepared_chunks(Encoder(embedder), network.backbone, images))]
+    )
     network.unfreeze(n_unfrozen)
     settings = _settings(backbone_factor=1.0, batch_size=5)
     targets = Targets(torch.eye(2)[torch.arange(10) % 2], torch.ones(10))

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from skembed import AudioEmbedder, FineTuneClassifier, FineTuneRegressor, ImageEmbedder, TextEmbedder
 from skembed.augment.mixing import Mix, draw_mix
+from skembed.embedders.encoder import Encoder
 from skembed.exceptions import DeviceWarning
 from skembed.finetune.checkpoint import Checkpoint
 from skembed.finetune.data import prepared_chunks
@@ -213,12 +214,14 @@ def _source(embedder, images):
     width = embedder.transform(images[:1]).shape[1]
     head = Head(Standardizer(np.zeros(width), np.ones(width)), Probe(np.zeros((3, width)), np.zeros(3), 1.0))
     network = Network(embedder._load(), embedder._reading, head, n_features=width, normalize=bool(embedder._normalized))
-    return NetworkSource(network, [fill_store(ItemStore(), prepared_chunks(embedder, network.backbone, images))])
+    return NetworkSource(
+        network, [fill_store(ItemStore(), prepared_chunks(Encoder(embedder), network.backbone, images))]
+    )
 
 
 def _pixels(embedder, source, images):
     """What the network's preparation makes of images: levels from 0 to 255."""
-    samples = next(prepared_chunks(embedder, source.network.backbone, images))
+    samples = next(prepared_chunks(Encoder(embedder), source.network.backbone, images))
     return [item.data["pixels"] for (item,) in samples]
 
 
@@ -433,6 +436,6 @@ def test_a_network_that_reads_more_than_pixels_is_named(embedder, images):
     network = _source(embedder, images[0]).network
     collate = network.backbone.collate
     network.backbone.collate = lambda items: {**collate(items), "sizes": torch.ones(len(items), dtype=torch.int64)}
-    samples = next(prepared_chunks(embedder, network.backbone, images[0][:2]))
+    samples = next(prepared_chunks(Encoder(embedder), network.backbone, images[0][:2]))
     with pytest.raises(ValueError, match=r"reads pixels \(torch.float32\), sizes \(torch.int64\).*mixup_on='features'"):
         network.mixed_features(samples, Mix(0.5, np.array([1, 0])))

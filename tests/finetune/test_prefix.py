@@ -16,6 +16,7 @@ from skembed import AudioEmbedder, EmbeddingCache, FineTuneClassifier, ImageEmbe
 from skembed.backbones.base import Item
 from skembed.backbones.blocks import enter_behind
 from skembed.backbones.loading.load import load
+from skembed.embedders.encoder import Encoder
 from skembed.exceptions import DeviceWarning
 from skembed.finetune import prefix
 from skembed.finetune.data import TrainingData, Views, embed_first, prepared_chunks
@@ -64,7 +65,7 @@ def _double(layers=(2,), **shape):
 
 
 def _prepared(embedder, network, samples):
-    return [sample for chunk in prepared_chunks(embedder, network.backbone, samples) for sample in chunk]
+    return [sample for chunk in prepared_chunks(Encoder(embedder), network.backbone, samples) for sample in chunk]
 
 
 @pytest.fixture(scope="module")
@@ -286,14 +287,14 @@ def test_replayed_rows_are_those_of_the_embedder(family, budget, tmp_path):
     assert len(np.unique(expected.round(4), axis=0)) == len(samples)
     network = _network(embedder)
     plain = NetworkSource(
-        network, [fill_store(ItemStore(budget), prepared_chunks(embedder, network.backbone, samples))]
+        network, [fill_store(ItemStore(budget), prepared_chunks(Encoder(embedder), network.backbone, samples))]
     )
     replayed = NetworkSource(
         network,
         [
             fill_store(
                 ItemStore(budget),
-                prepared_chunks(embedder, network.backbone, samples),
+                prepared_chunks(Encoder(embedder), network.backbone, samples),
                 advance=_up_to(embedder._load(), replay_block(network, 1)),
             )
         ],
@@ -454,7 +455,7 @@ def double_data():
     embedder = ArrayEmbedder(precision="float32").fit(X)
 
     def build(**parameters):
-        return TrainingData(embedder, list(X), embedder.transform(X), **{"replay": True, **parameters})
+        return TrainingData(Encoder(embedder), list(X), embedder.transform(X), **{"replay": True, **parameters})
 
     return build, _network(embedder), embedder.transform(X)
 
@@ -521,9 +522,9 @@ def test_one_pass_gives_the_rows_and_what_the_frozen_blocks_return(bert, cache):
     samples = [*TEXTS[:3], TEXTS[1], *TEXTS[3:]]
     network = _network(embedder)
     stages = range(network.depth + 1)
-    rows, first = embed_first(embedder, samples, stages)
+    rows, first = embed_first(Encoder(embedder), samples, stages)
     np.testing.assert_allclose(rows, bert.transform(samples), rtol=0, atol=1e-5)
-    data = TrainingData(embedder, samples, rows, replay=True, first=first)
+    data = TrainingData(Encoder(embedder), samples, rows, replay=True, first=first)
     assert sorted(first.known) == [network.depth - 1 - n for n in reversed(stages[1:-1])]
     for n_unfrozen in stages[1:-1]:
         block = network.depth - 1 - n_unfrozen
@@ -561,7 +562,7 @@ def test_a_network_that_would_give_other_rows_is_embedded_as_ever(monkeypatch):
     for mutant in (_swapped, _too_deep, _without_numbers):
         with monkeypatch.context() as patch:
             patch.setattr(ArrayBackbone, "advance", mutant(ArrayBackbone.advance))
-            rows, first = embed_first(embedder, list(X), [0, 1, 2])
+            rows, first = embed_first(Encoder(embedder), list(X), [0, 1, 2])
         assert first is None
         np.testing.assert_allclose(rows, expected, atol=1e-6)
 
@@ -571,7 +572,7 @@ def test_nothing_is_kept_where_no_block_is_frozen_or_all_rows_are_known(n_unfroz
     X = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
     embedder = ArrayEmbedder(precision="float32", cache=EmbeddingCache()).fit(X)
     expected = embedder.transform(X) if known else clone(embedder).set_params(cache=None).fit(X).transform(X)
-    rows, first = embed_first(embedder, list(X), [n_unfrozen])
+    rows, first = embed_first(Encoder(embedder), list(X), [n_unfrozen])
     assert first is None
     np.testing.assert_allclose(rows, expected, atol=1e-6)
 
@@ -580,8 +581,8 @@ def test_a_shared_network_is_entered_where_no_other_thread_can_be_in_it(monkeypa
     """On a processor one thread computes at a time; elsewhere another may be at the blocks that are passed over."""
     X = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
     embedder = ArrayEmbedder(precision="float32", cache=None).fit(X)
-    monkeypatch.setattr("skembed.finetune.data.resolve_device", lambda device: torch.device("cuda"))
-    assert embed_first(embedder, list(X), [1])[1] is None
+    monkeypatch.setattr(Encoder, "device", torch.device("cuda"))
+    assert embed_first(Encoder(embedder), list(X), [1])[1] is None
 
 
 def test_a_network_is_not_copied_while_another_thread_is_in_it_behind_a_block():

@@ -10,6 +10,7 @@ import torch
 
 from skembed import AudioEmbedder, FineTuneClassifier
 from skembed.embedders import audio as audio_module
+from skembed.embedders.encoder import Encoder
 from skembed.exceptions import DecodeError, DecodeWarning
 from skembed.finetune.data import prepared_chunks
 from skembed.inference import extract as extract_module
@@ -54,13 +55,13 @@ def test_few_large_samples_are_decoded_before_they_are_computed(embedder, monkey
 
 
 def test_the_limit_counts_the_bytes_of_prepared_samples(embedder, monkeypatch):
-    (first,), *_ = next(prepared_chunks(embedder, embedder._load(), SAMPLES))
+    (first,), *_ = next(prepared_chunks(Encoder(embedder), embedder._load(), SAMPLES))
     n_bytes = first.data["mel"].nbytes
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         monkeypatch.setattr(extract_module, "CHUNK_BYTES", 4 * n_bytes + 1)
-        sizes = [len(chunk) for chunk in prepared_chunks(embedder, embedder._load(), SAMPLES)]
+        sizes = [len(chunk) for chunk in prepared_chunks(Encoder(embedder), embedder._load(), SAMPLES)]
     finally:
         torch.set_num_threads(before)
     assert sizes == [5, 5, 5, 5]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -22,7 +24,17 @@ def _plain(sample):
 
 
 def _run(backbone, samples=X, **kwargs):
-    return extract(backbone, list(samples), READING, read=_plain, n_features=8, **kwargs)
+    return _collected(extract(backbone, list(samples), READING, read=_plain, **kwargs), len(samples))
+
+
+def _collected(batches, n_samples):
+    """The rows of all samples in order, NaN where there is none; which were truncated; and all errors."""
+    rows, truncated, errors = np.full((n_samples, 8), np.nan), np.zeros(n_samples, dtype=bool), []
+    for batch in batches:
+        errors += batch.errors
+        if batch.positions:
+            rows[batch.positions], truncated[batch.positions] = batch.rows, batch.truncated
+    return SimpleNamespace(embeddings=rows, truncated=truncated, errors=errors)
 
 
 def _backbone(cls=ArrayBackbone):
@@ -112,16 +124,16 @@ def _reader(sample):
 def test_bad_samples_by_policy():
     samples = [X[0], None, X[2], None]
     with pytest.raises(DecodeError, match=r"sample 1 \(a\.png\): nothing there"):
-        extract(array_backbone(), samples, READING, read=_reader, n_features=8)
-    result = extract(array_backbone(), samples, READING, read=_reader, n_features=8, on_error="nan", chunk_size=2)
+        list(extract(array_backbone(), samples, READING, read=_reader))
+    result = _collected(extract(array_backbone(), samples, READING, read=_reader, on_error="nan", chunk_size=2), 4)
     assert [error.index for error in result.errors] == [1, 3]
     assert np.isnan(result.embeddings[[1, 3]]).all()
     np.testing.assert_allclose(result.embeddings[[0, 2]], _run(array_backbone()).embeddings[[0, 2]], atol=1e-6)
 
 
-def test_nothing_readable_still_has_a_width():
-    result = extract(array_backbone(), [None], READING, read=_reader, on_error="nan", n_features=8)
-    assert result.embeddings.shape == (1, 8)
+def test_nothing_readable_gives_errors_alone():
+    (batch,) = extract(array_backbone(), [None], READING, read=_reader, on_error="nan")
+    assert (batch.positions, len(batch.errors)) == ([], 1)
 
 
 def test_unknown_and_absent_devices_are_refused(monkeypatch):

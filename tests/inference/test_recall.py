@@ -7,7 +7,7 @@ import pytest
 
 from skembed import EmbeddingCache
 from skembed.exceptions import DecodeError
-from skembed.inference.extract import Extraction
+from skembed.inference.extract import Batch
 from skembed.inference.lookup import embed
 from skembed.inputs import text_key
 
@@ -19,20 +19,16 @@ class Lengths:
         self.seen: list[str] = []
         self.fail_at = fail_at
 
-    def __call__(self, samples, *, positions, report):
-        rows = np.full((len(samples), 2), np.nan, dtype=np.float32)
-        cut, errors = np.zeros(len(samples), dtype=bool), []
-        for i, sample in enumerate(samples):
+    def __call__(self, samples, *, positions):
+        for position, sample in zip(positions, samples, strict=True):
             if sample == self.fail_at:
                 raise RuntimeError("killed")
             self.seen.append(sample)
             if sample == "bad":
-                errors.append(DecodeError("bad").at(positions[i]))
+                yield Batch([], np.empty((0, 2), np.float32), np.zeros(0, bool), [DecodeError("bad").at(position)])
                 continue
-            rows[i] = (np.inf if sample == "inf" else len(sample)), 1
-            cut[i] = sample.startswith("long")
-            report(np.array([i]), rows[[i]], cut[[i]])
-        return Extraction(rows, cut, errors)
+            rows = np.array([[np.inf if sample == "inf" else len(sample), 1]], dtype=np.float32)
+            yield Batch([position], rows, np.array([sample.startswith("long")]), [])
 
 
 def _embed(texts, compute, **kwargs):

@@ -12,7 +12,7 @@ from skembed.backbones.weights.files import decisive_files, read_json
 from skembed.backbones.weights.sentence_modules import network_directory
 from skembed.backbones.weights.size_limits import check_sizes
 from skembed.exceptions import BackboneReadError, SkembedError
-from skembed.utils.device import is_out_of_memory
+from skembed.utils.device import is_device_fault, is_out_of_memory
 
 __all__ = ["check_directory", "reading"]
 
@@ -44,7 +44,7 @@ def reading(path: Path) -> Iterator[None]:
     except (SkembedError, ImportError, MemoryError):
         raise
     except Exception as error:
-        if is_out_of_memory(error):
+        if is_out_of_memory(error) or is_device_fault(error):
             raise
         raise _unreadable(path, error) from error
     except BaseException as error:
