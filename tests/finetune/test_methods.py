@@ -255,7 +255,7 @@ def test_what_is_loaded_gives_what_was_trained(family, method):
             value.add_(0.05 * torch.randn(value.shape, generator=torch.Generator().manual_seed(value.numel())))
     from skembed.backbones.spec import TunedWeights
 
-    tuned = TunedWeights.of(built.base, built.changed(), built.added)
+    tuned = TunedWeights.of(built.base.spec, built.base.fingerprint, built.changed(), built.added)
     samples = tuning.prepared(built, family)
     with torch.no_grad():
         expected = built.features(samples).numpy()

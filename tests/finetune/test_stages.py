@@ -169,7 +169,7 @@ class Play:
         self.script = script
         monkeypatch.setattr(stages, "train_epoch", self._train)
 
-    def _train(self, trainer, indices, rng, *, first_step, total_steps):
+    def _train(self, trainer, indices, rng, *, first_step, total_steps, progress):
         self.epochs.append(
             {
                 "settings": trainer.settings,
