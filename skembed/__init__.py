@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from skembed.embedders.image import ImageEmbedder
     from skembed.embedders.text import TextEmbedder
     from skembed.finetune.classifier import FineTuneClassifier
-    from skembed.finetune.rates import find_learning_rate
+    from skembed.finetune.learning_rate import find_learning_rate
     from skembed.finetune.regressor import FineTuneRegressor
     from skembed.selection import BackboneSelector, rank_backbones
     from skembed.versions import show_versions
@@ -51,7 +51,7 @@ _HOMES = {
     "advise": "skembed.advice",
     "config_context": "skembed.config",
     "diagnose": "skembed.diagnosis",
-    "find_learning_rate": "skembed.finetune.rates",
+    "find_learning_rate": "skembed.finetune.learning_rate",
     "get_config": "skembed.config",
     "list_backbones": "skembed.backbones.loading.registry",
     "rank_backbones": "skembed.selection",

@@ -1,1 +1,14 @@
-"""Estimators that train a pre-trained backbone, from a frozen head to the whole network."""
+"""Estimators that train a pre-trained backbone, from a frozen head to the whole network.
+
+classifier.py, regressor.py   the public estimators; base.py and predicting.py are what they share
+checks.py, targets.py, validation.py   input, y, and the held-out samples
+request.py    what is to be fitted, all of it checked; fitting.py fits it: probe, recipe, guard, refit
+tasks.py      losses, scores and predictions of classes, labels and numbers; probe.py linear probes
+recipe.py     stages of unfreezing; loop.py one epoch, optimizer.py and schedules.py its steps
+network.py    a head on a network; methods.py what each method trains of it; groups.py learning rates
+data.py       samples on their way into training; replay.py activations of the frozen blocks; features.py sources
+checkpoint.py, restoring.py, snapshot.py, warm_start.py   states of a fit, to resume it or begin with
+tuned.py      the embedder that a fit leaves; advised.py the estimator of an advice
+report.py     what is printed; examine.py what the diagnosis is told; callbacks.py scikit-learn's callbacks
+learning_rate.py   the search for a rate; rate_budget.py bounds it, rate_display.py draws it
+"""

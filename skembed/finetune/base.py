@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from skembed.embedders.base import BaseEmbedder
 from skembed.embedders.encoder import Encoder
 from skembed.exceptions import FitWarning, TruncationWarning
-from skembed.finetune import given
+from skembed.finetune import checks
 from skembed.finetune.advised import build_advised
 from skembed.finetune.predicting import PredictingMixin
 from skembed.finetune.report import describe_epoch, describe_fit
@@ -142,7 +142,7 @@ class BaseFineTuner(PredictingMixin, HintingParametersMixin, TransformerMixin, C
         from skembed.finetune.callbacks import FitCallbacks
         from skembed.finetune.examine import diagnose_fit
         from skembed.finetune.fitting import run_fit
-        from skembed.finetune.stages import INTERRUPTED
+        from skembed.finetune.recipe import INTERRUPTED
 
         request = self._request(X, y, sample_weight, groups, X_val, y_val)
         callbacks = FitCallbacks(self, request, X, y, sample_weight)
@@ -184,15 +184,15 @@ class BaseFineTuner(PredictingMixin, HintingParametersMixin, TransformerMixin, C
         samples = encoder.samples(X)
         if y is None:
             raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None.")
-        given.check_lengths(len(samples), {"y": y, "sample_weight": sample_weight, "groups": groups})
+        checks.check_lengths(len(samples), {"y": y, "sample_weight": sample_weight, "groups": groups})
         if groups is not None:
             check_present(groups, "groups")
         y = self._check_targets(y)
-        weights = given.check_weights(sample_weight, len(y))
+        weights = checks.check_weights(sample_weight, len(y))
         n_rows, weighing = len(samples), np.flatnonzero(weights)
-        positions = weighing[given.readable(embedder, [samples[i] for i in weighing])]
-        notes = given.describe_left_out(n_rows, weighing, positions) + describe_one_hot(y)
-        samples, y, weights, groups = given.taken(positions, samples, y, weights, groups)
+        positions = weighing[checks.readable(embedder, [samples[i] for i in weighing])]
+        notes = checks.describe_left_out(n_rows, weighing, positions) + describe_one_hot(y)
+        samples, y, weights, groups = checks.taken(positions, samples, y, weights, groups)
         n_given = len(y)
         if X_val is not None or y_val is not None:
             X_val, y_val, lost = self._check_validation(embedder, X_val, y_val)
@@ -212,8 +212,8 @@ class BaseFineTuner(PredictingMixin, HintingParametersMixin, TransformerMixin, C
             positions = np.concatenate([positions, n_rows + np.arange(len(y_val))])
             weights = np.concatenate([weights, np.ones(len(y_val))])
             train, held_out = np.arange(n_given), np.arange(n_given, len(y))
-        given.warn_of_idle_views(self.augment, self.n_views, self.augment_views)
-        given.warn_of_single(n_given, len(held_out), self.validation_fraction, given=X_val is not None)
+        checks.warn_of_idle_views(self.augment, self.n_views, self.augment_views)
+        checks.warn_of_single(n_given, len(held_out), self.validation_fraction, given=X_val is not None)
         advice = self._advice(embedder, samples, y, train, groups, positions, seed)
         strategy = self.strategy if advice is None else advice.strategy
         method = Method.of({**self.get_params(deep=False), "strategy": strategy})
@@ -292,11 +292,11 @@ class BaseFineTuner(PredictingMixin, HintingParametersMixin, TransformerMixin, C
             missing = "X_val" if X_val is None else "y_val"
             raise ValueError(f"{missing} is None: give both X_val and y_val, or neither.")
         samples = Encoder(embedder).samples(X_val)
-        given.check_lengths(len(samples), {"y_val": y_val}, name="X_val")
+        checks.check_lengths(len(samples), {"y_val": y_val}, name="X_val")
         y_val, everything = self._check_targets(y_val, "y_val"), np.arange(len(samples))
-        kept = given.readable(embedder, samples, "X_val")
-        samples, y_val, *_ = given.taken(kept, samples, y_val, np.ones(len(y_val)), None)
-        return samples, y_val, given.describe_left_out(len(everything), everything, kept, "X_val")
+        kept = checks.readable(embedder, samples, "X_val")
+        samples, y_val, *_ = checks.taken(kept, samples, y_val, np.ones(len(y_val)), None)
+        return samples, y_val, checks.describe_left_out(len(everything), everything, kept, "X_val")
 
     def _check_known(self, y_val: np.ndarray) -> None:
         """Whether what is held out can have been learned."""

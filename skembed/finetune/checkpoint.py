@@ -17,8 +17,8 @@ from torch import Tensor
 
 from skembed.exceptions import FitWarning
 from skembed.finetune.loop import Averaged
+from skembed.finetune.recipe import Recipe
 from skembed.finetune.restoring import checked_progress, checked_tensors, is_finite
-from skembed.finetune.stages import Recipe
 from skembed.utils.identity import digest
 from skembed.utils.sealed_files import private_directory, replacing, seal
 from skembed.utils.warnings import warn

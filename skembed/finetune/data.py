@@ -11,9 +11,10 @@ import numpy as np
 
 from skembed.augment import Augmentation, sample_rng
 from skembed.embedders.encoder import Encoder
+from skembed.finetune.features import FreshSource, NetworkSource, TableSource
 from skembed.finetune.loop import Source
 from skembed.finetune.network import FrozenNetwork, Network
-from skembed.finetune.prefix import (
+from skembed.finetune.replay import (
     MEMORY,
     ItemStore,
     Prefixes,
@@ -23,7 +24,6 @@ from skembed.finetune.prefix import (
     frozen_blocks,
     replay_block,
 )
-from skembed.finetune.sources import FreshSource, NetworkSource, TableSource
 from skembed.inference.bounded_map import count_bytes
 from skembed.inference.extract import Batch, embed_items, prepare, workers
 from skembed.inference.nonfinite import find_nonfinite

@@ -19,7 +19,7 @@ from skembed.backbones.dropout import draw_fast
 from skembed.backbones.spec import TunedWeights, place_of
 from skembed.finetune.convolutions import avoid_faulty_gradients
 from skembed.finetune.groups import parameter_groups, trainable
-from skembed.finetune.kinds import KINDS
+from skembed.finetune.methods import KINDS
 from skembed.finetune.optimizer import prefer_sparse_gradients
 from skembed.finetune.probe import Probe, Standardizer
 from skembed.inference.extract import undisturbed

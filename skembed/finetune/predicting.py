@@ -82,7 +82,7 @@ class PredictingMixin:
         ValueError
             If the backbone comes from a function of yours, which has no directory.
         """
-        from skembed.finetune.storing import with_base
+        from skembed.finetune.tuned import with_base
 
         check_is_fitted(self)
         copied = copy.copy(self)
@@ -99,7 +99,7 @@ class PredictingMixin:
         estimator : object
             Fitted alike; where nothing was trained with LoRA, as it is.
         """
-        from skembed.finetune.storing import merged
+        from skembed.finetune.tuned import merged
 
         check_is_fitted(self)
         copied = copy.copy(self)

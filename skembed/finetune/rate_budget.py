@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.base import clone
 
 from skembed.embedders.encoder import Encoder
-from skembed.finetune.given import taken
+from skembed.finetune.checks import taken
 from skembed.finetune.loop import epoch_rng
 
 if TYPE_CHECKING:

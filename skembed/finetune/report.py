@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from skembed.finetune.stages import Progress, Stage
+from skembed.finetune.recipe import Progress, Stage
 from skembed.finetune.tasks import Scores
 
 if TYPE_CHECKING:

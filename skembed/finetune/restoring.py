@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skembed.finetune.stages import Progress, Recipe
+from skembed.finetune.recipe import Progress, Recipe
 from skembed.finetune.tasks import Scores
 
 __all__ = ["checked_progress", "checked_tensors", "is_finite"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from skembed.finetune.probe import Probe, Standardizer
+from skembed.finetune.recipe import Recipe
 from skembed.finetune.request import Linear, Request
-from skembed.finetune.stages import Recipe
-from skembed.finetune.storing import tuned_embedder
+from skembed.finetune.tuned import tuned_embedder
 
 __all__ = ["best_so_far"]
 

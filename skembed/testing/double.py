@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from skembed.backbones.base import Backbone, Block, Item, Tokens
 from skembed.backbones.blocks import enter_behind, record_blocks
-from skembed.backbones.models.advanced import advance_each, collate_advanced
+from skembed.backbones.models.resuming import advance_each, collate_advanced
 from skembed.backbones.spec import BackboneSpec
 from skembed.embedders.base import BaseEmbedder
 from skembed.inputs import array_key

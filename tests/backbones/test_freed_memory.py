@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from skembed.backbones.accelerate.freed_memory import LARGEST_KEPT
+from skembed.backbones.accelerate.memory import LARGEST_KEPT
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="what is learned here is glibc's own"
@@ -37,7 +37,7 @@ ArrayEmbedder(device="cpu", cache=None).fit_transform([[0.0, 1.0], [1.0, 0.0]])
 """
 
 _CALL = """
-from skembed.backbones.accelerate.freed_memory import keep_freed_memory
+from skembed.backbones.accelerate.memory import keep_freed_memory
 keep_freed_memory()
 """
 

@@ -18,7 +18,8 @@ from sklearn.metrics import f1_score, make_scorer
 
 from skembed import FineTuneClassifier
 from skembed.exceptions import FitWarning
-from skembed.finetune import optimizer, stages
+from skembed.finetune import optimizer
+from skembed.finetune import recipe as recipe_module
 from skembed.finetune.checkpoint import Checkpoint
 from skembed.testing import ArrayEmbedder
 from tests.finetune import tuning
@@ -65,8 +66,8 @@ def test_a_killed_fit_ends_at_the_same_result(rows, tmp_path, monkeypatch, n_epo
             _classifier(tmp_path, **parameters).fit(*rows)
     assert len(list(tmp_path.iterdir())) == 1
     epochs = []
-    original = stages.train_epoch
-    monkeypatch.setattr(stages, "train_epoch", lambda *a, **k: epochs.append(1) or original(*a, **k))
+    original = recipe_module.train_epoch
+    monkeypatch.setattr(recipe_module, "train_epoch", lambda *a, **k: epochs.append(1) or original(*a, **k))
     resumed = _classifier(tmp_path, refit=False, **parameters).fit(*rows)
     # What was done before is not done again.
     assert len(epochs) == len(whole.history_) - n_epochs

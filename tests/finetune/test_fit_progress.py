@@ -11,7 +11,7 @@ import torch
 
 from skembed import EmbeddingCache, FineTuneClassifier
 from skembed.backbones.loading.load import load
-from skembed.finetune.prefix import run_up_to
+from skembed.finetune.replay import run_up_to
 from skembed.testing import ArrayEmbedder
 from skembed.utils import progress
 from tests.finetune import tuning

@@ -8,7 +8,8 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 
 from skembed import FineTuneClassifier
 from skembed.exceptions import FitWarning
-from skembed.finetune import loop, stages
+from skembed.finetune import loop
+from skembed.finetune import recipe as recipe_module
 from skembed.testing import ArrayEmbedder
 from tests.finetune.test_classifier import LEARNABLE, rows
 
@@ -54,7 +55,7 @@ def test_an_interrupted_fit_can_be_kept(rows, monkeypatch):
 def test_an_interrupt_of_the_refit_keeps_the_first_fit(rows, monkeypatch):
     X, y = rows
     expected = _classifier(strategy="full", max_epochs=3, refit=False).fit(*rows).predict_proba(X)
-    monkeypatch.setattr(stages.Recipe, "repeat", _interrupted)
+    monkeypatch.setattr(recipe_module.Recipe, "repeat", _interrupted)
     classifier = _classifier(strategy="full", max_epochs=3, refit=True)
     with pytest.raises(KeyboardInterrupt):
         classifier.fit(X, y)

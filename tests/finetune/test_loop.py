@@ -18,6 +18,7 @@ from skembed.embedders.encoder import Encoder
 from skembed.exceptions import DeviceWarning, TrainingError
 from skembed.finetune.convolutions import _is_faulty as faulty
 from skembed.finetune.data import prepared_chunks
+from skembed.finetune.features import NetworkSource, TableSource
 from skembed.finetune.loop import (
     Averaged,
     Epoch,
@@ -30,10 +31,9 @@ from skembed.finetune.loop import (
     train_epoch,
 )
 from skembed.finetune.network import FrozenNetwork, Head, Network
-from skembed.finetune.prefix import ItemStore, fill_store
 from skembed.finetune.probe import Probe, Standardizer
+from skembed.finetune.replay import ItemStore, fill_store
 from skembed.finetune.schedules import SCHEDULES
-from skembed.finetune.sources import NetworkSource, TableSource
 from skembed.finetune.tasks import Multiclass, Multilabel, Regression
 from skembed.inference.reading import Reading
 from skembed.testing import array_backbone

@@ -185,11 +185,11 @@ def test_a_killed_fit_ends_at_the_same_result(method, tmp_path):
         if len(calls) == 2:
             raise SystemExit
 
-    from skembed.finetune import stages
+    from skembed.finetune import recipe as recipe_module
 
-    original = stages.Recipe._record
+    original = recipe_module.Recipe._record
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stages.Recipe, "_record", lambda self, *a: killed() or original(self, *a))
+        patch.setattr(recipe_module.Recipe, "_record", lambda self, *a: killed() or original(self, *a))
         with pytest.raises(SystemExit):
             tuning.fit("bert", f"partial+{method}", **parameters)
     again = tuning.fit("bert", f"partial+{method}", **parameters)

@@ -14,11 +14,11 @@ from skembed.embedders.encoder import Encoder
 from skembed.exceptions import DeviceWarning
 from skembed.finetune.checkpoint import Checkpoint
 from skembed.finetune.data import prepared_chunks
+from skembed.finetune.features import NetworkSource
 from skembed.finetune.loop import Settings, Targets, epoch_rng
 from skembed.finetune.network import Head, Network
-from skembed.finetune.prefix import ItemStore, fill_store
 from skembed.finetune.probe import Probe, Standardizer
-from skembed.finetune.sources import NetworkSource
+from skembed.finetune.replay import ItemStore, fill_store
 from skembed.finetune.tasks import Regression
 from skembed.testing import ArrayEmbedder
 from tests.backbones import tiny

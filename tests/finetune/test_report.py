@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from skembed.finetune.recipe import Progress, plan_stages
 from skembed.finetune.report import describe_epoch, describe_fit
-from skembed.finetune.stages import Progress, plan_stages
 from skembed.finetune.tasks import Scores
 
 STAGES = plan_stages("progressive", 3, n_unfrozen=1, max_epochs=30, stage_epochs=5)

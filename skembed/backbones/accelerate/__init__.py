@@ -2,5 +2,5 @@
 
 linear.py, convolution.py   oneDNN's kernels; folding.py folds batch norms into convolutions
 inference_copies.py         copies of image networks that use both; openvino.py another engine for them
-mixed_precision.py          products in bfloat16 while training; freed_memory.py keeps freed pages
+mixed_precision.py          products in bfloat16 while training; memory.py keeps freed pages
 """

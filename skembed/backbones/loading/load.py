@@ -18,8 +18,8 @@ from pathlib import Path
 
 import torch
 
-from skembed.backbones.accelerate.freed_memory import keep_freed_memory
 from skembed.backbones.accelerate.linear import multiply_by_onednn
+from skembed.backbones.accelerate.memory import keep_freed_memory
 from skembed.backbones.base import Backbone
 from skembed.backbones.loading.card import Located, identify
 from skembed.backbones.loading.modality import refuse_other_reader
@@ -171,7 +171,7 @@ def open_spec(spec: BackboneSpec, located: Located | None = None) -> Backbone:
 
 
 def _apply(backbone: Backbone, tuned: TunedWeights) -> None:
-    from skembed.backbones.tuning.additions import apply_tuned
+    from skembed.backbones.tuning.modules import apply_tuned
 
     apply_tuned(backbone, tuned)
 

@@ -4,6 +4,6 @@ image_network.py, image_timm.py, image_transformers.py   images; image_prepare.p
 text_transformers.py   texts; text_tokens.py reads their tokenizers
 sentence_layout.py     directories of sentence-transformers
 audio_waveform.py, audio_whisper.py, audio_transformers.py, audio_torchaudio.py   recordings
-advanced.py            items that enter a network behind a block
+resuming.py            items that enter a network behind a block
 transformers_loading.py   reading transformers' directories, offline
 """

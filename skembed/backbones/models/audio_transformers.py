@@ -16,9 +16,9 @@ from transformers import ASTFeatureExtractor, ASTModel, AutoModel
 
 from skembed.backbones.base import AudioOptions, Backbone, Item, Tokens, check_waveform_options, split_windows
 from skembed.backbones.blocks import blocks_from_layers, enter_behind, observe_layers, record_blocks
-from skembed.backbones.models.advanced import advance_each, collate_advanced
 from skembed.backbones.models.audio_waveform import WaveformBackbone
 from skembed.backbones.models.audio_whisper import open_whisper
+from skembed.backbones.models.resuming import advance_each, collate_advanced
 from skembed.backbones.models.transformers_loading import layer_names, load_pretrained, read_config, read_part
 from skembed.backbones.spec import BackboneSpec
 from skembed.backbones.weights.files import read_json

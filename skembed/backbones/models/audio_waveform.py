@@ -20,7 +20,7 @@ from skembed.backbones.adapters import adapted
 from skembed.backbones.audio_packed import Packing, attend, pad_rows
 from skembed.backbones.base import AudioOptions, Backbone, Item, Tokens, check_waveform_options, split_windows
 from skembed.backbones.blocks import first_tensor
-from skembed.backbones.models.advanced import advance_each, join_advanced
+from skembed.backbones.models.resuming import advance_each, join_advanced
 
 __all__ = ["WaveformBackbone", "shortest_input"]
 

@@ -19,7 +19,7 @@ from skembed.backbones.adapters import adapted
 from skembed.backbones.audio_packed import Packing, attend, pad_rows
 from skembed.backbones.base import AudioOptions, Backbone, Item, Tokens, check_waveform_options, split_windows
 from skembed.backbones.blocks import blocks_from_layers
-from skembed.backbones.models.advanced import advanced, join_advanced
+from skembed.backbones.models.resuming import advanced, join_advanced
 from skembed.backbones.models.transformers_loading import load_pretrained, read_config, read_part
 from skembed.backbones.spec import BackboneSpec
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from skembed.backbones.accelerate.inference_copies import InferenceCopies, find_foldable
 from skembed.backbones.base import Backbone, Item, Tokens
 from skembed.backbones.blocks import enter_behind, observe_layers
-from skembed.backbones.models.advanced import advance_each, collate_advanced
+from skembed.backbones.models.resuming import advance_each, collate_advanced
 
 if TYPE_CHECKING:
     from skembed.backbones.accelerate.openvino import CompiledForward

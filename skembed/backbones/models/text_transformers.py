@@ -15,11 +15,11 @@ import transformers
 from torch import Tensor, nn
 from transformers import AutoTokenizer
 
-from skembed.backbones.accelerate.freed_memory import LARGEST_KEPT
+from skembed.backbones.accelerate.memory import LARGEST_KEPT
 from skembed.backbones.base import Backbone, Block, Item, TextOptions, Tokens, split_windows
 from skembed.backbones.blocks import blocks_from_layers, enter_behind, observe_layers, record_blocks
 from skembed.backbones.models import text_tokens
-from skembed.backbones.models.advanced import advance_each, collate_advanced, join_advanced
+from skembed.backbones.models.resuming import advance_each, collate_advanced, join_advanced
 from skembed.backbones.models.sentence_layout import read_sentence_layout
 from skembed.backbones.models.transformers_loading import layer_names, load_pretrained, read_config, read_part
 from skembed.backbones.packing import (

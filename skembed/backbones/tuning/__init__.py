@@ -1,4 +1,4 @@
 """What fine-tuning adds to a network: adding it, and building it again.
 
-additions.py   adapters, prefixes, prompts; lora.py low-rank factors by peft
+modules.py   adapters, prefixes, prompts; lora.py low-rank factors by peft
 """

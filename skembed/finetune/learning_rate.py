@@ -17,7 +17,7 @@ from skembed.finetune.fitting import untrained
 from skembed.finetune.loop import Epoch, epoch_rng
 from skembed.finetune.rate_budget import bounded, shortened
 from skembed.finetune.rate_display import RateCurveDisplay
-from skembed.finetune.stages import Recipe
+from skembed.finetune.recipe import Recipe
 from skembed.utils.progress import progress_bar, showing
 from skembed.utils.seeding import seeded
 from skembed.utils.torch_modes import standard_modes

@@ -28,7 +28,7 @@ class Kind:
         Takes the network and blocks; names the tensors of the base, parameters and buffers, that may change.
     add : callable, optional
         Takes a backbone, blocks, the addition's name, an input and the method; puts new modules into the network and
-        returns what `skembed.backbones.tuning.additions` needs to build them again.
+        returns what `skembed.backbones.tuning.modules` needs to build them again.
     distance : callable
         Takes (name, parameter, its value before training) of what trains, and what `add` returned; gives the squared
         distance from the pre-trained network that L2-SP holds small.
@@ -60,16 +60,16 @@ def check_method(backbone: Backbone, blocks: Sequence[Block], method: Method, op
     ImportError
         If the method needs a library that is not installed.
     """
-    from skembed.backbones.tuning import additions, lora
+    from skembed.backbones.tuning import lora, modules
 
     if method.name == "lora":
         lora.require_peft()
         names = lora.find_targets(backbone.module, blocks, method.target_modules, backbone.spec.name)
         lora.check_rank(backbone.module, names, method.lora_rank, backbone.spec.name)
     elif method.name in ("prefix", "prompt"):
-        additions.require_packable(backbone, method.name)
+        modules.require_packable(backbone, method.name)
         if method.name == "prompt":
-            additions.require_room(backbone, method.n_virtual_tokens, options)
+            modules.require_room(backbone, method.n_virtual_tokens, options)
     elif method.name in ("bitfit", "norm") and not KINDS[method.name].own(backbone.module, blocks):
         what = "biases" if method.name == "bitfit" else "normalisations with weights"
         raise ValueError(
@@ -111,7 +111,7 @@ def _norms(module: nn.Module, blocks: Sequence[Block]) -> list[str]:
 
 
 def _lora(backbone, blocks, name, _batch, method: Method):
-    from skembed.backbones.tuning.additions import add_lora
+    from skembed.backbones.tuning.modules import add_lora
 
     return add_lora(
         backbone,
@@ -125,19 +125,19 @@ def _lora(backbone, blocks, name, _batch, method: Method):
 
 
 def _adapters(backbone, blocks, name, batch, method: Method):
-    from skembed.backbones.tuning.additions import add_adapters
+    from skembed.backbones.tuning.modules import add_adapters
 
     return add_adapters(backbone, blocks, name, batch, width=method.adapter_width)
 
 
 def _prefixes(backbone, blocks, name, batch, method: Method):
-    from skembed.backbones.tuning.additions import add_prefixes
+    from skembed.backbones.tuning.modules import add_prefixes
 
     return add_prefixes(backbone, blocks, name, batch, n_tokens=method.n_virtual_tokens)
 
 
 def _prompt(backbone, _blocks, name, _batch, method: Method):
-    from skembed.backbones.tuning.additions import add_prompt
+    from skembed.backbones.tuning.modules import add_prompt
 
     return add_prompt(backbone, name, n_tokens=method.n_virtual_tokens)
 

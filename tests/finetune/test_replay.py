@@ -18,12 +18,12 @@ from skembed.backbones.blocks import enter_behind
 from skembed.backbones.loading.load import load
 from skembed.embedders.encoder import Encoder
 from skembed.exceptions import DeviceWarning
-from skembed.finetune import prefix
+from skembed.finetune import replay as replay_module
 from skembed.finetune.data import TrainingData, Views, embed_first, prepared_chunks
+from skembed.finetune.features import NetworkSource, TableSource
 from skembed.finetune.network import Head, Network
-from skembed.finetune.prefix import ItemStore, Prefixes, agree, fill_store, replay_block, run_up_to
 from skembed.finetune.probe import Probe, Standardizer
-from skembed.finetune.sources import NetworkSource, TableSource
+from skembed.finetune.replay import ItemStore, Prefixes, agree, fill_store, replay_block, run_up_to
 from skembed.inference.bounded_map import count_bytes
 from skembed.inference.extract import computing
 from skembed.inference.reading import Reading
@@ -116,13 +116,13 @@ def _assert_same(found, value):
         assert found == value
 
 
-@pytest.mark.parametrize("budget", [prefix.MEMORY, 150, 0])
+@pytest.mark.parametrize("budget", [replay_module.MEMORY, 150, 0])
 def test_what_is_kept_comes_back(budget):
     store, values = ItemStore(budget), _values()
     for value in values:
         store.append(_sample(value, n_windows=2))
     assert len(store) == len(values)
-    assert (store.bytes_on_disk > 0) == (budget < prefix.MEMORY)
+    assert (store.bytes_on_disk > 0) == (budget < replay_module.MEMORY)
     # In any order, and more than once.
     for index in [*reversed(range(len(values))), 0, 3]:
         found = store[index]
@@ -253,7 +253,7 @@ def test_only_one_chunk_is_held_besides_the_store():
 
 
 @pytest.mark.parametrize("batch_size", [None, 1, 3])
-@pytest.mark.parametrize("budget", [prefix.MEMORY, 0])
+@pytest.mark.parametrize("budget", [replay_module.MEMORY, 0])
 def test_every_sample_is_replayed_as_itself(bert, batch_size, budget):
     """Against each sample run alone, block by block. Batches go by length: their order is not that of the samples."""
     network = _network(bert)
@@ -275,7 +275,7 @@ def test_every_sample_is_replayed_as_itself(bert, batch_size, budget):
 
 
 @pytest.mark.parametrize("family", ["bert", "timm_resnet", "timm_vit", "wav2vec2"])
-@pytest.mark.parametrize("budget", [prefix.MEMORY, 0])
+@pytest.mark.parametrize("budget", [replay_module.MEMORY, 0])
 def test_replayed_rows_are_those_of_the_embedder(family, budget, tmp_path):
     """What training sees for a sample is what the embedder gives for it, in whichever order a batch asks."""
     tiny.BUILDERS[family](tmp_path)
@@ -483,13 +483,13 @@ def test_a_prefix_is_computed_once_a_block(double_data, monkeypatch, stages, run
     """In one pass for the stages that are known to follow, and never again where a stage is gone through once more."""
     build, network, _ = double_data
     data, blocks = build(stages=stages), []
-    original = prefix.run_up_to
+    original = replay_module.run_up_to
 
     def running(backbone, chunk, wanted, batch_size, report=None):
         blocks.append(wanted)
         return original(backbone, chunk, wanted, batch_size, report)
 
-    monkeypatch.setattr(prefix, "run_up_to", running)
+    monkeypatch.setattr(replay_module, "run_up_to", running)
     stores = [data.source(network, n_unfrozen)[0].stores[0] for n_unfrozen in (1, 1, 2, 2, 3, 3, 1)]
     assert blocks == runs
     assert stores[6] is stores[0]
@@ -631,8 +631,8 @@ def test_no_more_than_a_budget_is_kept_on_the_way_and_the_highest_block_comes_fi
 def test_all_that_is_held_stays_within_a_budget(double_data, monkeypatch):
     """Blocks that a later round comes back to are held as long as there is room; beyond it there is the disk."""
     build, network, _ = double_data
-    runs, original = [], prefix.run_up_to
-    monkeypatch.setattr(prefix, "run_up_to", lambda *args: runs.append(args[2]) or original(*args))
+    runs, original = [], replay_module.run_up_to
+    monkeypatch.setattr(replay_module, "run_up_to", lambda *args: runs.append(args[2]) or original(*args))
     size = 9 * 8 * 4
     for budget, expected in ((2 * size, [[0, 1]]), (2 * size - 1, [[0, 1], [0], [1]]), (size // 2, [[0, 1], [0], [1]])):
         monkeypatch.setattr("skembed.finetune.data.MEMORY", budget)
@@ -681,13 +681,13 @@ def test_rows_that_were_known_in_part_stay_within_the_budget(double_data, monkey
     first = Prefixes(network.base, [0, 1], budget=budget)
     first.first(network.backbone.preprocess(np.eye(9, 4)[:5], None), [0, 2, 4, 6, 8])
     data = build(stages=(0, 1, 2), first=first)
-    original = prefix.ItemStore.append
+    original = replay_module.ItemStore.append
 
     def appending(store, sample):
         original(store, sample)
         highest.append(store.bytes_in_memory + first.nbytes)
 
-    monkeypatch.setattr(prefix.ItemStore, "append", appending)
+    monkeypatch.setattr(replay_module.ItemStore, "append", appending)
     source, _ = data.source(network, 1)
     assert len(source.stores[0]) == 9
     assert max(highest) <= budget

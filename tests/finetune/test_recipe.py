@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from skembed.exceptions import TrainingError
-from skembed.finetune import stages
+from skembed.finetune import recipe as recipe_module
+from skembed.finetune.features import TableSource
 from skembed.finetune.loop import Settings, Targets
 from skembed.finetune.network import Head, Network
 from skembed.finetune.probe import Probe, Standardizer
-from skembed.finetune.sources import TableSource
-from skembed.finetune.stages import Recipe, Stage, improves, plan_stages
+from skembed.finetune.recipe import Recipe, Stage, improves, plan_stages
 from skembed.finetune.tasks import Scores
 from skembed.inference.reading import Reading
 from skembed.testing import array_backbone
@@ -167,7 +167,7 @@ class Play:
             plan_stages(strategy, network.depth, **plan), **settings,
         )  # fmt: skip
         self.script = script
-        monkeypatch.setattr(stages, "train_epoch", self._train)
+        monkeypatch.setattr(recipe_module, "train_epoch", self._train)
 
     def _train(self, trainer, indices, rng, *, first_step, total_steps, progress):
         self.epochs.append(
@@ -436,8 +436,8 @@ def test_schedules_run_over_the_epochs_of_a_stage(monkeypatch):
 
 def test_each_attempt_has_an_optimiser_of_its_own(monkeypatch):
     made = []
-    original = stages.build_optimizer
-    monkeypatch.setattr(stages, "build_optimizer", lambda *args: made.append(args[1:]) or original(*args))
+    original = recipe_module.build_optimizer
+    monkeypatch.setattr(recipe_module, "build_optimizer", lambda *args: made.append(args[1:]) or original(*args))
     Play(monkeypatch, [0.9, 0.8, 0.7, *[0.9] * 20]).run()
     assert made == [(0, SETTINGS), (1, SETTINGS), (1, SETTINGS.stronger())]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from skembed.augment.mixing import Mix
 from skembed.finetune.network import Network
-from skembed.finetune.prefix import ItemStore, Sample
+from skembed.finetune.replay import ItemStore, Sample
 
 __all__ = ["FreshSource", "NetworkSource", "TableSource"]
 
