@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+# Before anything imports torch. Processes that share the cores would wait for each other's threads in busy loops.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Before anything imports huggingface_hub, which reads it once.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
