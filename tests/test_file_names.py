@@ -141,7 +141,7 @@ def test_one_warning_whoever_fits_the_embedder(use, embedder):
         ((np.zeros(9), 16_000), r"got tuple.*AudioEmbedder\(\)"),
         ({"array": np.zeros(9), "sampling_rate": 16_000}, r"got dict.*AudioEmbedder\(\)"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_what_is_an_image_or_a_recording_is_sent_to_its_embedder(sample, message):
     """To convert it with str() would make the path a text, which is the fault itself."""
