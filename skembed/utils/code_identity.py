@@ -18,8 +18,12 @@ import numpy as np
 
 __all__ = ["describe_object", "name_class"]
 
-#: Directories of Python and of installed packages. Their functions are known by name: only installing changes them.
-_INSTALLED = tuple(sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+#: Directories of Python, of installed packages, and of this one, which may be installed in place. Their functions are
+#: known by name: only installing changes them.
+_INSTALLED = (
+    *(sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+    os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep,
+)
 #: Module-level values that are part of the identity of the functions that read them.
 _CONSTANTS = (type(None), bool, int, float, complex, str, bytes, tuple, frozenset, np.generic)
 
@@ -97,8 +101,7 @@ def _content(cell: Any) -> Any:
 
 
 def _is_installed(function: FunctionType) -> bool:
-    own = function.__module__ is not None and function.__module__.partition(".")[0] == "skembed"
-    return own or function.__code__.co_filename.startswith(_INSTALLED)
+    return function.__code__.co_filename.startswith(_INSTALLED)
 
 
 def _describe_code(code: CodeType) -> tuple[Any, ...]:
