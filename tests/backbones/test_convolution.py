@@ -158,6 +158,7 @@ def test_what_onednn_s_operation_does_not_take_is_torch_s(calls):
 
 
 def test_one_layout_for_all_that_share_a_weight():
+    gc.collect()  # layouts of other tests' networks
     before = len(convolution._laid_out)
     nets = [_fast(_net(_filled(nn.Conv2d(8, 16, 3)))) for _ in range(2)]
     nets[1][0]._parameters.update(nets[0][0]._parameters)
