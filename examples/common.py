@@ -1,4 +1,4 @@
-"""What the examples share: five-fold comparison of estimators, a table of the result, and the fitted model's file."""
+"""Helpers of the examples: five-fold comparison of estimators, a table of results, and saved models."""
 
 from __future__ import annotations
 

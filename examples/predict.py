@@ -27,7 +27,7 @@ def read_model(path: Path):
     except Exception as error:  # any, according to the bytes
         raise InputError(f"'{path}' cannot be read as a model ({type(error).__name__}: {error})") from error
     if not hasattr(model, "predict_proba"):
-        raise InputError(f"'{path}' holds a {type(model).__name__}, which is no classifier of these examples")
+        raise InputError(f"'{path}' holds a {type(model).__name__}, not a classifier that an example has saved")
     return model
 
 

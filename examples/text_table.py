@@ -27,7 +27,7 @@ class TextTable(NamedTuple):
 
 
 def read_texts(path: Path, text: str | None, label: str | None) -> TextTable:
-    """Read a table, choose the columns that are not named, and leave out rows without a text or a class."""
+    """Read texts and classes from a table; columns given as None are chosen by name and content."""
     frame = _read(path)
     for option, name in (("--text", text), ("--label", label)):
         if name is not None and name not in frame:
@@ -118,12 +118,12 @@ def _complete(frame: pd.DataFrame, text: str, label: str) -> tuple[list[str], li
 
 def _check_labels(labels: list[str], label: str, others: list[str]) -> None:
     if label in labels:
-        print(f"The first line is read as the names of the columns, but {label!r} is a class, too: is there a header?")
+        print(f"The first line was read as column names, but {label!r} is also a class: does the file have a header?")
     n_values = len(set(labels))
     if n_values <= max(2, len(labels) / 2):
         return
     numbers = pd.to_numeric(pd.Series(labels), errors="coerce").notna().all()
-    kind = "different numbers, which are no classes" if numbers else "different values, which are too many for classes"
+    kind = "different numbers instead of classes" if numbers else "different values, too many for classes"
     hint = f"; give --label, one of {', '.join(map(repr, others))}" if others else ""
     raise InputError(f"column {label!r} has {n_values} {kind}, in {len(labels)} rows{hint}")
 

@@ -34,7 +34,7 @@ def advise(
 ) -> Advice:
     """Advice before training: which strategy suits these data, what to try first, and what is wrong with them.
 
-    Looks at the samples a class, where copies count once, and their balance; at exact copies, near copies, copies with
+    Looks at the samples per class, where copies count once, and their balance; at exact and near copies, copies with
     other targets, and whether a random split would tear them apart; at what a linear probe makes of the frozen
     embeddings, left out one by one, against shuffled targets and against lower layers; for texts at the words that the
     tokenizer does not know; and at the seconds and bytes that training would take here. The rules that lead from there
@@ -49,10 +49,10 @@ def advise(
     embedder : ImageEmbedder, TextEmbedder or AudioEmbedder, default=None
         Not changed. None is ``TextEmbedder()``.
     groups : array-like of shape (n_samples,), default=None
-        Samples of one group are never split; copies within one are no leak.
+        Samples of one group are never split, and copies within a group do not count as leaks.
     task : {"auto", "classification", "multilabel", "regression"}, default="auto"
-        "auto" takes floats that are no whole numbers for regression, and a matrix of zeros and ones for labels. For
-        labels and numbers there is no search for wrong labels.
+        "auto" takes floats with a fraction for regression, and a matrix of zeros and ones for labels. Wrong labels are
+        searched for in classification only.
     device : str, default=None
         Where to compute; None is the embedder's own.
     budget : float, default=3600
@@ -73,7 +73,7 @@ def advise(
     ValueError
         If X and y differ in length, y has missing values, one class, or may be either kind, or no sample can be read.
     TypeError
-        If `embedder` is no embedder, or stands in the place of X.
+        If `embedder` is not an embedder, or was passed as X.
 
     Notes
     -----
@@ -99,7 +99,7 @@ def advise(
     from skembed.embedders.text import TextEmbedder
 
     if isinstance(X, BaseEmbedder):
-        raise TypeError(f"X is a {type(X).__name__}, and no samples. Samples come first: advise(X, y, embedder).")
+        raise TypeError(f"X is a {type(X).__name__}, not samples. Samples come first: advise(X, y, embedder).")
     known = know_targets(y, task)
     check_consistent_length(X, known.columns)
     given = TextEmbedder() if embedder is None else embedder
@@ -128,5 +128,5 @@ def _check_groups(groups: Any, n_samples: int) -> np.ndarray | None:
     check_present(groups, "groups")
     found = np.asarray(groups)
     if found.shape != (n_samples,):
-        raise ValueError(f"groups has shape {found.shape}; {(n_samples,)} was expected, one group a sample.")
+        raise ValueError(f"groups has shape {found.shape}; {(n_samples,)} was expected, one group per sample.")
     return found

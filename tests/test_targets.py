@@ -317,7 +317,7 @@ def test_bytes_are_to_be_decoded(name):
 @_each([name for name in ALL if name != "y_val"])  # which turns y round
 @pytest.mark.parametrize("y", [3, "noyes", dict(enumerate(NAMES)), set(range(N)), iter(NAMES), np.array(1)])
 def test_what_is_no_collection(name, y):
-    with pytest.raises(TypeError, match=rf"y(_true)? is a {type(y).__name__}, and no collection with one value"):
+    with pytest.raises(TypeError, match=rf"y(_true)? is a {type(y).__name__}, not a collection with one value"):
         _run(name, y)
 
 
@@ -378,7 +378,7 @@ def test_numbers_are_no_classes_of_a_confusion_matrix():
 
 
 @pytest.mark.parametrize(("y", "task", "said"), [
-    (NAMES, "regression", r"y\[0\] is 'no', which is no number"),
+    (NAMES, "regression", r"y\[0\] is 'no', which is not a number"),
     (LABELS, "classification", r"y has shape \(24, 3\) with task='classification'"),
     (NAMES, "multilabel", "y holds other values than 0 and 1 with task='multilabel'"),
     (LABELS + 1, "multilabel", "y holds other values than 0 and 1 with task='multilabel'"),

@@ -75,7 +75,7 @@ class Means:
 
     @property
     def method(self) -> str:
-        """What trains in the blocks, see `skembed.strategies.METHODS`."""
+        """Name of the method that trains the blocks, one of `skembed.strategies.METHODS`."""
         return parse_strategy(self.strategy).method
 
     def shallower(self) -> list[str]:

@@ -219,7 +219,7 @@ class Backbone(ABC):
     prefix: Sequence[int] = ()
     suffix: Sequence[int] = ()
     layer_names: Sequence[str] = ()
-    observed: Observations = field(default_factory=lambda: Observations())
+    observed: Observations = field(default_factory=Observations)
 
     #: Largest number of positions (items times longest item) in a batch that "auto" plans on a CPU.
     token_budget: ClassVar[int] = 4096

@@ -52,7 +52,7 @@ def check_lengths(n_samples: int, beside: dict[str, Any], *, name: str = "X") ->
         n = _length(values)
         if n is None and other != "sample_weight":
             raise TypeError(
-                f"{other} is a {type(values).__name__}, and no collection with one value for each of the {n_samples} "
+                f"{other} is a {type(values).__name__}, not a collection with one value for each of the {n_samples} "
                 f"samples of {name}. Give a list, an array or a Series."
             )
         if n is not None and n != n_samples:

@@ -48,7 +48,7 @@ def as_targets(y: Any, name: str = "y", *, warn_column: bool = True) -> np.ndarr
     Raises
     ------
     TypeError
-        If y is no collection, or holds bytes.
+        If y is not a collection, or holds bytes.
     ValueError
         If values are missing, infinite, of several types, or neither strings nor numbers; names the first.
 
@@ -85,7 +85,7 @@ def as_numbers(y: Any, name: str = "y", *, warn_column: bool = True) -> np.ndarr
     Raises
     ------
     TypeError
-        If y is no collection.
+        If y is not a collection.
     ValueError
         If values are missing, infinite, too large or not numbers; names the first.
 
@@ -103,7 +103,9 @@ def as_numbers(y: Any, name: str = "y", *, warn_column: bool = True) -> np.ndarr
     # Strings such as "nan" are numbers, too.
     _refuse_absent(numbers, ~np.isfinite(numbers), name)
     if np.abs(numbers).max() > _LARGEST:
-        raise ValueError(f"{name} holds {np.abs(numbers).max():.3g}, whose square is no number. Give smaller units.")
+        raise ValueError(
+            f"{name} holds {np.abs(numbers).max():.3g}, whose square is too large for a float. Give larger units."
+        )
     return numbers
 
 
@@ -178,7 +180,7 @@ def _to_array(y: Any, name: str) -> np.ndarray:
     """Return a collection as an array in which no value was turned into another type to suit its neighbors."""
     if isinstance(y, (str, bytes, Mapping)) or not _is_collection(y):
         raise TypeError(
-            f"{name} is a {type(y).__name__}, and no collection with one value per sample. Give a list, an array or a "
+            f"{name} is a {type(y).__name__}, not a collection with one value per sample. Give a list, an array or a "
             "Series."
         )
     if hasattr(y, "toarray"):
@@ -315,8 +317,8 @@ def _refuse_words(values: np.ndarray, name: str) -> None:
     for place, value in np.ndenumerate(values):
         if not _is_number(value):
             raise ValueError(
-                f"{name}{list(place)} is {_shown(value)}, which is no number. Use FineTuneClassifier, which predicts "
-                "classes; or give numbers."
+                f"{name}{list(place)} is {_shown(value)}, which is not a number. Use FineTuneClassifier, which "
+                "predicts classes; or give numbers."
             )
 
 

@@ -191,7 +191,7 @@ class _Keeper:
 
 
 class _Locator:
-    """What matplotlib asks for the place of axes whenever it draws or measures them."""
+    """Locator of axes, which matplotlib calls whenever it draws or measures them."""
 
     def __init__(self, ax: Any, keeper: _Keeper):
         self.ax = ax

@@ -53,7 +53,7 @@ def watching(bar: Any, describe: Callable[[Any], str]) -> Iterator[SampleWatch |
 
 
 class SampleWatch:
-    """What is known of samples that are read or computed.
+    """Samples that are being read or computed, and what they cost so far.
 
     Parameters
     ----------

@@ -222,7 +222,7 @@ def test_numbers_held_as_objects_are_numbers():
 @pytest.mark.parametrize(("y", "said"), [
     (pd.date_range("2020", periods=40), "y holds times, such as 2020"),
     (Y * 1e300, r"y holds 1e\+300"),
-    ([[1], [1, 2]] * 20, r"y\[0\] is \[1\], which is no number"),
+    ([[1], [1, 2]] * 20, r"y\[0\] is \[1\], which is not a number"),
 ])  # fmt: skip
 def test_a_regressor_refuses_what_is_no_number(y, said):
     with pytest.raises(ValueError, match=said):
@@ -261,9 +261,7 @@ def test_weights_of_classes(class_weight, said):
 @pytest.mark.parametrize("make", [_classifier, _regressor])
 @pytest.mark.parametrize("y", ["abc", {0: 1}, {0, 1}, 3, (number for number in Y)], ids=lambda y: type(y).__name__)
 def test_targets_that_are_no_collection(make, y):
-    with pytest.raises(
-        TypeError, match=r"y is a \w+, and no collection with one value for each of the 40 samples of X"
-    ):
+    with pytest.raises(TypeError, match=r"y is a \w+, not a collection with one value for each of the 40 samples of X"):
         make().fit(X, y)
 
 

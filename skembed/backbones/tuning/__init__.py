@@ -1,4 +1,4 @@
-"""What fine-tuning adds to a network: adding it, and building it again.
+"""Modules that fine-tuning adds to a network: adding them, and building them again.
 
 modules.py   adapters, prefixes, prompts; lora.py low-rank factors by peft
 """
