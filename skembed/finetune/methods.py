@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from skembed.backbones.base import Backbone, Block
 from skembed.strategies import Method
@@ -147,23 +146,7 @@ def _prompt(backbone, _blocks, name, _batch, method: Method):
 
 def _straight(pairs: Pairs) -> Tensor:
     """Of weights from those of the base; of what was added from where it began, which is the base's own function."""
-    values, starts = [value for _, value, _ in pairs], [start for _, _, start in pairs]
-    return _SquaredDistance.apply(starts, *values)
-
-
-class _SquaredDistance(torch.autograd.Function):
-    """The sum over tensors, with one new tensor for each where torch's own steps make five."""
-
-    @staticmethod
-    def forward(ctx, starts: Sequence[Tensor], *values: Tensor) -> Tensor:
-        apart = torch._foreach_sub(list(values), list(starts))
-        ctx.save_for_backward(*apart)
-        return torch.stack(torch._foreach_norm(apart)).square().sum()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient: Tensor):
-        return None, *torch._foreach_mul(ctx.saved_tensors, 2 * gradient)
+    return torch.stack([(value - start).square().sum() for _, value, start in pairs]).sum()
 
 
 def _of_products(pairs: Pairs, record: Mapping[str, Any]) -> Tensor:
