@@ -11,11 +11,11 @@ from sklearn.utils import check_consistent_length, check_random_state
 
 from skembed.assessment.advice import Advice, advise_samples
 from skembed.assessment.rules import RULES, Rule
-from skembed.assessment.targets import know_targets
 from skembed.embedders.base import BaseEmbedder
 from skembed.embedders.encoder import Encoder
 from skembed.finetune.advised import build_advised
 from skembed.inputs import check_present
+from skembed.inputs.target_kinds import know_targets
 
 __all__ = ["RULES", "Advice", "Rule", "advise"]
 

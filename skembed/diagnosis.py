@@ -16,11 +16,11 @@ from skembed.assessment.data import MOST_SAMPLES, find_noise
 from skembed.assessment.diagnosis import Diagnosis
 from skembed.assessment.findings import Finding, of_positions, worst_first
 from skembed.assessment.remedies import Means
-from skembed.assessment.targets import KnownTargets, know_targets
 from skembed.embedders.encoder import Encoder
 from skembed.finetune.base import BaseFineTuner, check_targets_of
 from skembed.finetune.examine import slower_by
 from skembed.inputs import check_comparable
+from skembed.inputs.target_kinds import KnownTargets, know_targets
 
 __all__ = ["Diagnosis", "diagnose"]
 

@@ -3,7 +3,6 @@
 evidence.py     measures samples and targets before training
 rules.py        the table that leads from evidence to a strategy; wording.py fills its sentences
 advice.py       `Advice`: strategy, settings, reasons and findings
-targets.py      classes, labels or numbers, and what they are called
 coverage.py     words that a tokenizer does not know; compute.py times training on this machine
 curves.py       what the losses of a fit show; certainty.py how sure that is
 data.py         label noise, leaks, imbalance, too few samples

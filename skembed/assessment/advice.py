@@ -14,9 +14,9 @@ from sklearn.base import clone
 from skembed.assessment.evidence import Evidence, gather
 from skembed.assessment.findings import Finding, describe, worst_first
 from skembed.assessment.rules import RULES, Rule
-from skembed.assessment.targets import KnownTargets
 from skembed.assessment.wording import duration, words_for
 from skembed.embedders.base import BaseEmbedder
+from skembed.inputs.target_kinds import KnownTargets
 
 __all__ = ["Advice", "advise_samples"]
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from skembed.assessment.compute import measure_compute
 from skembed.assessment.coverage import broken_share
-from skembed.assessment.targets import KnownTargets
 from skembed.embedders.base import BaseEmbedder
 from skembed.embedders.encoder import Encoder
 from skembed.embedders.layers import layer_rows
+from skembed.inputs.target_kinds import KnownTargets
 from skembed.measures import LeftOut, LinearProbe, exact_groups, find_twins, noise_rate, suspect_labels
 from skembed.measures.duplicates import join_groups
 

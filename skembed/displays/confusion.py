@@ -13,8 +13,8 @@ from sklearn.utils import check_consistent_length
 from sklearn.utils.validation import check_is_fitted
 
 from skembed.displays.samples import image_of, is_image, line_of
-from skembed.finetune.targets import first_fraction
 from skembed.inputs import as_samples, as_targets, check_comparable, target_kind
+from skembed.inputs.target_kinds import first_fraction
 from skembed.utils.plot_layout import cell_size, fit_label, font_points, keep_inside, shorten_to, text_inches, wrap_to
 from skembed.utils.plotting import GREY, luminance, panels, plain_labels, pyplot, shorten_middle
 

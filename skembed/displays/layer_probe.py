@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from skembed.displays.estimators import as_embedder, layer_features
+from skembed.inputs.target_kinds import as_task_targets, class_codes, resolve_task
 from skembed.selection.probes import check_folds, linear_probe_folds
-from skembed.selection.targets import checked_targets, class_codes, resolve_task
 from skembed.utils.plot_layout import cell_size, font_points, keep_inside, wrap_to
 from skembed.utils.plotting import BEST, COLOUR, bare, pyplot
 
@@ -109,7 +109,7 @@ class LayerProbeDisplay:
         # Before minutes of embedding, and not after them.
         pyplot(cls.__name__)
         kind = resolve_task(y, task)
-        y = checked_targets(y, kind, warn_column=False)
+        y = as_task_targets(y, kind, warn_column=False)
         cv = _folds(y, kind, cv)
         positions, features = layer_features(as_embedder(embedder, cls.__name__), X, layers)
         scores = [

@@ -1,7 +1,7 @@
 """Estimators that train a pre-trained backbone, from a frozen head to the whole network.
 
 classifier.py, regressor.py   the public estimators; base.py and predicting.py are what they share
-checks.py, targets.py, validation.py   input, y, and the held-out samples
+checks.py, validation.py      input and the held-out samples; y is checked in skembed.inputs
 request.py    what is to be fitted, all of it checked; fitting.py fits it: probe, recipe, guard, refit
 tasks.py      losses, scores and predictions of classes, labels and numbers; probe.py linear probes
 recipe.py     stages of unfreezing; loop.py one epoch, optimizer.py and schedules.py its steps

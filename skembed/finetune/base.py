@@ -22,9 +22,9 @@ from skembed.finetune.advised import build_advised
 from skembed.finetune.predicting import PredictingMixin
 from skembed.finetune.report import describe_epoch, describe_fit
 from skembed.finetune.schedules import SCHEDULES
-from skembed.finetune.targets import describe_one_hot
 from skembed.finetune.validation import hold_out
 from skembed.inputs import check_present
+from skembed.inputs.target_kinds import describe_one_hot, know_targets
 from skembed.strategies import STRATEGIES, Method, check_target_modules, hint_at_strategy, resolve_factor
 from skembed.utils.parameters import HintingParametersMixin, check_path
 from skembed.utils.progress import showing
@@ -252,7 +252,6 @@ class BaseFineTuner(PredictingMixin, HintingParametersMixin, TransformerMixin, C
             return None
         from skembed.assessment.advice import advise_samples
         from skembed.assessment.findings import of_positions
-        from skembed.assessment.targets import know_targets
 
         known = know_targets(y[train], self._kind if y.ndim == 1 or self._kind == "regression" else "multilabel")
         own = None if groups is None else np.asarray(groups)[train]

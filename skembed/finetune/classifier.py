@@ -12,8 +12,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from skembed.exceptions import FitWarning
 from skembed.finetune.base import BaseFineTuner
-from skembed.finetune.targets import check_class_weight, check_labels, looks_like_numbers
 from skembed.inputs import check_comparable
+from skembed.inputs.target_kinds import as_classes_or_labels, check_class_weight, looks_like_numbers
 from skembed.utils.sklearn_private import Interval, StrOptions, fit_context, with_callbacks
 from skembed.utils.warnings import warn
 
@@ -363,7 +363,7 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
         return super().score(X, y, sample_weight)
 
     def _check_targets(self, y, name="y", *, warn_column=True):
-        return check_labels(y, name, warn_column=warn_column)
+        return as_classes_or_labels(y, name, warn_column=warn_column)
 
     def _task(self, y):
         from skembed.finetune.tasks import Multiclass, Multilabel

@@ -14,7 +14,8 @@ from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skembed.selection.targets import check_rows, class_codes, resolve_task, target_columns
+from skembed.inputs.target_kinds import class_codes, resolve_task, target_columns
+from skembed.selection.scores import check_rows
 
 __all__ = ["knn_score", "linear_probe_folds", "linear_probe_score"]
 

@@ -13,11 +13,11 @@ from sklearn.utils import check_consistent_length
 
 from skembed.embedders.encoder import modality_of
 from skembed.exceptions import InputWarning, SkembedWarning
+from skembed.inputs.target_kinds import as_task_targets, resolve_task, target_columns
 from skembed.selection.candidates import Candidate, as_candidates, megabytes_of
 from skembed.selection.prediction import nleep
 from skembed.selection.probes import knn_score, linear_probe_score
 from skembed.selection.scores import h_score, logme, transrate
-from skembed.selection.targets import checked_targets, resolve_task, target_columns
 from skembed.selection.timing import Cost, embed_timed, timed
 from skembed.utils.naming import did_you_mean
 from skembed.utils.warnings import warn
@@ -191,7 +191,7 @@ def score_candidates(
     """Fit, embed and score all candidates, best first; see `rank_backbones` for the parameters."""
     _refuse_mixed(candidates)
     task = resolve_task(y, task)
-    y = checked_targets(y, task)
+    y = as_task_targets(y, task)
     check_consistent_length(X, y)
     functions = _check_scores(scores, task)
     n_samples = len(y)

@@ -14,9 +14,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from skembed.embedders.base import BaseEmbedder
 from skembed.exceptions import InputWarning
+from skembed.inputs.target_kinds import TASKS, as_task_targets
 from skembed.selection.candidates import as_candidates
 from skembed.selection.ranking import SCORES, score_candidates, score_name
-from skembed.selection.targets import TASKS, checked_targets
 from skembed.utils.sklearn_private import Interval, StrOptions, fit_context
 
 __all__ = ["BackboneSelector"]
@@ -134,7 +134,7 @@ class BackboneSelector(TransformerMixin, BaseEstimator):
         """
         if y is None:
             raise ValueError(f"This {type(self).__name__} estimator requires y to be passed, but the target y is None.")
-        y = checked_targets(y, self.task)
+        y = as_task_targets(y, self.task)
         found = as_candidates(self.candidates, layers=self.layers, embedder=self.embedder)
         scored = score_candidates(
             X,

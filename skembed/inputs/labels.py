@@ -1,4 +1,4 @@
-"""Targets: one array of one plain type out of everything that users pass as y, and the errors for all else."""
+"""Check y and convert it, in every form that users pass, to one array of one plain type."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from skembed.inputs.arrays import as_array
 from skembed.inputs.decode import is_missing
 from skembed.utils.warnings import warn
 
-__all__ = ["as_numbers", "as_targets", "check_comparable", "check_present", "target_kind"]
+__all__ = ["as_numbers", "as_targets", "check_comparable", "check_present", "is_number", "target_kind"]
 
 #: Squares of smaller numbers can be summed.
-_LARGEST = 1e150
+_LARGEST_TARGET = 1e150
 #: Values of y that are several labels and not one.
-_COLLECTIONS = (list, tuple, set, frozenset, dict, np.ndarray)
+_LABEL_COLLECTIONS = (list, tuple, set, frozenset, dict, np.ndarray)
 
 
 def as_targets(y: Any, name: str = "y", *, warn_column: bool = True) -> np.ndarray:
@@ -102,7 +102,7 @@ def as_numbers(y: Any, name: str = "y", *, warn_column: bool = True) -> np.ndarr
     numbers = values.astype(object).astype(np.float64) if values.dtype.kind == "T" else values.astype(np.float64)
     # Strings such as "nan" are numbers, too.
     _refuse_absent(numbers, ~np.isfinite(numbers), name)
-    if np.abs(numbers).max() > _LARGEST:
+    if np.abs(numbers).max() > _LARGEST_TARGET:
         raise ValueError(
             f"{name} holds {np.abs(numbers).max():.3g}, whose square is too large for a float. Give larger units."
         )
@@ -135,8 +135,8 @@ def check_comparable(first: np.ndarray, second: np.ndarray, names: tuple[str, st
     names : (str, str)
         Names of the two, for the error.
     """
-    texts = [values.dtype.kind in "OU" for values in (first, second)]
-    if texts[0] != texts[1]:
+    first_is_text, second_is_text = (values.dtype.kind in "OU" for values in (first, second))
+    if first_is_text != second_is_text:
         shown = [f"{name} holds {_shown(values.flat[0])}" for name, values in zip(names, (first, second), strict=True)]
         raise ValueError(
             f"{shown[0]} and {shown[1]}: strings on one side and numbers on the other. Give both in one type."
@@ -177,7 +177,7 @@ def _checked(y: Any, name: str, warn_column: bool) -> np.ndarray:
 
 
 def _to_array(y: Any, name: str) -> np.ndarray:
-    """Return a collection as an array in which no value was turned into another type to suit its neighbors."""
+    """Return a collection as an array without NumPy's conversion of mixed values to one type."""
     if isinstance(y, (str, bytes, Mapping)) or not _is_collection(y):
         raise TypeError(
             f"{name} is a {type(y).__name__}, not a collection with one value per sample. Give a list, an array or a "
@@ -292,7 +292,7 @@ def _refuse_value(values: np.ndarray, position: int, name: str) -> None:
         raise TypeError(
             f"{place} is {_shown(value)}, which is bytes. Decode them first: [label.decode() for label in {name}]."
         )
-    if isinstance(value, _COLLECTIONS):
+    if isinstance(value, _LABEL_COLLECTIONS):
         raise ValueError(
             f"{place} is {_shown(value)}: several labels per sample. Give a matrix of zeros and ones with a column per "
             f"label, as sklearn.preprocessing.MultiLabelBinarizer().fit_transform({name}) makes it."
@@ -315,14 +315,15 @@ def _refuse_mixture(values: np.ndarray, strings: np.ndarray, name: str) -> None:
 
 def _refuse_words(values: np.ndarray, name: str) -> None:
     for place, value in np.ndenumerate(values):
-        if not _is_number(value):
+        if not is_number(value):
             raise ValueError(
                 f"{name}{list(place)} is {_shown(value)}, which is not a number. Use FineTuneClassifier, which "
                 "predicts classes; or give numbers."
             )
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Return True if a value, a string for instance, can be read as a float."""
     try:
         float(value)
     except (TypeError, ValueError, OverflowError):
@@ -331,8 +332,8 @@ def _is_number(value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    """Return what an error shows of a value."""
+    """Return a value as errors show it, cut to 60 characters."""
     value = value.item() if isinstance(value, np.generic) else value
     # In one order: that of a set's strings differs from process to process.
-    told = f"{{{', '.join(sorted(map(repr, value)))}}}" if isinstance(value, (set, frozenset)) else repr(value)
-    return told if len(told) <= 60 else f"{told[:57]}..."
+    text = f"{{{', '.join(sorted(map(repr, value)))}}}" if isinstance(value, (set, frozenset)) else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
