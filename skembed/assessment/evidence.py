@@ -244,7 +244,7 @@ def _of_probes(evidence: Evidence, embedder, samples, known: KnownTargets, drawn
 
 def _score(left_out: LeftOut, known: KnownTargets) -> float:
     """Accuracy of classes, R² of numbers and labels."""
-    return left_out.r2 if known.codes is None else float(_hits(left_out.outputs, known).mean())
+    return left_out.r2 if known.codes is None else float(left_out.quality(known.columns, known.codes).mean())
 
 
 def _of_chance(probe: LinearProbe, found: LeftOut, known: KnownTargets, rng) -> dict[str, float]:
@@ -274,7 +274,10 @@ def _compare_layers(embedder: BaseEmbedder, samples: Sequence[Any], known: Known
     layers = sorted({round(part * top) for part in _DEPTHS} - {top})
     if not layers:
         return {}
-    found = [_gains(rows, known) for rows in layer_rows(embedder, samples, [*layers, top])]
+    found = [
+        LinearProbe(rows).left_out(known.columns).quality(known.columns, known.codes)
+        for rows in layer_rows(embedder, samples, [*layers, top])
+    ]
     own = found.pop()
     means = [gains.mean() for gains in found]
     best = int(np.argmax(means))
@@ -287,16 +290,3 @@ def _compare_layers(embedder: BaseEmbedder, samples: Sequence[Any], known: Known
         "best_layer": float(layers[best] - embedder.n_blocks_),
         "read_layer": float(top - embedder.n_blocks_),
     }
-
-
-def _gains(rows: np.ndarray, known: KnownTargets) -> np.ndarray:
-    """What the probe on these rows makes of each sample: whether right, or one less its share of the error."""
-    outputs = LinearProbe(rows).left_out(known.columns).outputs
-    return _hits(outputs, known)
-
-
-def _hits(outputs: np.ndarray, known: KnownTargets) -> np.ndarray:
-    if known.codes is not None:
-        return (outputs.argmax(1) == known.codes).astype(float)
-    variance = np.square(known.columns - known.columns.mean(0)).sum(1).mean()
-    return 1 - np.square(outputs - known.columns).sum(1) / (variance if variance > 0 else 1.0)

@@ -47,14 +47,7 @@ def compare_features(old: np.ndarray, new: np.ndarray, columns: np.ndarray, code
         "old_probe" and "new_probe", accuracies or parts of the variance explained, and the standard error of their
         difference.
     """
-    quality = []
-    for rows in (old, new):
-        outputs = LinearProbe(rows).left_out(columns).outputs
-        if codes is None:
-            variance = np.square(columns - columns.mean(0)).sum(1).mean() or 1.0
-            quality.append(1 - np.square(outputs - columns).sum(1) / variance)
-        else:
-            quality.append((outputs.argmax(1) == codes).astype(float))
+    quality = [LinearProbe(rows).left_out(columns).quality(columns, codes) for rows in (old, new)]
     change = quality[1] - quality[0]
     error = change.std(ddof=1) / len(change) ** 0.5
     return {"old_probe": float(quality[0].mean()), "new_probe": float(quality[1].mean()), "probe_error": float(error)}

@@ -9,7 +9,7 @@ import numpy as np
 
 from skembed.displays.estimators import as_embedder, layer_features
 from skembed.inputs.target_kinds import as_task_targets, class_codes, resolve_task
-from skembed.selection.probes import check_folds, linear_probe_folds
+from skembed.probes.cross_validated import check_folds, linear_probe_folds
 from skembed.utils.plot_layout import cell_size, font_points, keep_inside, wrap_to
 from skembed.utils.plotting import BEST, COLOUR, bare, pyplot
 

@@ -3,7 +3,7 @@
 classifier.py, regressor.py   the public estimators; base.py and predicting.py are what they share
 checks.py, validation.py      input and the held-out samples; y is checked in skembed.inputs
 request.py    what is to be fitted, all of it checked; fitting.py fits it: probe, recipe, guard, refit
-tasks.py      losses, scores and predictions of classes, labels and numbers; probe.py linear probes
+tasks.py      losses, scores and predictions of classes, labels and numbers
 recipe.py     stages of unfreezing; loop.py one epoch, optimizer.py and schedules.py its steps
 network.py    a head on a network; methods.py what each method trains of it; groups.py learning rates
 data.py       samples on their way into training; replay.py activations of the frozen blocks; features.py sources

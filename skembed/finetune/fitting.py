@@ -15,7 +15,6 @@ from skembed.finetune.data import TrainingData, Views, embed_first
 from skembed.finetune.loop import Targets, evaluate
 from skembed.finetune.methods import check_method
 from skembed.finetune.network import FrozenNetwork, Head, Network
-from skembed.finetune.probe import STRENGTHS, Probe, Standardizer, search_probe
 from skembed.finetune.recipe import INTERRUPTED, Recipe, Stage, plan_stages
 from skembed.finetune.replay import Prefixes
 from skembed.finetune.report import describe_advice, describe_nothing_unfrozen, describe_resumption
@@ -23,6 +22,7 @@ from skembed.finetune.request import Linear, Outcome, Request
 from skembed.finetune.snapshot import best_so_far
 from skembed.finetune.tasks import Scores
 from skembed.finetune.tuned import tuned_embedder
+from skembed.probes.linear import STRENGTHS, Probe, Standardizer, search_probe
 from skembed.strategies import parse_strategy
 from skembed.utils.device import resolve_precision
 from skembed.utils.progress import progress_bar

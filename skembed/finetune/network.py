@@ -21,10 +21,10 @@ from skembed.finetune.convolutions import avoid_faulty_gradients
 from skembed.finetune.groups import parameter_groups, trainable
 from skembed.finetune.methods import KINDS
 from skembed.finetune.optimizer import prefer_sparse_gradients
-from skembed.finetune.probe import Probe, Standardizer
 from skembed.inference.extract import undisturbed
 from skembed.inference.pooling import combine_layers, pool
 from skembed.inference.reading import Reading
+from skembed.probes.linear import Probe, Standardizer
 from skembed.strategies import WEIGHTS, Method
 from skembed.utils.device import move
 from skembed.utils.seeding import seeded

@@ -12,9 +12,9 @@ from skembed.augment import Augmentation
 from skembed.embedders.base import BaseEmbedder
 from skembed.embedders.encoder import Encoder
 from skembed.finetune.loop import Settings
-from skembed.finetune.probe import Probe, Standardizer
 from skembed.finetune.recipe import Progress, Stage
 from skembed.finetune.tasks import Scores, Task
+from skembed.probes.linear import Probe, Standardizer
 from skembed.strategies import WEIGHTS, Method
 from skembed.utils.blas import SMALL_PRODUCT, one_blas_thread
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from skembed.finetune.probe import Probe, Standardizer
 from skembed.finetune.recipe import Recipe
 from skembed.finetune.request import Linear, Request
 from skembed.finetune.tuned import tuned_embedder
+from skembed.probes.linear import Probe, Standardizer
 
 __all__ = ["best_so_far"]
 

@@ -14,7 +14,7 @@ from scipy.special import expit, log_expit, log_softmax, softmax
 from sklearn.metrics import accuracy_score, get_scorer, get_scorer_names, r2_score
 
 from skembed.assessment.certainty import TEMPERATURES
-from skembed.finetune.probe import Fit, fit_ridge, fit_softmax
+from skembed.probes.linear import Fit, fit_ridge, fit_softmax
 from skembed.utils.naming import did_you_mean
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from sklearn.base import clone
 from skembed.backbones.spec import TunedWeights
 from skembed.embedders.base import BaseEmbedder
 from skembed.embedders.encoder import Encoder
-from skembed.finetune.probe import Probe, Standardizer
 from skembed.finetune.request import Linear
 from skembed.finetune.tasks import Multiclass, Regression, Task
+from skembed.probes.linear import Probe, Standardizer
 
 __all__ = ["EarlierFit", "Start", "origin_of"]
 

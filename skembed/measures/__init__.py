@@ -3,8 +3,8 @@
 from skembed.measures.drift import weight_drift
 from skembed.measures.duplicates import Twins, exact_groups, find_twins
 from skembed.measures.label_noise import Suspects, noise_rate, suspect_labels
-from skembed.measures.leave_one_out import LeftOut, LinearProbe
 from skembed.measures.similarity import linear_cka
+from skembed.probes.leave_one_out import LeftOut, LinearProbe
 
 __all__ = [
     "LeftOut",

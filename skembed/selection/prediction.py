@@ -8,7 +8,7 @@ from sklearn.mixture import GaussianMixture
 from sklearn.utils import check_array
 
 from skembed.inputs.target_kinds import class_codes
-from skembed.selection.scores import check_rows
+from skembed.probes.cross_validated import check_rows
 from skembed.utils.sklearn_private import fit_transform_array
 
 __all__ = ["leep", "nleep"]

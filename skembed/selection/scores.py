@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.utils import check_array
 
 from skembed.inputs.target_kinds import class_codes, resolve_task, target_columns
+from skembed.probes.cross_validated import check_rows
 
-__all__ = ["Evidence", "check_rows", "h_score", "ledoit_wolf", "logme", "maximum_evidence", "transrate"]
+__all__ = ["Evidence", "h_score", "ledoit_wolf", "logme", "maximum_evidence", "transrate"]
 
 #: Ratios of noise to prior that are tried first, over the largest squared singular value of the features. Beyond
 #: the upper end the weights are nil; the lower end keeps the evidence of a perfect fit, which has no bound, finite.
@@ -36,30 +36,6 @@ class Evidence(NamedTuple):
     log_evidence: np.ndarray
     alpha: np.ndarray
     beta: np.ndarray
-
-
-def check_rows(X: Any) -> np.ndarray:
-    """Check embeddings and return them as float64.
-
-    Parameters
-    ----------
-    X : array-like of shape (n_samples, n_features)
-        Embeddings, finite.
-
-    Returns
-    -------
-    ndarray of shape (n_samples, n_features), float64
-
-    Raises
-    ------
-    ValueError
-        If X is not two-dimensional, holds NaN or infinity, or has the same row for every sample.
-    """
-    # Squares and determinants of many features lose too much in the float32 that embedders give.
-    rows = check_array(X, dtype=np.float64, ensure_min_samples=2, input_name="X")
-    if not np.ptp(rows, axis=0).any():
-        raise ValueError(f"X has the same row for all {len(rows)} samples, so there is nothing to score. Check them.")
-    return rows
 
 
 def logme(X, y, *, task: str = "auto") -> float:

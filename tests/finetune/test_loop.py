@@ -31,11 +31,11 @@ from skembed.finetune.loop import (
     train_epoch,
 )
 from skembed.finetune.network import FrozenNetwork, Head, Network
-from skembed.finetune.probe import Probe, Standardizer
 from skembed.finetune.replay import ItemStore, fill_store
 from skembed.finetune.schedules import SCHEDULES
 from skembed.finetune.tasks import Multiclass, Multilabel, Regression
 from skembed.inference.reading import Reading
+from skembed.probes.linear import Probe, Standardizer
 from skembed.testing import array_backbone
 from tests.backbones import tiny
 

@@ -17,9 +17,9 @@ from skembed.finetune.data import prepared_chunks
 from skembed.finetune.features import NetworkSource
 from skembed.finetune.loop import Settings, Targets, epoch_rng
 from skembed.finetune.network import Head, Network
-from skembed.finetune.probe import Probe, Standardizer
 from skembed.finetune.replay import ItemStore, fill_store
 from skembed.finetune.tasks import Regression
+from skembed.probes.linear import Probe, Standardizer
 from skembed.testing import ArrayEmbedder
 from tests.backbones import tiny
 from tests.finetune.test_loop import CLASSES, N, PlainModel, World, _data

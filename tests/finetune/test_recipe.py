@@ -13,10 +13,10 @@ from skembed.finetune import recipe as recipe_module
 from skembed.finetune.features import TableSource
 from skembed.finetune.loop import Settings, Targets
 from skembed.finetune.network import Head, Network
-from skembed.finetune.probe import Probe, Standardizer
 from skembed.finetune.recipe import Recipe, Stage, improves, plan_stages
 from skembed.finetune.tasks import Scores
 from skembed.inference.reading import Reading
+from skembed.probes.linear import Probe, Standardizer
 from skembed.testing import array_backbone
 
 WIDTH = 8

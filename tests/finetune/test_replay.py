@@ -22,11 +22,11 @@ from skembed.finetune import replay as replay_module
 from skembed.finetune.data import TrainingData, Views, embed_first, prepared_chunks
 from skembed.finetune.features import NetworkSource, TableSource
 from skembed.finetune.network import Head, Network
-from skembed.finetune.probe import Probe, Standardizer
 from skembed.finetune.replay import ItemStore, Prefixes, agree, fill_store, replay_block, run_up_to
 from skembed.inference.bounded_map import count_bytes
 from skembed.inference.extract import computing
 from skembed.inference.reading import Reading
+from skembed.probes.linear import Probe, Standardizer
 from skembed.testing import ArrayBackbone, ArrayEmbedder, array_backbone
 from tests.backbones import tiny
 

@@ -13,8 +13,8 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.metrics import accuracy_score, get_scorer, log_loss, mean_squared_error, r2_score
 from torch.nn import functional as F
 
-from skembed.finetune.probe import fit_ridge
 from skembed.finetune.tasks import Multiclass, Multilabel, Regression, Scores
+from skembed.probes.linear import fit_ridge
 
 CLASSES = {
     "two": np.array([0, 1]),

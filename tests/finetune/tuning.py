@@ -13,7 +13,7 @@ from PIL import Image
 from skembed import AudioEmbedder, FineTuneClassifier, ImageEmbedder, TextEmbedder
 from skembed.backbones.loading.load import load
 from skembed.finetune.network import Head, Network
-from skembed.finetune.probe import Probe, Standardizer
+from skembed.probes.linear import Probe, Standardizer
 from skembed.strategies import Method
 from tests.backbones import tiny
 

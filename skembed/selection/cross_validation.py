@@ -1,23 +1,17 @@
-"""Scores that train something small on the embeddings: nearest neighbours and a linear probe, cross-validated."""
+"""Cross-validated scores of small models on embeddings: nearest neighbors and a linear probe."""
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression, RidgeCV
-from sklearn.model_selection import KFold, StratifiedKFold, cross_val_score
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
-from skembed.inputs.target_kinds import class_codes, resolve_task, target_columns
-from skembed.selection.scores import check_rows
+from skembed.inputs.target_kinds import resolve_task
+from skembed.probes.cross_validated import cross_validate, linear_probe_folds
 
-__all__ = ["knn_score", "linear_probe_folds", "linear_probe_score"]
+__all__ = ["knn_score", "linear_probe_score"]
 
 
 def knn_score(
@@ -78,7 +72,8 @@ def knn_score(
         model: BaseEstimator = KNeighborsClassifier(n_neighbors, metric=metric)
     else:
         model = KNeighborsRegressor(n_neighbors, metric=metric)
-    return float(np.mean(_cross_validate(model, X, y, cv, scoring, task, random_state)))
+    folds = cross_validate(model, X, y, cv=cv, scoring=scoring, task=task, random_state=random_state)
+    return float(np.mean(folds))
 
 
 def linear_probe_score(
@@ -128,83 +123,3 @@ def linear_probe_score(
     """
     folds = linear_probe_folds(X, y, C=C, cv=cv, scoring=scoring, task=task, random_state=random_state)
     return float(np.mean(folds))
-
-
-def linear_probe_folds(
-    X,
-    y,
-    *,
-    C: float = 1.0,
-    cv: int | Any = 5,
-    scoring: str | None = None,
-    task: str = "auto",
-    random_state: int | None = 0,
-) -> np.ndarray:
-    """What `linear_probe_score` is the mean of: the score of each fold.
-
-    Parameters
-    ----------
-    X, y, C, cv, scoring, task, random_state
-        See `linear_probe_score`.
-
-    Returns
-    -------
-    ndarray of shape (n_folds,), float64
-
-    Raises
-    ------
-    ValueError
-        See `linear_probe_score`.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from skembed.selection.probes import linear_probe_folds
-    >>> X = np.repeat(np.eye(2), 6, axis=0)
-    >>> linear_probe_folds(X, np.repeat(["a", "b"], 6), cv=3)
-    array([1., 1., 1.])
-    """
-    if resolve_task(y, task) == "classification":
-        model: BaseEstimator = LogisticRegression(C=C, max_iter=500)
-    else:
-        model = RidgeCV(np.logspace(-3, 5, 9))
-    return _cross_validate(
-        make_pipeline(StandardScaler().set_output(transform="default"), model), X, y, cv, scoring, task, random_state
-    )
-
-
-def check_folds(codes: np.ndarray, cv: int | Any) -> None:
-    """Raise ValueError where the smallest class has fewer samples than there are folds.
-
-    Parameters
-    ----------
-    codes : ndarray of shape (n_samples,), int
-        Classes, from 0.
-    cv : int or splitter
-        Folds; a splitter is not checked.
-    """
-    smallest = int(np.bincount(codes).min())
-    # Fewer folds than asked would be another measurement under the same name.
-    if isinstance(cv, int) and smallest < cv:
-        fewer = f"Use cv={smallest} or fewer, or leave out" if smallest > 1 else "Leave out"
-        raise ValueError(
-            f"cv={cv}: the smallest class has {smallest} sample{'s' if smallest > 1 else ''}, and every fold needs "
-            f"one. {fewer} classes that are too small."
-        )
-
-
-def _cross_validate(model, X, y, cv, scoring, task: str, random_state) -> np.ndarray:
-    rows = check_rows(X)
-    if resolve_task(y, task) == "classification":
-        values, _ = class_codes(y, len(rows))
-        check_folds(values, cv)
-        default: Any = StratifiedKFold
-    else:
-        values = target_columns(y, len(rows), "regression")
-        values = values[:, 0] if values.shape[1] == 1 else values
-        default = KFold
-    folds = default(cv, shuffle=True, random_state=random_state) if isinstance(cv, int) else cv
-    with warnings.catch_warnings():
-        # A probe is compared with its like: the last digits of its weights do not matter.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return cross_val_score(model, rows, values, cv=folds, scoring=scoring, error_score="raise")

@@ -1,4 +1,4 @@
-"""The regularised linear probe on frozen features: where the head begins, and what fine-tuning has to beat."""
+"""Linear probe with a ridge penalty on frozen features: where a head begins, and what fine-tuning has to beat."""
 
 from __future__ import annotations
 
@@ -11,12 +11,29 @@ from scipy.optimize import minimize
 
 from skembed.utils.blas import SMALL, SMALL_PRODUCT, one_blas_thread
 
-__all__ = ["STRENGTHS", "Probe", "Standardizer", "fit_ridge", "fit_softmax", "search_probe"]
+__all__ = [
+    "RIDGE_PENALTIES",
+    "STRENGTHS",
+    "Probe",
+    "Standardizer",
+    "feature_scale",
+    "fit_ridge",
+    "fit_softmax",
+    "search_probe",
+]
 
 #: Penalties that are tried, strongest first: 1 / C in scikit-learn's terms.
 STRENGTHS = (100.0, 10.0, 1.0, 0.1, 0.01)
+#: What each strength is in ridge regression, per feature, so that the same strengths serve both.
+RIDGE_PENALTIES = tuple(strength / 10 for strength in STRENGTHS)
 #: A feature that hardly varies is not blown up to the size of the others: a new sample may vary in it.
-_LEAST_SCALE = 0.1
+_LEAST_RELATIVE_SCALE = 0.1
+
+
+def feature_scale(variance: np.ndarray) -> np.ndarray:
+    """Return what to divide each feature by: its standard deviation, at least a tenth of the usual one, never zero."""
+    scale = np.sqrt(np.maximum(variance, _LEAST_RELATIVE_SCALE**2 * variance.mean()))
+    return np.where(scale > 0, scale, 1.0)
 
 
 @dataclass(frozen=True)
@@ -33,14 +50,12 @@ class Standardizer:
 
     @classmethod
     def fit(cls, features: np.ndarray, weights: np.ndarray) -> Standardizer:
-        """From the weighted samples."""
-        # A weighted count is a count: a weight of two is a sample that came twice, of zero one that did not come.
+        """Return mean and scale of weighted samples; a weight of two counts like the sample twice."""
         share = weights / weights.sum()
         with one_blas_thread(when=features.size < SMALL):
             mean = share @ features
             variance = share @ np.square(features - mean)
-        scale = np.sqrt(np.maximum(variance, _LEAST_SCALE**2 * variance.mean()))
-        return cls(mean, np.where(scale > 0, scale, 1.0))
+        return cls(mean, feature_scale(variance))
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
         return (features - self.mean) / self.scale
@@ -48,14 +63,14 @@ class Standardizer:
 
 @dataclass(frozen=True)
 class Probe:
-    """A linear map on standardised features.
+    """A linear map on standardized features.
 
     Parameters
     ----------
     weight : ndarray of shape (n_outputs, n_features), float64
     bias : ndarray of shape (n_outputs,), float64
     strength : float
-        The penalty that it was fitted with, see `STRENGTHS`.
+        Penalty of the fit, see `STRENGTHS`.
     """
 
     weight: np.ndarray
@@ -63,11 +78,11 @@ class Probe:
     strength: float
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
-        """Outputs of shape (n_samples, n_outputs)."""
+        """Return outputs of shape (n_samples, n_outputs)."""
         return features @ self.weight.T + self.bias
 
 
-#: Features, targets, weights, strength and a probe to begin with; returns the probe.
+#: Takes features, targets, weights, strength and a probe to begin with; returns the fitted probe.
 Fit = Callable[[np.ndarray, np.ndarray, np.ndarray, float, "Probe | None"], "Probe"]
 
 
@@ -80,24 +95,24 @@ def fit_softmax(
     *,
     multilabel: bool = False,
 ) -> Probe:
-    """Multinomial logistic regression with a ridge penalty, by L-BFGS; one logistic regression a label for several.
+    """Fit multinomial logistic regression with a ridge penalty, or one logistic regression per label, by L-BFGS.
 
-    Minimises the weighted sum of losses plus ``strength / 2`` times the squared norm of the weights; the bias is free.
+    Minimizes the weighted sum of losses plus ``strength / 2`` times the squared norm of the weights; the bias is free.
 
     Parameters
     ----------
     features : ndarray of shape (n_samples, n_features), float64
-        Standardised.
+        Standardized features.
     targets : ndarray of shape (n_samples, n_outputs)
         Probabilities.
     weights : ndarray of shape (n_samples,)
         Sample weights.
     strength : float
-        Of the penalty: 1 / C in scikit-learn's terms.
+        Strength of the penalty: 1 / C in scikit-learn's terms.
     start : Probe, optional
-        Where to begin.
-    multilabel : bool
-        Whether the outputs are labels of their own and not classes that exclude each other.
+        Solution to begin with; None begins with zeros.
+    multilabel : bool, default=False
+        True for labels that do not exclude each other, False for classes.
     """
     n_outputs, n_features = targets.shape[1], features.shape[1]
     # As a mean, so that the stopping rule means the same for ten samples and for ten thousand.
@@ -117,13 +132,13 @@ def fit_softmax(
     first = np.zeros(n_outputs * (n_features + 1))
     if start is not None:
         first = np.concatenate([start.bias, start.weight.ravel()])
-    found = minimize(objective, first, jac=True, method="L-BFGS-B", options={"maxiter": 500, "gtol": 1e-6})
-    weight, bias = parts(found.x)
+    solution = minimize(objective, first, jac=True, method="L-BFGS-B", options={"maxiter": 500, "gtol": 1e-6})
+    weight, bias = parts(solution.x)
     return Probe(weight.copy(), bias.copy(), strength)
 
 
 def _losses(outputs: np.ndarray, targets: np.ndarray, multilabel: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Cross entropy of each sample, and its gradient by the outputs."""
+    """Return the cross entropy of each sample, and its gradient with respect to the outputs."""
     if multilabel:
         losses = (np.logaddexp(0, outputs) - targets * outputs).sum(1)
         return losses, 1 / (1 + np.exp(-np.clip(outputs, -500, 500))) - targets
@@ -136,15 +151,14 @@ def _losses(outputs: np.ndarray, targets: np.ndarray, multilabel: bool) -> tuple
 def fit_ridge(
     features: np.ndarray, targets: np.ndarray, weights: np.ndarray, strength: float, start: Probe | None = None
 ) -> Probe:
-    """Ridge regression in closed form; the bias is free.
+    """Fit ridge regression in closed form; the bias is free.
 
     Parameters
     ----------
     features, targets, weights, strength
-        See `fit_softmax`; targets are numbers. The penalty is a tenth of `strength` for each feature, so that the
-        same strengths serve both.
+        See `fit_softmax`; targets are numbers, and the penalty is that of `RIDGE_PENALTIES` times the features.
     start : Probe, optional
-        Ignored: a closed form needs none.
+        Ignored: a closed form needs no start.
     """
     share = weights / weights.sum()
     feature_mean, target_mean = share @ features, share @ targets
@@ -168,7 +182,7 @@ def search_probe(
     strengths: Sequence[float] = STRENGTHS,
     report: Callable[[], Any] | None = None,
 ) -> Probe:
-    """The probe whose penalty is best on held-out data.
+    """Return the probe whose penalty is best on held-out data.
 
     Parameters
     ----------
@@ -177,9 +191,10 @@ def search_probe(
     features, targets, weights
         See `fit_softmax`.
     judge : callable, optional
-        The loss of a probe on held-out data; None takes the middle one of the penalties.
-    strengths : sequence of float
-        Tried in this order, each beginning with the last solution. The search ends once the loss has risen twice.
+        Returns the loss of a probe on held-out data; None takes the middle one of the penalties.
+    strengths : sequence of float, default=STRENGTHS
+        Penalties in the order of their fits, each of which begins with the last solution. The search ends once the loss
+        has risen twice.
     report : callable, optional
         Called after each penalty.
     """

@@ -1,4 +1,4 @@
-"""A linear probe whose every prediction was made without the sample itself, in closed form."""
+"""Linear probe that predicts each sample from all others, in closed form."""
 
 from __future__ import annotations
 
@@ -9,58 +9,72 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
+from skembed.probes.linear import RIDGE_PENALTIES, feature_scale
 from skembed.utils.blas import SMALL, one_blas_thread
 
 __all__ = ["LeftOut", "LinearProbe"]
 
-#: Penalties that are tried, for each feature: those of the estimators' own probe.
-_PENALTIES = (10.0, 1.0, 0.1, 0.01, 0.001)
-#: Leverages above it are numerically one: such a sample says nothing of itself once it is left out.
+#: Leverages above it are numerically one: nothing else tells of such a sample once it is left out.
 _MOST_LEVERAGE = 1 - 1e-9
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Predictions that were made without the sample itself.
+    """Predictions of samples by a probe that was fitted on all others.
 
     Parameters
     ----------
     outputs : ndarray of shape (n_samples, n_targets), float64
     r2 : float
-        One less the squared error over that of the mean of the other samples, over all targets.
+        One minus the squared error divided by that of the mean of the other samples, over all targets.
     penalty : float
-        Of each feature, chosen by the squared error.
+        Penalty per feature with the smallest squared error.
     """
 
     outputs: np.ndarray
     r2: float
     penalty: float
 
+    def quality(self, targets: np.ndarray, codes: np.ndarray | None) -> np.ndarray:
+        """Return how well each sample is predicted: 1 or 0 for classes, otherwise its part of the explained variance.
+
+        Parameters
+        ----------
+        targets : ndarray of shape (n_samples, n_targets), float64
+            Targets of the probe.
+        codes : ndarray of shape (n_samples,), int, or None
+            Class of each sample where the targets are indicators of classes.
+        """
+        if codes is not None:
+            return (self.outputs.argmax(1) == codes).astype(float)
+        variance = np.square(targets - targets.mean(0)).sum(1).mean()
+        return 1 - np.square(self.outputs - targets).sum(1) / (variance if variance > 0 else 1.0)
+
     def probabilities(self, codes: np.ndarray) -> np.ndarray:
-        """Probabilities of classes, of shape (n_samples, n_classes), where the targets were indicators of them.
+        """Return probabilities of shape (n_samples, n_classes), where the targets were indicators of classes.
 
         Parameters
         ----------
         codes : ndarray of shape (n_samples,), int
-            Which class each sample has: one temperature, fitted to it, makes outputs into probabilities [1]_.
+            Class of each sample. One temperature is fitted to them and makes probabilities of the outputs [1]_.
 
         References
         ----------
         .. [1] Guo et al. (2017), On Calibration of Modern Neural Networks.
         """
-        own = np.arange(len(codes)), codes
+        of_its_class = np.arange(len(codes)), codes
 
         def loss(logarithm: float) -> float:
-            return float(-log_softmax(self.outputs / np.exp(logarithm), axis=1)[own].mean())
+            return float(-log_softmax(self.outputs / np.exp(logarithm), axis=1)[of_its_class].mean())
 
         return softmax(self.outputs / np.exp(minimize_scalar(loss, bounds=(-5, 3), method="bounded").x), axis=1)
 
 
 class LinearProbe:
-    """Ridge regression of any targets on standardised rows, each sample predicted from all others [1]_.
+    """Ridge regression of any targets on standardized rows, each sample predicted from all others [1]_.
 
     One decomposition serves all penalties and all targets: without sample i its residual is
-    ``residual[i] / (1 - leverage[i])``, so nothing is fitted twice and nothing is drawn.
+    ``residual[i] / (1 - leverage[i])``, so nothing is fitted twice and no folds are drawn.
 
     Parameters
     ----------
@@ -74,7 +88,7 @@ class LinearProbe:
     Examples
     --------
     >>> import numpy as np
-    >>> from skembed.measures import LinearProbe
+    >>> from skembed.probes.leave_one_out import LinearProbe
     >>> X = np.random.default_rng(0).normal(size=(60, 3))
     >>> LinearProbe(X).left_out(X[:, 0] - X[:, 1]).r2 > 0.99
     True
@@ -83,10 +97,7 @@ class LinearProbe:
     def __init__(self, X):
         rows = np.asarray(X, dtype=np.float64)
         rows = rows - rows.mean(0)
-        scale = rows.std(0)
-        # As the estimators' probe has it: a feature that hardly varies is not blown up to the size of the others.
-        floor = 0.1 * np.sqrt(np.square(scale).mean())
-        rows = rows / np.where(np.maximum(scale, floor) > 0, np.maximum(scale, floor), 1.0)
+        rows = rows / feature_scale(rows.var(0))
         self.n_samples, self.n_features = rows.shape
         with self._threads():
             if self.n_samples < self.n_features:
@@ -102,7 +113,7 @@ class LinearProbe:
         return one_blas_thread(when=self.n_samples * self.n_features < SMALL)
 
     def left_out(self, targets) -> LeftOut:
-        """Predictions at the penalty that leaves the smallest error.
+        """Return predictions at the penalty with the smallest squared error.
 
         Parameters
         ----------
@@ -114,18 +125,18 @@ class LinearProbe:
             residuals = list(self._residuals(columns))
         errors = [float(np.square(each).sum()) for each in residuals]
         best = int(np.argmin(errors))
-        return LeftOut(columns - residuals[best], self._r2(columns, errors[best]), _PENALTIES[best])
+        return LeftOut(columns - residuals[best], self._r2(columns, errors[best]), RIDGE_PENALTIES[best])
 
     def is_chance(self, targets, rng: np.random.Generator, n_permutations: int = 19) -> bool:
-        """Whether shuffled targets are predicted as well as these: a permutation test [1]_.
+        """Return True if shuffled targets are predicted as well as these: a permutation test [1]_.
 
         Parameters
         ----------
         targets : array-like of shape (n_samples,) or (n_samples, n_targets)
         rng : numpy Generator
-            Shuffles them.
+            Shuffles the targets.
         n_permutations : int, default=19
-            Shuffles that must all do worse: 19 have a level of 0.05.
+            Number of shuffles that must all do worse: 19 have a level of 0.05.
 
         References
         ----------
@@ -138,27 +149,27 @@ class LinearProbe:
         together = np.concatenate([columns, *shuffled], axis=1)
         with self._threads():
             errors = [np.square(each).sum(0) for each in self._residuals(together)]
-        least = np.stack(errors).reshape(len(_PENALTIES), -1, columns.shape[1]).sum(2).min(0)
+        least = np.stack(errors).reshape(len(RIDGE_PENALTIES), -1, columns.shape[1]).sum(2).min(0)
         return bool(least[0] > 0 and (least[1:] <= least[0]).any())
 
     def shuffled(
         self, targets, rng: np.random.Generator, n_permutations: int = 19
     ) -> Iterator[tuple[np.ndarray, LeftOut]]:
-        """Predictions of shuffled targets, which is what knowing nothing of them comes to.
+        """Yield predictions of shuffled targets: what a probe reaches where nothing can be learned.
 
         Parameters
         ----------
         targets : array-like of shape (n_samples,) or (n_samples, n_targets)
         rng : numpy Generator
-            Shuffles them.
+            Shuffles the targets.
         n_permutations : int, default=19
 
         Yields
         ------
         order : ndarray of shape (n_samples,), int
-            Which sample's targets each sample was given.
+            The sample whose targets each sample was given.
         left_out : LeftOut
-            Their predictions.
+            Predictions of the shuffled targets.
         """
         columns = np.asarray(targets, dtype=np.float64).reshape(self.n_samples, -1)
         for _ in range(n_permutations):
@@ -166,15 +177,15 @@ class LinearProbe:
             yield order, self.left_out(columns[order])
 
     def _residuals(self, columns: np.ndarray) -> Iterator[np.ndarray]:
-        """What each sample's targets are beside what is predicted from all others, at each penalty."""
-        centred = columns - columns.mean(0)
-        projected = self._directions.T @ centred
-        for penalty in _PENALTIES:
+        """Yield the differences of targets and predictions from all other samples, at each penalty."""
+        centered = columns - columns.mean(0)
+        projected = self._directions.T @ centered
+        for penalty in RIDGE_PENALTIES:
             shrunk = self._directions / (self._values + penalty * self.n_features)
             leverage = (shrunk * self._directions).sum(1) + 1 / self.n_samples
-            yield (centred - shrunk @ projected) / (1 - np.minimum(leverage, _MOST_LEVERAGE))[:, None]
+            yield (centered - shrunk @ projected) / (1 - np.minimum(leverage, _MOST_LEVERAGE))[:, None]
 
     def _r2(self, columns: np.ndarray, error: float) -> float:
-        # Of the mean of the others, which is what knowing nothing comes to.
+        # Against the mean of the other samples, which predicts without any knowledge of the rows.
         total = np.square((columns - columns.mean(0)) * self.n_samples / max(1, self.n_samples - 1)).sum()
         return float(1 - error / total) if total > 0 else float("nan")
