@@ -19,9 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import scaled_dot_product_attention
-
-from skembed.backbones.dropout import draw_kept
+from torch.nn.functional import dropout, scaled_dot_product_attention
 
 __all__ = ["Ragged"]
 
@@ -133,7 +131,7 @@ class Ragged:
 
 
 class _Products(NamedTuple):
-    """What the gradients of a bucket take; `kept` is None without dropout."""
+    """What the gradients of a bucket take; `kept` has the factors of the weights, and is None without dropout."""
 
     q: Tensor
     k: Tensor
@@ -162,8 +160,7 @@ class _Attention(torch.autograd.Function):
     def forward(
         ctx, query: Tensor, key: Tensor, value: Tensor, buckets: Sequence[_Bucket], p_dropout: float, scale: float
     ) -> Tensor:
-        #: What is kept of the weights is scaled up at the end.
-        ctx.scale, ctx.scale_up = scale, 1.0
+        ctx.scale = scale
         ctx.buckets, ctx.held = buckets, []
         trains = any(ctx.needs_input_grad)
 
@@ -176,9 +173,8 @@ class _Attention(torch.autograd.Function):
                 if trains:
                     ctx.held.append(_Fused(q, k, v, found))
                 return found.detach()
-            weights, kept = bucket.weigh(q, k, scale), None
-            if p_dropout:
-                kept, ctx.scale_up = draw_kept(weights, p_dropout)
+            weights = bucket.weigh(q, k, scale)
+            kept = dropout(torch.ones_like(weights), p_dropout) if p_dropout else None
             if trains:
                 ctx.held.append(_Products(q, k, v, weights, kept))
             return torch.bmm(weights if kept is None else weights * kept, v)
@@ -189,7 +185,7 @@ class _Attention(torch.autograd.Function):
             bucket.put(attend(bucket), out[start:stop])
             start = stop
         out[start:].zero_()
-        return out.mul_(ctx.scale_up) if p_dropout else out
+        return out
 
     @staticmethod
     @once_differentiable
@@ -197,7 +193,6 @@ class _Attention(torch.autograd.Function):
         if ctx.held is None:
             raise RuntimeError("The gradients of this attention were computed already, and what they take is gone.")
         held, ctx.held = ctx.held, None
-        gradient = gradient * ctx.scale_up if ctx.scale_up != 1 else gradient
         found = [torch.empty_like(gradient) for _ in range(3)]
         start = 0
         for bucket in ctx.buckets:

@@ -15,7 +15,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from skembed.augment.mixing import Mix
 from skembed.backbones.accelerate.mixed_precision import round_factors
 from skembed.backbones.base import Backbone, Block, Item
-from skembed.backbones.dropout import draw_fast
 from skembed.backbones.spec import TunedWeights, place_of
 from skembed.finetune.convolutions import avoid_faulty_gradients
 from skembed.finetune.groups import parameter_groups, trainable
@@ -194,7 +193,6 @@ class Network(FrozenNetwork):
         # After them: factors beside a strided convolution are strided convolutions as well.
         avoid_faulty_gradients(module)
         prefer_sparse_gradients(module)
-        draw_fast(module)
         # What was added begins in training mode; a pass must drop nothing.
         module.eval()
         top = [max(reading.layers)]
