@@ -116,7 +116,7 @@ def advise(
         budget=float(budget),
         max_samples=int(max_samples),
         seed=int(check_random_state(random_state).randint(2**31 - 1)),
-        compute=True,
+        timed=True,
         random_state=int(random_state) if isinstance(random_state, Integral) else None,
         build=build_advised,
     )

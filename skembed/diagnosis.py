@@ -12,7 +12,7 @@ from sklearn.utils import check_consistent_length
 from sklearn.utils.validation import check_is_fitted
 
 from skembed.assessment import forgetting
-from skembed.assessment.data import MOST_SAMPLES, find_noise
+from skembed.assessment.data_quality import MOST_SAMPLES, find_noise
 from skembed.assessment.diagnosis import Diagnosis
 from skembed.assessment.findings import Finding, of_positions, worst_first
 from skembed.assessment.remedies import Means

@@ -99,11 +99,11 @@ class Advice:
         lines += ["Noteworthy:", describe(others)] if others else []
         lines += [] if self.findings else ["The data look healthy."]
         if np.isfinite(self.evidence.get("sample_seconds", np.nan)):
-            lines.append(textwrap.fill(_describe_compute(self.evidence), _WIDTH))
+            lines.append(textwrap.fill(_describe_cost(self.evidence), _WIDTH))
         return "\n".join(lines)
 
 
-def _describe_compute(e: Mapping[str, float]) -> str:
+def _describe_cost(e: Mapping[str, float]) -> str:
     where = "an accelerator" if e["accelerator"] else f"{e['cores']:.0f} thread{'s' if e['cores'] > 1 else ''}"
     return (
         f"Timed with a few samples on {where}: an epoch of all blocks takes {duration(e['epoch_seconds'])}, of "
@@ -120,11 +120,11 @@ def advise_samples(
     budget: float = 3600.0,
     max_samples: int = 2000,
     seed: int = 0,
-    compute: bool = False,
+    timed: bool = False,
     random_state: int | None = None,
     build: Callable[..., Any] | None = None,
 ) -> Advice:
-    """What `advise` does once all is checked; without `compute` it is the same whenever and wherever it is asked.
+    """Advise on checked samples and targets; without `timed` the advice is the same on every machine.
 
     Parameters
     ----------
@@ -138,8 +138,8 @@ def advise_samples(
         See `advise`.
     seed : int
         Of the draw and the shuffled targets.
-    compute : bool
-        Whether the network is timed.
+    timed : bool
+        Whether to time the network.
     build : callable, optional
         See `Advice`.
     """
@@ -150,7 +150,7 @@ def advise_samples(
         groups=groups,
         max_samples=max_samples,
         rng=np.random.default_rng(seed),
-        compute=compute,
+        timed=timed,
     )
     evidence.numbers["budget"] = budget
     return replace(_follow(evidence, clone(embedder), random_state), build=build)

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from skembed.assessment.compute import measure_compute
 from skembed.assessment.coverage import broken_share
+from skembed.assessment.training_cost import measure_training_cost
 from skembed.embedders.base import BaseEmbedder
 from skembed.embedders.encoder import Encoder
 from skembed.embedders.layers import layer_rows
@@ -77,7 +77,7 @@ def gather(
     groups: np.ndarray | None,
     max_samples: int,
     rng: np.random.Generator,
-    compute: bool,
+    timed: bool,
 ) -> Evidence:
     """Measure.
 
@@ -95,8 +95,8 @@ def gather(
         Samples that are embedded, at most.
     rng : numpy Generator
         Draws them.
-    compute : bool
-        Whether the network is timed, which is never twice the same.
+    timed : bool
+        Whether to time the network, which gives other numbers in each run.
     """
     n_samples, encoder = len(samples), Encoder(embedder)
     drawn = np.sort(rng.permutation(n_samples)[:max_samples])
@@ -117,13 +117,13 @@ def gather(
     if encoder.modality == "text":
         texts = [samples[i] for i in drawn if isinstance(samples[i], str)]
         numbers["broken_share"] = broken_share(texts, encoder.backbone(), encoder.readout.options)
-    numbers |= dict.fromkeys(_COMPUTE, _NAN)
-    if compute:
-        numbers |= measure_compute(embedder, [samples[i] for i in drawn[:64]], n_samples)
+    numbers |= dict.fromkeys(_COST_NAMES, _NAN)
+    if timed:
+        numbers |= measure_training_cost(embedder, [samples[i] for i in drawn[:64]], n_samples)
     return evidence
 
 
-_COMPUTE = (
+_COST_NAMES = (
     "cores", "accelerator", "sample_seconds", "epoch_seconds", "top_epoch_seconds", "training_bytes", "free_bytes"
 )  # fmt: skip
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from skembed.assessment import curves, forgetting
 from skembed.assessment.certainty import describe_judging, standard_error
-from skembed.assessment.data import MOST_SAMPLES, find_few, find_imbalance, find_leaks, find_noise
+from skembed.assessment.data_quality import MOST_SAMPLES, find_few, find_imbalance, find_leaks, find_noise
 from skembed.assessment.diagnosis import Diagnosis
 from skembed.assessment.findings import Finding, of_positions, worst_first
 from skembed.assessment.forgetting import block_drift

@@ -1,9 +1,14 @@
-"""Measures of rows, targets and their twins that advice and diagnosis share: NumPy and SciPy only."""
+"""Measures of rows and targets that advice and diagnosis share. They need NumPy and SciPy only.
 
-from skembed.measures.drift import weight_drift
+duplicates.py       copies and near copies among samples
+label_noise.py      labels that the other samples contradict
+network_change.py   drift of weights, and linear CKA of outputs
+The linear probe that leaves each sample out is in `skembed.probes`.
+"""
+
 from skembed.measures.duplicates import Twins, exact_groups, find_twins
 from skembed.measures.label_noise import Suspects, noise_rate, suspect_labels
-from skembed.measures.similarity import linear_cka
+from skembed.measures.network_change import linear_cka, weight_drift
 from skembed.probes.leave_one_out import LeftOut, LinearProbe
 
 __all__ = [

@@ -1,11 +1,19 @@
-"""Choosing a backbone: how well embeddings suit a labelled set, before anything is trained on them."""
+"""Choice of a backbone: how well embeddings suit a labeled set, before anything is trained on them.
+
+scores.py             LogME, H-score and TransRate, by linear algebra; leep_scores.py LEEP and NLEEP
+cross_validation.py   nearest neighbors and linear probes, cross-validated
+candidates.py         names and estimators that users give as embedders to compare
+ranking.py            `rank_backbones`: a table of scores; timing.py adds seconds
+selector.py           `BackboneSelector`: the best candidate as a transformer
+transferability_display.py   the ranking as a picture
+"""
 
 from skembed.selection.cross_validation import knn_score, linear_probe_score
-from skembed.selection.display import TransferabilityDisplay
-from skembed.selection.prediction import leep, nleep
+from skembed.selection.leep_scores import leep, nleep
 from skembed.selection.ranking import rank_backbones
 from skembed.selection.scores import h_score, logme, transrate
 from skembed.selection.selector import BackboneSelector
+from skembed.selection.transferability_display import TransferabilityDisplay
 
 __all__ = [
     "BackboneSelector",

@@ -16,7 +16,7 @@ from skembed.exceptions import InputWarning, SkembedWarning
 from skembed.inputs.target_kinds import as_task_targets, resolve_task, target_columns
 from skembed.selection.candidates import Candidate, as_candidates, megabytes_of
 from skembed.selection.cross_validation import knn_score, linear_probe_score
-from skembed.selection.prediction import nleep
+from skembed.selection.leep_scores import nleep
 from skembed.selection.scores import h_score, logme, transrate
 from skembed.selection.timing import Cost, embed_timed, timed
 from skembed.utils.naming import did_you_mean

@@ -1,7 +1,7 @@
 """How well embeddings suit labels, by linear algebra alone: LogME, H-score, TransRate.
 
 All take rows and labels and return one number, higher for the better; none trains anything. LEEP and NLEEP are in
-`skembed.selection.prediction`.
+`skembed.selection.leep_scores`.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import numpy as np
 from skembed.inputs.target_kinds import class_codes, resolve_task, target_columns
 from skembed.probes.cross_validated import check_rows
 
-__all__ = ["Evidence", "h_score", "ledoit_wolf", "logme", "maximum_evidence", "transrate"]
+__all__ = ["BayesianEvidence", "h_score", "ledoit_wolf", "logme", "maximum_evidence", "transrate"]
 
 #: Ratios of noise to prior that are tried first, over the largest squared singular value of the features. Beyond
 #: the upper end the weights are nil; the lower end keeps the evidence of a perfect fit, which has no bound, finite.
 _RATIOS = np.logspace(-12, 6, 73)
 
 
-class Evidence(NamedTuple):
+class BayesianEvidence(NamedTuple):
     """The largest evidence of Bayesian linear regression, for each target.
 
     Parameters
@@ -84,7 +84,7 @@ def logme(X, y, *, task: str = "auto") -> float:
     return float(np.mean(maximum_evidence(rows, targets).log_evidence) / len(rows))
 
 
-def maximum_evidence(X: np.ndarray, targets: np.ndarray) -> Evidence:
+def maximum_evidence(X: np.ndarray, targets: np.ndarray) -> BayesianEvidence:
     """The largest evidence of ``target = X @ w + noise`` over the precisions of w and of the noise.
 
     Parameters
@@ -96,8 +96,8 @@ def maximum_evidence(X: np.ndarray, targets: np.ndarray) -> Evidence:
 
     Returns
     -------
-    Evidence
-        One value a target.
+    BayesianEvidence
+        One value per target.
     """
     U, singular = _thin_svd(X)
     n_samples, squares = len(X), singular[:, None] ** 2
@@ -124,7 +124,7 @@ def maximum_evidence(X: np.ndarray, targets: np.ndarray) -> Evidence:
         low, high = np.where(falls, low, low + third), np.where(falls, high - third, high)
     middle = (low + high) / 2
     log_evidence, scale = profile(middle)
-    return Evidence(log_evidence, 1 / scale, 1 / (scale * np.exp(middle)))
+    return BayesianEvidence(log_evidence, 1 / scale, 1 / (scale * np.exp(middle)))
 
 
 def h_score(X, y, *, shrinkage: str | float = "auto") -> float:

@@ -504,7 +504,7 @@ def test_auto_is_repeated_by_its_seed_wherever_it_runs(monkeypatch):
     def refuse(*args):
         raise AssertionError("timed")
 
-    monkeypatch.setattr("skembed.assessment.evidence.measure_compute", refuse)
+    monkeypatch.setattr("skembed.assessment.evidence.measure_training_cost", refuse)
     first = _auto().fit(X, y)
     second = clone(first).fit(X, y)
     np.testing.assert_array_equal(first.predict_proba(X), second.predict_proba(X))

@@ -15,7 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils import estimator_html_repr
 
 from skembed import FineTuneClassifier, FineTuneRegressor, diagnose
-from skembed.assessment.data import find_imbalance, find_noise
+from skembed.assessment.data_quality import find_imbalance, find_noise
 from skembed.assessment.forgetting import block_drift, find_forgetting
 from skembed.assessment.remedies import Means
 from skembed.backbones.loading.load import load

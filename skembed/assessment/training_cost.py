@@ -1,4 +1,4 @@
-"""What a fit would cost here: a few samples, timed."""
+"""Cost of a fit on this machine, by the timing of a few samples."""
 
 from __future__ import annotations
 
@@ -11,25 +11,23 @@ from skembed.embedders.base import BaseEmbedder
 from skembed.embedders.encoder import Encoder
 from skembed.selection.candidates import megabytes_of
 
-__all__ = ["count_parameters", "measure_compute"]
+__all__ = ["count_parameters", "measure_training_cost"]
 
-#: Seconds after which timing ends.
-_SECONDS = 2.0
-#: Samples that are timed, at most.
-_TIMED = 32
+_MAX_TIMING_SECONDS = 2.0
+_MAX_TIMED_SAMPLES = 32
 #: Backward takes about twice as long as forward: one product for the inputs' gradient, one for the weights'.
 _TRAINING_FACTOR = 3.0
 #: Weights, gradients and AdamW's two moments, float32.
-_BYTES_A_PARAMETER = 16
+_BYTES_PER_PARAMETER = 16
 
 
 def count_parameters(embedder: BaseEmbedder) -> float:
-    """Parameters of the backbone, by the size of its weights in float32."""
+    """Return the number of parameters of the backbone, by the size of its weights in float32."""
     return megabytes_of(embedder) * 1e6 / 4
 
 
-def measure_compute(embedder: BaseEmbedder, samples: Sequence[Any], n_samples: int) -> dict[str, float]:
-    """Seconds and bytes that training would take on this machine, by the timing of a few samples.
+def measure_training_cost(embedder: BaseEmbedder, samples: Sequence[Any], n_samples: int) -> dict[str, float]:
+    """Estimate the seconds and bytes that training takes on this machine, by the timing of a few samples.
 
     Parameters
     ----------
@@ -38,7 +36,7 @@ def measure_compute(embedder: BaseEmbedder, samples: Sequence[Any], n_samples: i
     samples : sequence
         Raw samples that can be read; the first few are timed, for two seconds at most and one sample at least.
     n_samples : int
-        Samples of an epoch.
+        Number of samples of an epoch.
 
     Returns
     -------
@@ -51,9 +49,9 @@ def measure_compute(embedder: BaseEmbedder, samples: Sequence[Any], n_samples: i
 
     encoder = Encoder(embedder)
     device = encoder.device
-    _run(encoder, samples[:1])  # what is slow the first time
+    _run(encoder, samples[:1])  # the first run is slow
     done, size, start = 0, 1, time.perf_counter()
-    while done < min(_TIMED, len(samples)) and time.perf_counter() - start < _SECONDS / 2:
+    while done < min(_MAX_TIMED_SAMPLES, len(samples)) and time.perf_counter() - start < _MAX_TIMING_SECONDS / 2:
         part = samples[done : done + size]
         _run(encoder, part)
         done, size = done + len(part), 2 * size
@@ -65,7 +63,7 @@ def measure_compute(embedder: BaseEmbedder, samples: Sequence[Any], n_samples: i
         "sample_seconds": seconds,
         "epoch_seconds": epoch,
         "top_epoch_seconds": epoch / encoder.depth,
-        "training_bytes": _BYTES_A_PARAMETER * count_parameters(embedder),
+        "training_bytes": _BYTES_PER_PARAMETER * count_parameters(embedder),
         "free_bytes": _free_bytes(device),
     }
 
