@@ -12,7 +12,7 @@ from sklearn.utils import check_consistent_length
 from sklearn.utils.validation import check_is_fitted
 
 from skembed.assessment import forgetting
-from skembed.assessment.data_quality import MOST_SAMPLES, find_noise
+from skembed.assessment.data_quality import MAX_DIAGNOSED_SAMPLES, find_noise
 from skembed.assessment.diagnosis import Diagnosis
 from skembed.assessment.findings import Finding, of_positions, worst_first
 from skembed.assessment.remedies import Means
@@ -24,8 +24,8 @@ from skembed.inputs.target_kinds import KnownTargets, know_targets
 
 __all__ = ["Diagnosis", "diagnose"]
 
-#: Samples whose outputs are compared block by block.
-_MOST_COMPARED = 500
+#: How many samples' outputs are compared block by block.
+_MAX_COMPARED_SAMPLES = 500
 
 
 def diagnose(fitted: BaseFineTuner, X=None, y=None, *, random_state: int | None = 0) -> Diagnosis:
@@ -89,7 +89,7 @@ def diagnose(fitted: BaseFineTuner, X=None, y=None, *, random_state: int | None 
 
     start = clone(TextEmbedder() if fitted.embedder is None else fitted.embedder).fit(X)
     samples = Encoder(start).samples(X)
-    chosen = np.sort(rng.permutation(len(samples))[:MOST_SAMPLES])
+    chosen = np.sort(rng.permutation(len(samples))[:MAX_DIAGNOSED_SAMPLES])
     samples = [samples[i] for i in chosen]
     old, new = start.embed(samples), fitted.embedder_.embed(samples)
     known = None if known is None else known.take(chosen)
@@ -140,7 +140,7 @@ def _with_samples(fitted: BaseFineTuner, start, found: _Samples, positions: np.n
     blocks: dict[str, dict[str, float]] = {name: dict(row) for name, row in before.blocks.items()}
     numbers = dict(before.numbers)
     if fitted.embedder_.fingerprint_ != start.fingerprint_:
-        compared = np.sort(rng.permutation(len(found.raw))[:_MOST_COMPARED])
+        compared = np.sort(rng.permutation(len(found.raw))[:_MAX_COMPARED_SAMPLES])
         alike = forgetting.compare_outputs(start, fitted.embedder_, [found.raw[i] for i in compared])
         for name, value in alike.items():
             blocks.setdefault(name, {})["cka"] = value

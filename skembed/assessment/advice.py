@@ -12,15 +12,13 @@ import numpy as np
 from sklearn.base import clone
 
 from skembed.assessment.evidence import Evidence, gather
-from skembed.assessment.findings import Finding, describe, worst_first
+from skembed.assessment.findings import LINE_WIDTH, Finding, describe, worst_first
 from skembed.assessment.rules import RULES, Rule
 from skembed.assessment.wording import duration, words_for
 from skembed.embedders.base import BaseEmbedder
 from skembed.inputs.target_kinds import KnownTargets
 
 __all__ = ["Advice", "advise_samples"]
-
-_WIDTH = 100
 
 
 @dataclass(frozen=True)
@@ -95,11 +93,13 @@ class Advice:
         others = [found for found in self.findings if found.severity != "serious"]
         lines = ["First of all:", describe(serious)] if serious else []
         lines += [f"Advised: strategy={self.strategy!r}{settings}.", "Because"]
-        lines += [textwrap.fill(reason, _WIDTH, initial_indent="- ", subsequent_indent="  ") for reason in self.reasons]
+        lines += [
+            textwrap.fill(reason, LINE_WIDTH, initial_indent="- ", subsequent_indent="  ") for reason in self.reasons
+        ]
         lines += ["Noteworthy:", describe(others)] if others else []
         lines += [] if self.findings else ["The data look healthy."]
         if np.isfinite(self.evidence.get("sample_seconds", np.nan)):
-            lines.append(textwrap.fill(_describe_cost(self.evidence), _WIDTH))
+            lines.append(textwrap.fill(_describe_cost(self.evidence), LINE_WIDTH))
         return "\n".join(lines)
 
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["FEW_JUDGED", "TEMPERATURES", "describe_judging", "standard_error", "wilson_interval"]
+__all__ = ["FEW_JUDGED", "TEMPERATURE_RANGE", "describe_judging", "standard_error", "wilson_interval"]
 
 #: From so many held-out samples on, the interval of an accuracy is narrower than +-0.1 and is not mentioned.
 FEW_JUDGED = 100
 #: Temperatures that calibration tries: from ten times as sure to a tenth as sure as the network says.
-TEMPERATURES = (0.1, 10.0)
+TEMPERATURE_RANGE = (0.1, 10.0)
 #: Quantile of the normal distribution for 95 %.
 _Z = 1.959964
 

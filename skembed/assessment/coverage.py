@@ -15,9 +15,9 @@ __all__ = ["broken_share", "words_of"]
 #: Letters only: numbers and signs are split by all tokenizers.
 _WORD = re.compile(r"[^\W\d_]{2,40}")
 #: A word that becomes so many pieces is spelled and not known.
-_MANY_PIECES = 4
+_MIN_PIECES_OF_UNKNOWN = 4
 #: Different words that are looked at, the most frequent first.
-_MOST_WORDS = 2000
+_MAX_WORDS = 2000
 
 
 def words_of(texts: Iterable[str]) -> Counter[str]:
@@ -52,7 +52,7 @@ def broken_share(texts: Iterable[str], backbone: Any, options: Any) -> float:
     float
         From 0 to 1, weighted by how often the words come; NaN where the texts have no words.
     """
-    counted = words_of(texts).most_common(_MOST_WORDS)
+    counted = words_of(texts).most_common(_MAX_WORDS)
     if not counted:
         return float("nan")
     words, times = [word for word, _ in counted], np.array([n for _, n in counted], dtype=np.float64)
@@ -64,7 +64,7 @@ def broken_share(texts: Iterable[str], backbone: Any, options: Any) -> float:
     unknown = getattr(backbone.tokenizer, "unk_token_id", None)
     # Some name for unknown words what they put around every text.
     missing = np.array([_count(item, unknown) for item in items]) > _count(empty, unknown)
-    broken = (pieces >= _MANY_PIECES) | missing
+    broken = (pieces >= _MIN_PIECES_OF_UNKNOWN) | missing
     return float(times @ broken / times.sum())
 
 

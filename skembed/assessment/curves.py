@@ -8,35 +8,34 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
-from skembed.assessment.certainty import TEMPERATURES
+from skembed.assessment.certainty import TEMPERATURE_RANGE
 from skembed.assessment.findings import Finding
-from skembed.assessment.remedies import UNSTABLE, UNSURE, Means, enumerated
+from skembed.assessment.remedies import RATE_DIVISOR, UNSTABLE_RATE_DIVISOR, Means, enumerated
 
-__all__ = ["CHECKED", "UNJUDGED", "Curves", "read_curves"]
+__all__ = ["CHECKED", "CHECKED_WITHOUT_HELD_OUT", "Curves", "read_curves"]
 
 CHECKED = ("overfitting", "generalization gap", "underfitting", "negative transfer", "instability", "miscalibration")
-#: What can be looked for where nothing is held out.
-UNJUDGED = ("underfitting", "instability")
-#: All thresholds are parts of the naive loss, that of a model which knows the frequencies of the targets and nothing
-#: else: what is a large loss depends on the number of classes. They are rules of thumb.
-_NARROW_GAP = 0.15
-#: A held-out loss so far above the training loss is named, and is a warning where it is high besides.
+#: Findings that need no held-out samples.
+CHECKED_WITHOUT_HELD_OUT = ("underfitting", "instability")
+# Losses, gaps, rises and falls below are parts of the naive loss, that of a model which knows the frequencies of the
+# targets and nothing else: what is a large loss depends on the number of classes. They are rules of thumb.
+_UNDERFITTED_GAP = 0.15
 _WIDE_GAP = 0.25
-_RISE = 0.02
+_OVERFITTED_RISE = 0.02
 _HIGH_LOSS = 0.4
-_FALLING = 0.01
-_NEAR_BEST = 0.05
-_HARM = 0.02
-_SPIKE = 0.25
-_EXPLODED = 2.0
+_MIN_FALL = 0.01
+_MAX_ABOVE_BEST = 0.05
+_MIN_HARM = 0.02
+_SPIKE_RISE = 0.25
+_EXPLODED_LOSS = 2.0
 #: Measured with topics and photographs: -0.31 to -0.06 at the usual rate, 0.13 to 1.1 at 100 times that.
-_THROWN = 0.1
-#: A held-out loss so near to the naive one, where the probe's is far below, is that of a network that was wiped out.
-_WIPED_OUT, _KNEW = 0.95, 0.7
-#: A difference of held-out losses is no chance if it is so many times its standard error.
-_SURE = 2.0
-#: Outputs that are so many times too sure.
-_TOO_SURE = 2.0
+_FIRST_EPOCH_RISE = 0.1
+#: A held-out loss so near to the naive one, where the probe's loss is good, means that training wiped out the network.
+_WIPED_OUT_LOSS = 0.95
+_GOOD_PROBE_LOSS = 0.7
+#: A difference of held-out losses counts from so many standard errors on.
+_N_STANDARD_ERRORS = 2.0
+_OVERCONFIDENT_TEMPERATURE = 2.0
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ def read_curves(curves: Curves) -> list[Finding]:
     unstable = list(_instability(curves))
     # Losses that come down from where a rate threw them are no sign of too few epochs.
     low = [] if unstable or curves.softened or curves.altered else list(_underfitting(curves))
-    harm = _harm(curves, slower_by=UNSTABLE if unstable else UNSURE)
+    harm = _harm(curves, slower_by=UNSTABLE_RATE_DIVISOR if unstable else RATE_DIVISOR)
     return [*unstable, *_overfitting(curves), *_gap(curves), *low, *harm, *_calibration(curves)]
 
 
@@ -128,7 +127,7 @@ def _losses(record: dict[str, Any]) -> str:
 
 def _instability(curves: Curves) -> Iterator[Finding]:
     means = curves.means
-    milder = [*means.slower(UNSTABLE), *means.at_most(clip_norm=1.0)]
+    milder = [*means.slower(UNSTABLE_RATE_DIVISOR), *means.at_most(clip_norm=1.0)]
     if means.parameters.get("schedule") == "constant":
         milder.append("schedule='slanted_triangular', which warms up")
     remedy = f"{enumerated(milder)}; find_learning_rate(estimator, X, y) measures it."
@@ -146,7 +145,7 @@ def _explosions(curves: Curves) -> Iterator[str]:
     # Targets that are mixed cost outputs much that are sure: then it takes harm, too, to tell.
     attempts = [harm.attempt for harm in _harms(curves, sure=1.0)] if curves.softened else curves.attempts()
     worst = max((record["train_loss"] for attempt in attempts for record in attempt), default=0.0)
-    if curves.part(worst) > _EXPLODED:
+    if curves.part(worst) > _EXPLODED_LOSS:
         yield f"the training loss reached {worst:.3g}, where knowing nothing has {curves.naive_loss:.3f}"
     if curves.judged and not all(math.isfinite(record["valid_loss"]) for record in curves.history):
         yield "the held-out loss was no finite number in at least one epoch"
@@ -158,7 +157,7 @@ def _spikes(curves: Curves) -> Iterator[str]:
     for attempt in curves.attempts():
         rises = [(b["train_loss"] - a["train_loss"], b) for a, b in pairwise(attempt)]
         rise, record = max(rises, key=lambda pair: pair[0], default=(0.0, None))
-        if record is not None and curves.part(rise) > _SPIKE:
+        if record is not None and curves.part(rise) > _SPIKE_RISE:
             yield f"the training loss rose by {rise:.3f} in epoch {record['epoch']} ({_place(record)})"
 
 
@@ -169,7 +168,7 @@ def _throws(curves: Curves) -> Iterator[str]:
     # Two signs together: each may be the weaker.
     for harm in _harms(curves, sure=1.0):
         first = harm.attempt[0]
-        if curves.part(first["train_loss"] - harm.before) > _THROWN:
+        if curves.part(first["train_loss"] - harm.before) > _FIRST_EPOCH_RISE:
             yield (
                 f"the training loss was {first['train_loss']:.3f} in the first epoch of {_place(first)}, which began "
                 f"from weights with a held-out loss of {harm.before:.3f}"
@@ -177,11 +176,11 @@ def _throws(curves: Curves) -> Iterator[str]:
 
 
 def _wipe_outs(curves: Curves) -> Iterator[str]:
-    if not curves.judged or not curves.part(curves.probe_loss) <= _KNEW:
+    if not curves.judged or not curves.part(curves.probe_loss) <= _GOOD_PROBE_LOSS:
         return
     for attempt in curves.attempts():
         last = attempt[-1]
-        if attempt[0]["unfrozen"] and curves.part(last["valid_loss"]) >= _WIPED_OUT:
+        if attempt[0]["unfrozen"] and curves.part(last["valid_loss"]) >= _WIPED_OUT_LOSS:
             yield (
                 f"{_place(last)}: the held-out loss ended at {last['valid_loss']:.3f}, that of knowing nothing "
                 f"({curves.naive_loss:.3f}), where the probe has {curves.probe_loss:.3f}"
@@ -216,14 +215,16 @@ def _overfitted(curves: Curves, attempt: list[dict[str, Any]], kept: dict[str, A
             "probabilities, or numbers, are worse than those of that epoch."
         )
         yours = "scoring=None, which judges by the held-out loss, if probabilities matter to you"
-        remedy = f"{enumerated([yours, *means.regularised(), *means.slower(UNSURE)[:1]])}; more samples help most."
+        remedy = (
+            f"{enumerated([yours, *means.regularised(), *means.slower(RATE_DIVISOR)[:1]])}; more samples help most."
+        )
         yield Finding("overfitting", "warning", evidence, remedy, numbers=_numbers(curves, lowest, kept))
         return
     best = kept if kept is not None and not by_metric else lowest
     if (kept is None or attempt[0]["unfrozen"]) and _rose(curves, best, last):
         what = "the linear probe" if kept is None else f"epoch {kept['epoch']}"
         evidence = f"In {last['stage']} {_path(best, last)}. What was kept, {what}, is not touched by it."
-        more = enumerated([*means.regularised(), *means.slower(UNSURE)[:1], *means.shallower()])
+        more = enumerated([*means.regularised(), *means.slower(RATE_DIVISOR)[:1], *means.shallower()])
         remedy = f"Nothing has to be mended. If training is to gain more: {more}; more samples help most."
         yield Finding("overfitting", "note", evidence, remedy, numbers=_numbers(curves, best, last))
 
@@ -254,7 +255,7 @@ def _gap(curves: Curves) -> Iterator[Finding]:
 
 def _is_wide(curves: Curves, train_loss: float, held_out_loss: float) -> bool:
     gap = held_out_loss - train_loss
-    return curves.part(gap) >= _WIDE_GAP and gap > _SURE * curves.best_error
+    return curves.part(gap) >= _WIDE_GAP and gap > _N_STANDARD_ERRORS * curves.best_error
 
 
 def _apart(curves: Curves, train_loss: float, held_out_loss: float, accuracy: str = "") -> str:
@@ -284,7 +285,7 @@ def _narrower(means: Means, kept: dict[str, Any] | None) -> str:
 def _rose(curves: Curves, best: dict[str, Any], last: dict[str, Any]) -> bool:
     """Whether the held-out loss is higher by more than chance, and the training loss lower."""
     rise = last["valid_loss"] - best["valid_loss"]
-    sure = rise > _SURE * last["valid_error"] and curves.part(rise) > _RISE
+    sure = rise > _N_STANDARD_ERRORS * last["valid_error"] and curves.part(rise) > _OVERFITTED_RISE
     return last["epoch"] > best["epoch"] and last["train_loss"] < best["train_loss"] and sure
 
 
@@ -311,12 +312,12 @@ def _underfitting(curves: Curves) -> Iterator[Finding]:
     last = attempt[-1]
     losses = [last["train_loss"], *([last["valid_loss"]] if curves.judged else [])]
     # A training loss alone that is high is one with dropout, or of harder samples.
-    if curves.part(min(losses)) < _HIGH_LOSS or curves.part(losses[-1] - losses[0]) >= _NARROW_GAP:
+    if curves.part(min(losses)) < _HIGH_LOSS or curves.part(losses[-1] - losses[0]) >= _UNDERFITTED_GAP:
         return
     means, fallen, n_trained = curves.means, _fallen(curves, attempt), len(last["unfrozen"])
     said = _losses(last) if curves.judged else f"training loss {last['train_loss']:.3f}"
     high = f"{said} at the end are high against {curves.naive_loss:.3f} of knowing nothing"
-    if fallen >= _FALLING:
+    if fallen >= _MIN_FALL:
         evidence = f"Losses still fell when the fit ended, by {fallen:.1%} of that of knowing nothing lately; {high}."
         faster = means.parameters["learning_rate"]
         remedy = f"More epochs: {' and '.join(means.longer())}; or a higher learning_rate (now {faster:.2g})."
@@ -334,8 +335,8 @@ def _fallen(curves: Curves, attempt: list[dict[str, Any]]) -> float:
         return fallen if math.isfinite(fallen) else 0.0
     if curves.judged:
         values = [record["valid_loss"] for record in attempt]
-        gained = curves.part(values[0] - values[-1]) >= _FALLING
-        if not gained or curves.part(values[-1] - min(values)) > _NEAR_BEST:
+        gained = curves.part(values[0] - values[-1]) >= _MIN_FALL
+        if not gained or curves.part(values[-1] - min(values)) > _MAX_ABOVE_BEST:
             return 0.0
     earlier = attempt[-1 - max(1, len(attempt) // 3)]
     return curves.part(earlier["train_loss"] - attempt[-1]["train_loss"])
@@ -349,7 +350,7 @@ class _Harm(NamedTuple):
     before: float
 
 
-def _harms(curves: Curves, *, sure: float = _SURE) -> list[_Harm]:
+def _harms(curves: Curves, *, sure: float = _N_STANDARD_ERRORS) -> list[_Harm]:
     """Attempts that did harm, by more than so many standard errors, and after which nothing gained."""
     if not curves.judged or not math.isfinite(curves.probe_loss):
         return []
@@ -357,7 +358,7 @@ def _harms(curves: Curves, *, sure: float = _SURE) -> list[_Harm]:
     for attempt in curves.attempts():
         best = min(attempt, key=lambda record: record["valid_loss"])
         rise, passed = best["valid_loss"] - before, attempt[-1]["epoch"] > (curves.chosen or 0)
-        if passed and curves.part(rise) > _HARM and rise > max(0.03 * before, sure * best["valid_error"]):
+        if passed and curves.part(rise) > _MIN_HARM and rise > max(0.03 * before, sure * best["valid_error"]):
             harms.append(_Harm(attempt, best, before))
         before = min(before, best["valid_loss"])
     return harms
@@ -404,10 +405,10 @@ def _shorter(curves: Curves) -> str:
 
 def _calibration(curves: Curves) -> Iterator[Finding]:
     # Outputs that know nothing are too sure however little they say: that is no matter of how sure they are.
-    if curves.temperature <= _TOO_SURE or curves.part(curves.best_loss) >= _WIPED_OUT:
+    if curves.temperature <= _OVERCONFIDENT_TEMPERATURE or curves.part(curves.best_loss) >= _WIPED_OUT_LOSS:
         return
     # The search for the temperature ends there, so that more was not measured.
-    least = "at least " if curves.temperature > 0.98 * TEMPERATURES[1] else ""
+    least = "at least " if curves.temperature > 0.98 * TEMPERATURE_RANGE[1] else ""
     evidence = (
         f"Outputs were {least}{curves.temperature:.1f} times as sure as they are right, by the held-out samples; they "
         f"are divided by it, so predict_proba is {'nearer to right' if least else 'right on average'}."

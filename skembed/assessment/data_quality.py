@@ -9,32 +9,30 @@ import numpy as np
 
 from skembed.assessment.findings import Finding
 from skembed.assessment.remedies import Means
-from skembed.measures import LeftOut, LinearProbe, find_twins, noise_rate, suspect_labels
-from skembed.measures.label_noise import LEAST_R2, NOISY
+from skembed.measures import find_twins, noise_rate, suspect_labels
+from skembed.measures.label_noise import MIN_PROBE_R2, NOISY_RATE
+from skembed.probes.leave_one_out import MIN_LEFT_OUT_SAMPLES, N_SHUFFLES, LeftOut, LinearProbe
 
-__all__ = ["MOST_SAMPLES", "find_few", "find_imbalance", "find_leaks", "find_noise"]
+__all__ = ["MAX_DIAGNOSED_SAMPLES", "find_few", "find_imbalance", "find_leaks", "find_noise"]
 
-#: Samples that are looked at, so that a diagnosis stays cheap beside a fit.
-MOST_SAMPLES = 3000
-#: Fewer samples say nothing by being left out one by one.
-_LEAST_PROBED = 10
-#: Shuffled labels that a probe has to beat in accuracy, all of them: as for advice.
-_SHUFFLES = 39
-_SOME_SUSPECTS = 0.02
-#: Of fewer samples, what is usual of clean labels was not measured.
-_LEAST_NOISY = 240
+#: More samples are not looked at, so that a diagnosis stays cheap compared with a fit.
+MAX_DIAGNOSED_SAMPLES = 3000
+_MIN_SUSPECT_SHARE = 0.02
+#: What is usual for clean labels was not measured with fewer samples.
+_MIN_SAMPLES_FOR_NOISE = 240
 #: Shares of the held-out samples that are known from training.
-_LEAKED, _BADLY_LEAKED = 0.02, 0.1
-#: A class is rare if the largest has so many times its samples, and hurt if it does so much worse than the others.
-_RARE, _HURT = 5, 0.5
-#: Of fewer held-out samples nothing is known.
-_LEAST_JUDGED = 2
+_LEAKED_SHARE = 0.02
+_SERIOUS_LEAKED_SHARE = 0.1
+#: A class is rare if the largest class has so many times its samples.
+_RARE_RATIO = 5
+#: A class is hurt if its mean probability is below this part of that of the other classes.
+_HURT_RATIO = 0.5
+_MIN_JUDGED_SAMPLES = 2
 #: Classes of fewer samples than this may have to be given up.
-_JOINED = 5
-#: As for advice: of fewer than 20 samples a class less than four are held out to judge by.
-_FEW = 20
-#: Classes that are named in one finding.
-_NAMED = 5
+_TINY_CLASS = 5
+#: With fewer samples per class, less than four are held out to judge by; the rules of advice use the same number.
+_FEW_PER_CLASS = 20
+_MAX_NAMED_CLASSES = 5
 
 
 def find_noise(
@@ -64,7 +62,7 @@ def find_noise(
     """
     # One of each group of twins: a probe that knows the sample's double is not asked anything.
     single = np.unique(find_twins(rows).groups, return_index=True)[1]
-    if len(single) < _LEAST_PROBED or not np.ptp(columns[single], axis=0).any():
+    if len(single) < MIN_LEFT_OUT_SAMPLES or not np.ptp(columns[single], axis=0).any():
         return []
     probe, targets = LinearProbe(rows[single]), columns[single]
     left_out = probe.left_out(targets)
@@ -72,16 +70,16 @@ def find_noise(
         chance = _of_chance(probe, left_out, targets, None if codes is None else codes[single], rng)
         if chance is not None:
             return [chance]
-    if codes is None or left_out.r2 < LEAST_R2:
+    if codes is None or left_out.r2 < MIN_PROBE_R2:
         return []
     chances = left_out.probabilities(codes[single])
     suspects, (rate, error) = suspect_labels(chances, codes[single]), noise_rate(chances, codes[single])
     share = len(suspects.positions) / len(single)
-    sure = rate - 2 * error >= NOISY
+    sure = rate - 2 * error >= NOISY_RATE
     # Classes that overlap have suspects too; wrong labels are also among the samples that are easy. To a probe on few
     # samples none is.
-    likely_wrong = sure or (rate - error >= NOISY and len(single) >= _LEAST_NOISY)
-    if share < _SOME_SUSPECTS or len(suspects.positions) < 2 or not likely_wrong:
+    likely_wrong = sure or (rate - error >= NOISY_RATE and len(single) >= _MIN_SAMPLES_FOR_NOISE)
+    if share < _MIN_SUSPECT_SHARE or len(suspects.positions) < 2 or not likely_wrong:
         return []
     where = single[suspects.positions]
     given, likely = names[codes[where[0]]], names[suspects.suggested[0]]
@@ -121,7 +119,7 @@ def _of_chance(
         right = float((left_out.outputs.argmax(1) == codes).mean())
         by_chance = [
             float((each.outputs.argmax(1) == codes[order]).mean())
-            for order, each in probe.shuffled(targets, rng, _SHUFFLES)
+            for order, each in probe.shuffled(targets, rng, N_SHUFFLES)
         ]
         if right > max(by_chance):
             return None
@@ -151,7 +149,7 @@ def find_leaks(rows: np.ndarray, train: np.ndarray, held_out: np.ndarray, means:
     twins = find_twins(rows)
     leaked = held_out[np.isin(twins.groups[held_out], twins.groups[train])]
     share = len(leaked) / len(held_out) if len(held_out) else 0.0
-    if share < _LEAKED or len(leaked) < 2:
+    if share < _LEAKED_SHARE or len(leaked) < 2:
         return
     evidence = (
         f"{len(leaked)} of {len(held_out)} held-out samples ({share:.1%}) have a copy or near copy among those trained "
@@ -166,7 +164,7 @@ def find_leaks(rows: np.ndarray, train: np.ndarray, held_out: np.ndarray, means:
         )
     else:
         remedy = "Keep copies together: fit(X, y, groups=advise(X, y, embedder).groups), or groups of your own."
-    severity = "serious" if share >= _BADLY_LEAKED else "warning"
+    severity = "serious" if share >= _SERIOUS_LEAKED_SHARE else "warning"
     yield Finding("leaked duplicates", severity, evidence, remedy, tuple(leaked.tolist()), {"leaked_share": share})
 
 
@@ -188,13 +186,13 @@ def find_imbalance(
     means : Means
         How the estimator was fitted.
     """
-    rare = (counts > 0) & ((counts.max() >= _RARE * counts) | (counts == 1))
+    rare = (counts > 0) & ((counts.max() >= _RARE_RATIO * counts) | (counts == 1))
     judged = np.bincount(codes, minlength=len(counts))
     shares = np.bincount(codes, weights=quality, minlength=len(counts)) / np.maximum(judged, 1)
     usual = ~rare[codes]
     expected = float(quality[usual].mean()) if usual.any() else float("nan")
-    hurt = rare & (judged >= _LEAST_JUDGED) & (shares < _HURT * expected)
-    unknown = rare & (judged < _LEAST_JUDGED)
+    hurt = rare & (judged >= _MIN_JUDGED_SAMPLES) & (shares < _HURT_RATIO * expected)
+    unknown = rare & (judged < _MIN_JUDGED_SAMPLES)
     if not hurt.any() and not unknown.any():
         return
     troubled = counts[hurt | unknown]
@@ -215,7 +213,7 @@ def find_imbalance(
     )
     parts = ["More samples of these classes", *means.unset(class_weight="balanced")]
     parts += means.unset(scoring="balanced_accuracy") if hurt.any() else []
-    remedy = ", ".join(parts) + ("; or join them with other classes." if rarest < _JOINED else ".")
+    remedy = ", ".join(parts) + ("; or join them with other classes." if rarest < _TINY_CLASS else ".")
     numbers = {"imbalance": float(counts[largest] / rarest), "rarest": float(rarest), "others": expected}
     yield Finding("class imbalance", "warning", " ".join(evidence), remedy, numbers=numbers)
 
@@ -226,8 +224,8 @@ def _samples(count: int) -> str:
 
 def _listed(parts: Iterable[str]) -> str:
     found = list(parts)
-    more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
-    return ", ".join(found[:_NAMED]) + more
+    more = f" and {len(found) - _MAX_NAMED_CLASSES} more" if len(found) > _MAX_NAMED_CLASSES else ""
+    return ", ".join(found[:_MAX_NAMED_CLASSES]) + more
 
 
 def find_few(counts: np.ndarray, n_held_out: int, means: Means) -> Iterator[Finding]:
@@ -243,7 +241,7 @@ def find_few(counts: np.ndarray, n_held_out: int, means: Means) -> Iterator[Find
         How the estimator was fitted.
     """
     usual = float(np.median(counts))
-    if usual >= _FEW:
+    if usual >= _FEW_PER_CLASS:
         return
     evidence = f"Half of the {len(counts)} classes have {usual:.0f} samples or fewer."
     if n_held_out:

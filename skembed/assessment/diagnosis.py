@@ -6,11 +6,9 @@ import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from skembed.assessment.findings import Finding, describe
+from skembed.assessment.findings import LINE_WIDTH, Finding, describe
 
 __all__ = ["Diagnosis"]
-
-_WIDTH = 100
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ class Diagnosis:
             lines += [f"Not found: {', '.join(left)}."] if left else []
         lines += [self.judging] if self.judging else []
         plain = ("Not", "Healthy:", "Decided")
-        lines = [textwrap.fill(line, _WIDTH) if line.startswith(plain) else line for line in lines]
+        lines = [textwrap.fill(line, LINE_WIDTH) if line.startswith(plain) else line for line in lines]
         return "\n".join([*lines, *self._table()])
 
     def _table(self) -> list[str]:

@@ -14,22 +14,18 @@ from skembed.embedders.base import BaseEmbedder
 from skembed.embedders.encoder import Encoder
 from skembed.embedders.layers import layer_rows
 from skembed.inputs.target_kinds import KnownTargets
-from skembed.measures import LeftOut, LinearProbe, exact_groups, find_twins, noise_rate, suspect_labels
+from skembed.measures import exact_groups, find_twins, noise_rate, suspect_labels
 from skembed.measures.duplicates import join_groups
+from skembed.probes.leave_one_out import MIN_LEFT_OUT_SAMPLES, N_SHUFFLES, LeftOut, LinearProbe
 
-__all__ = ["LEAST_PROBED", "Evidence", "gather"]
+__all__ = ["Evidence", "gather"]
 
 _NAN = float("nan")
-#: Samples that layers are compared on.
-_COMPARED = 600
-#: Fewer samples say nothing by being left out one by one.
-LEAST_PROBED = 10
-#: Shuffled targets that a probe has to beat, all of them: 39 have a level of 0.025.
-_SHUFFLES = 39
+_MAX_LAYER_SAMPLES = 600
 #: Layers are compared at these parts of the depth.
-_DEPTHS = (0.25, 0.5, 0.75)
-#: Of a regression, so many samples count as one of a class.
-_NUMBERS_A_CLASS = 10
+_COMPARED_DEPTHS = (0.25, 0.5, 0.75)
+#: In a regression so many samples count as one sample of a class.
+_NUMBERS_PER_CLASS = 10
 
 
 @dataclass
@@ -145,7 +141,7 @@ def _of_distinct(known: KnownTargets, joined: np.ndarray) -> dict[str, float]:
     """How many samples there are to learn from, where copies and near copies count as one."""
     distinct = known.take(np.unique(joined, return_index=True)[1])
     if known.task == "regression":
-        return {"n_distinct": float(len(distinct.columns)), "per_target": len(distinct.columns) / _NUMBERS_A_CLASS}
+        return {"n_distinct": float(len(distinct.columns)), "per_target": len(distinct.columns) / _NUMBERS_PER_CLASS}
     counts = distinct.counts
     return {
         "n_distinct": float(len(distinct.columns)),
@@ -214,7 +210,7 @@ def _best_shares(exact: np.ndarray, known: KnownTargets) -> np.ndarray:
 # -- probes ---------------------------------------------------------------------------------------------
 
 
-_PROBED = (
+_PROBE_NAMES = (
     "probe", "probe_r2", "majority", "is_chance", "shuffled_low", "shuffled_high", "noise_rate", "noise_error",
     "n_suspects", "lower_gain", "lower_error", "lower_probe", "own_probe", "best_layer", "read_layer",
 )  # fmt: skip
@@ -222,9 +218,9 @@ _PROBED = (
 
 def _of_probes(evidence: Evidence, embedder, samples, known: KnownTargets, drawn, rows, rng) -> None:
     """Fill in what a linear probe makes of the embeddings, and of lower layers."""
-    evidence.numbers |= dict.fromkeys(_PROBED, _NAN)
+    evidence.numbers |= dict.fromkeys(_PROBE_NAMES, _NAN)
     evidence.numbers["n_probed"] = float(len(drawn))
-    if len(drawn) < LEAST_PROBED:
+    if len(drawn) < MIN_LEFT_OUT_SAMPLES:
         return
     targets = known.take(drawn)
     probe = LinearProbe(rows)
@@ -238,7 +234,7 @@ def _of_probes(evidence: Evidence, embedder, samples, known: KnownTargets, drawn
         evidence.numbers["noise_rate"], evidence.numbers["noise_error"] = noise_rate(chances, targets.codes)
         evidence.numbers["n_suspects"] = float(len(suspects.positions))
         evidence.samples["suspects"] = tuple(drawn[suspects.positions].tolist())
-    chosen = np.sort(rng.permutation(len(drawn))[:_COMPARED])
+    chosen = np.sort(rng.permutation(len(drawn))[:_MAX_LAYER_SAMPLES])
     evidence.numbers |= _compare_layers(embedder, [samples[i] for i in drawn[chosen]], targets.take(chosen))
 
 
@@ -251,7 +247,7 @@ def _of_chance(probe: LinearProbe, found: LeftOut, known: KnownTargets, rng) -> 
     """Whether shuffled targets are predicted as well as these, in both of the measures that there are of classes."""
     if not np.isfinite(found.r2):  # what is left when copies are is of one class
         return {}
-    pairs = [(known.take(order), each) for order, each in probe.shuffled(known.columns, rng, _SHUFFLES)]
+    pairs = [(known.take(order), each) for order, each in probe.shuffled(known.columns, rng, N_SHUFFLES)]
     scores = [_score(each, targets) for targets, each in pairs]
     beaten = found.r2 > max(each.r2 for _, each in pairs) or _score(found, known) > max(scores)
     return {"is_chance": float(not beaten), "shuffled_low": min(scores), "shuffled_high": max(scores)}
@@ -271,7 +267,7 @@ def _compare_layers(embedder: BaseEmbedder, samples: Sequence[Any], known: Known
     if len(read) != 1:
         return {}
     top = read[0]
-    layers = sorted({round(part * top) for part in _DEPTHS} - {top})
+    layers = sorted({round(part * top) for part in _COMPARED_DEPTHS} - {top})
     if not layers:
         return {}
     found = [

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["SEVERITIES", "Finding", "describe", "of_positions", "worst_first"]
+__all__ = ["LINE_WIDTH", "SEVERITIES", "Finding", "describe", "of_positions", "worst_first"]
 
 #: From what need not be acted on to what makes the result worthless.
 SEVERITIES = ("note", "warning", "serious")
-_WIDTH = 100
+#: Characters of a line of printed advice and diagnoses.
+LINE_WIDTH = 100
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,9 @@ class Finding:
 
     def __str__(self) -> str:
         first = textwrap.fill(
-            f"{self.name} ({self.severity}): {self.evidence}", _WIDTH, initial_indent="- ", subsequent_indent="  "
+            f"{self.name} ({self.severity}): {self.evidence}", LINE_WIDTH, initial_indent="- ", subsequent_indent="  "
         )
-        then = textwrap.fill(f"Remedy: {self.remedy}", _WIDTH, initial_indent="  ", subsequent_indent="  ")
+        then = textwrap.fill(f"Remedy: {self.remedy}", LINE_WIDTH, initial_indent="  ", subsequent_indent="  ")
         return f"{first}\n{then}"
 
 

@@ -8,17 +8,19 @@ from typing import Any
 import numpy as np
 
 from skembed.assessment.findings import Finding
-from skembed.assessment.remedies import UNSURE, Means, enumerated
+from skembed.assessment.remedies import RATE_DIVISOR, Means, enumerated
 from skembed.backbones.spec import BackboneSpec
 from skembed.embedders.base import BaseEmbedder
 from skembed.embedders.encoder import Encoder
 from skembed.embedders.layers import layer_rows
-from skembed.measures import LinearProbe, linear_cka, weight_drift
+from skembed.measures import linear_cka, weight_drift
+from skembed.probes.leave_one_out import LinearProbe
 
 __all__ = ["block_drift", "compare_features", "compare_outputs", "find_forgetting"]
 
-#: Outputs less alike than this, or weights that moved by more, are no longer those of the pre-trained network.
-_UNLIKE, _FAR = 0.5, 0.2
+#: A block with a lower CKA or a larger drift is no longer that of the pre-trained network.
+_LOW_CKA = 0.5
+_LARGE_DRIFT = 0.2
 
 
 def compare_outputs(start: BaseEmbedder, tuned: BaseEmbedder, samples: Sequence[Any]) -> dict[str, float]:
@@ -59,7 +61,7 @@ def find_forgetting(
     probes: Mapping[str, float] | None = None,
     *,
     judged: bool = False,
-    slower_by: float = UNSURE,
+    slower_by: float = RATE_DIVISOR,
 ) -> Iterator[Finding]:
     """Whether the network is no longer the pre-trained one, and whether its features are the worse for it.
 
@@ -76,8 +78,8 @@ def find_forgetting(
     slower_by : float, default=3
         By what to divide learning rates.
     """
-    moved = {name: row["drift"] for name, row in blocks.items() if row.get("drift", 0) > _FAR}
-    unlike = {name: row["cka"] for name, row in blocks.items() if row.get("cka", 1) < _UNLIKE}
+    moved = {name: row["drift"] for name, row in blocks.items() if row.get("drift", 0) > _LARGE_DRIFT}
+    unlike = {name: row["cka"] for name, row in blocks.items() if row.get("cka", 1) < _LOW_CKA}
     lost = probes is not None and probes["old_probe"] - probes["new_probe"] > max(0.01, 2 * probes["probe_error"])
     if not moved and not unlike and not lost:
         return

@@ -8,10 +8,12 @@ from typing import Any
 
 from skembed.strategies import parse_strategy, resolve_factor
 
-__all__ = ["UNSTABLE", "UNSURE", "Means", "enumerated"]
+__all__ = ["RATE_DIVISOR", "UNSTABLE_RATE_DIVISOR", "Means", "enumerated"]
 
-#: By what to divide learning rates that are far too high, and such as may be.
-UNSTABLE, UNSURE = 10.0, 3.0
+#: What to divide learning rates by that may be too high.
+RATE_DIVISOR = 3.0
+#: What to divide learning rates by at which training was unstable.
+UNSTABLE_RATE_DIVISOR = 10.0
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from skembed.assessment.evidence import Evidence
-from skembed.measures.label_noise import LEAST_R2, NOISY
+from skembed.measures.label_noise import MIN_PROBE_R2, NOISY_RATE
 
 __all__ = ["RULES", "Rule"]
 
@@ -152,7 +152,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "label noise",
-        lambda e: e.noise_rate - 2 * e.noise_error >= NOISY and e.probe_r2 >= LEAST_R2,
+        lambda e: e.noise_rate - 2 * e.noise_error >= NOISY_RATE and e.probe_r2 >= MIN_PROBE_R2,
         "Northcutt, Jiang & Chuang (2021): confident learning; Lukasik et al. (2020): label smoothing helps.",
         reason="label smoothing lessens the harm of wrong labels.",
         settings={"label_smoothing": 0.1},

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from skembed.assessment.evidence import LEAST_PROBED, Evidence
+from skembed.assessment.evidence import Evidence
+from skembed.probes.leave_one_out import MIN_LEFT_OUT_SAMPLES
 
 __all__ = ["duration", "words_for"]
 
@@ -32,9 +33,9 @@ def words_for(e: Evidence) -> dict[str, str]:
             " If y numbers or names the samples, it is the wrong column." if e.n_single == e.n_targets else ""
         ),
         "unmeasured": (
-            f" Fewer than {LEAST_PROBED} samples are left without copies, so whether embeddings and y have anything "
-            "to do with each other was not measured."
-            if e.n_probed < LEAST_PROBED
+            f" Fewer than {MIN_LEFT_OUT_SAMPLES} samples are left without copies, so whether embeddings and y have "
+            "anything to do with each other was not measured."
+            if e.n_probed < MIN_LEFT_OUT_SAMPLES
             else ""
         ),
         "bound": "" if numbers or labels else f", so that no model can be right on more than {e.ceiling:.1%} of all",

@@ -20,16 +20,22 @@ from skembed.utils.plotting import GREY, luminance, panels, plain_labels, pyplot
 
 __all__ = ["ConfusedPair", "ConfusionExamplesDisplay"]
 
-#: Pixels of the side of an example.
-_EXAMPLE = 112
-#: Characters of a class's name at an axis and over examples, and of a text among the examples.
-_TICK, _TITLE, _LINE = 18, 13, 64
-#: Sizes in points of the smallest names of classes, and of the smallest lines of text.
-_SMALLEST, _LINE_POINTS = 5.0, 6.0
-#: Inches of a pair of classes with its examples, at least; of what is beside the matrix besides the names of classes;
-#: and of the narrowest place that has room for a color bar.
-_PAIR_INCHES, _BESIDE, _COLOUR_BAR = 0.6, 0.45, 4.0
-#: Of more classes, of which the other column has none, it is asked whether they are classes.
+#: Side of an image among the examples.
+_EXAMPLE_PIXELS = 112
+#: Characters of a class's name at an axis, of a class's name over examples, and of a text among the examples.
+_TICK_LENGTH = 18
+_TITLE_LENGTH = 13
+_LINE_LENGTH = 64
+#: Smallest size of names of classes, and of texts among the examples.
+_MIN_POINTS = 5.0
+_MIN_LINE_POINTS = 6.0
+#: Smallest height of a pair of classes with its examples.
+_MIN_PAIR_INCHES = 0.6
+#: Width of all that stands beside the matrix but the names of classes.
+_BESIDE_INCHES = 0.45
+#: Smallest width of a place that gets a color bar.
+_COLOR_BAR_INCHES = 4.0
+#: More classes than this, none of which the other column has, are probably samples.
 _MANY_CLASSES = 20
 
 
@@ -201,7 +207,7 @@ class ConfusionExamplesDisplay:
         n_pairs = min(n_pairs, _pairs_that_fit(ax))
         self.pairs_ = _most_confused(true, predicted, self.matrix_, self.classes_, n_pairs)
         shown = _most_troubled(self.matrix_, max_classes)
-        matrix, *places = self._places(ax, [shorten_middle(name, _TICK) for name in self.classes_[shown]])
+        matrix, *places = self._places(ax, [shorten_middle(name, _TICK_LENGTH) for name in self.classes_[shown]])
         self.axes_, self.figure_ = np.array([matrix, *places], dtype=object), matrix.figure
         shown = _most_troubled(self.matrix_, min(len(shown), _classes_that_fit(matrix)))
         self._draw_matrix(matrix, shown, f"accuracy {np.mean(true == predicted):.3f}, n = {len(true)}")
@@ -252,12 +258,12 @@ class ConfusionExamplesDisplay:
         points, (width, height) = font_points("medium"), cell_size(ax)
         note = f"({n_shown} of {len(self.classes_)} classes: those most often confused)"
         below = ["predicted class", *([note] if n_shown < len(self.classes_) else [])]
-        inner = width - beside - _BESIDE
+        inner = width - beside - _BESIDE_INCHES
         smaller = min(fit_label(line, inner)[1] for line in below)
         ax.set_xlabel("\n".join(wrap_to(line, inner, smaller) for line in below), fontsize=smaller)
         ax.set_ylabel("true class", fontsize=points)
         colours = "share of the true class"
-        if width >= _COLOUR_BAR:
+        if width >= _COLOR_BAR_INCHES:
             label = wrap_to(colours, height / 2, points)
             ax.figure.colorbar(drawn, cax=ax.inset_axes((1.04, 0.15, 0.04, 0.7)), label=label)
         else:
@@ -271,13 +277,13 @@ def _pairs_that_fit(ax: Any) -> int:
     if ax is None:
         return sys.maxsize
     place = ax if hasattr(ax, "get_subplotspec") else np.array(ax, dtype=object).ravel()[-1]
-    return max(1, int(cell_size(place)[1] / _PAIR_INCHES))
+    return max(1, int(cell_size(place)[1] / _MIN_PAIR_INCHES))
 
 
 def _classes_that_fit(ax: Any) -> int:
     """Rows of the matrix in which names of the smallest size do not touch."""
     width, height = cell_size(ax)
-    return max(2, int(72 * (0.7 * min(width, height) - 0.5) / (1.2 * _SMALLEST)))
+    return max(2, int(72 * (0.7 * min(width, height) - 0.5) / (1.2 * _MIN_POINTS)))
 
 
 def _is_long(names: list[str]) -> bool:
@@ -287,9 +293,9 @@ def _is_long(names: list[str]) -> bool:
 def _tick_names(classes: np.ndarray, width: float, height: float) -> tuple[list[str], float, tuple[float, float]]:
     """Names of classes for a matrix of that many inches, their size, and points of a cell in both directions."""
     limit = 0.28 * min(width, height)
-    bar = _BESIDE + (0.7 if width >= _COLOUR_BAR else 0.0)
-    for points in np.linspace(font_points("medium"), _SMALLEST, 6):
-        names = [shorten_to(shorten_middle(name, _TICK), limit, points, shorten_middle) for name in classes]
+    bar = _BESIDE_INCHES + (0.7 if width >= _COLOR_BAR_INCHES else 0.0)
+    for points in np.linspace(font_points("medium"), _MIN_POINTS, 6):
+        names = [shorten_to(shorten_middle(name, _TICK_LENGTH), limit, points, shorten_middle) for name in classes]
         beside = max(text_inches(name, points) for name in names)
         across = 72 * (width - beside - bar) / len(names)
         down = 72 * (height - (beside if _is_long(names) else 0.2) - 0.9) / len(names)
@@ -304,7 +310,7 @@ def _name_pair(ax: Any, pair: ConfusedPair, n_shown: int) -> None:
     count += f", {n_shown} shown" if n_shown < len(pair.indices) else ""
     inches, points = cell_size(ax)[0] - 0.2, _title_points(ax)
     for between, shortest in ((": ", 8), ("\n", 4)):
-        for n_characters in range(_TITLE, shortest - 1, -1):
+        for n_characters in range(_TITLE_LENGTH, shortest - 1, -1):
             both = (shorten_middle(name, n_characters) for name in (pair.true, pair.predicted))
             title = " taken for ".join(both) + between + count
             if text_inches(title, points, "bold") <= inches:
@@ -316,7 +322,7 @@ def _name_pair(ax: Any, pair: ConfusedPair, n_shown: int) -> None:
 
 
 def _title_points(ax: Any) -> float:
-    return font_points("small") if cell_size(ax)[0] > _COLOUR_BAR else 7.0
+    return font_points("small") if cell_size(ax)[0] > _COLOR_BAR_INCHES else 7.0
 
 
 def _as_classes(y: Any, name: str) -> np.ndarray:
@@ -368,7 +374,7 @@ def _most_troubled(matrix: np.ndarray, most: int) -> np.ndarray:
 
 def _draw_images(ax, samples: Sequence[Any], chosen: np.ndarray, n_examples: int, _: float) -> int:
     for place, i in enumerate(chosen):
-        image = np.asarray(image_of(samples[i], _EXAMPLE, index=int(i)))
+        image = np.asarray(image_of(samples[i], _EXAMPLE_PIXELS, index=int(i)))
         ax.imshow(image, extent=(place, place + 0.95, 0, 0.95), interpolation="nearest")
     ax.set(xlim=(0, n_examples), ylim=(0, 0.95), aspect="equal", anchor="W")
     ax.set_axis_off()
@@ -380,11 +386,11 @@ def _draw_lines(ax, samples: Sequence[Any], chosen: np.ndarray, n_examples: int,
     width = cell_size(ax)[0]
     # The title has two lines at most.
     room = 72 * height - 3 * _title_points(ax) - 8
-    n_rows = max(1, min(n_examples, int(room / (1.3 * _LINE_POINTS))))
-    points = float(np.clip(room / n_rows / 1.3, _LINE_POINTS, font_points("small")))
+    n_rows = max(1, min(n_examples, int(room / (1.3 * _MIN_LINE_POINTS))))
+    points = float(np.clip(room / n_rows / 1.3, _MIN_LINE_POINTS, font_points("small")))
     for place, i in enumerate(chosen[:n_rows]):
         cut = partial(_line_of, samples[i], int(i))
-        line = shorten_to(line_of(samples[i], _LINE, index=int(i)), width - 0.25, points, cut)
+        line = shorten_to(line_of(samples[i], _LINE_LENGTH, index=int(i)), width - 0.25, points, cut)
         bottom = 1 - (place + 0.5) / (n_rows + 0.5)
         ax.text(0.01, bottom, line, va="center", fontsize=points, transform=ax.transAxes, parse_math=False)
     ax.set_axis_off()

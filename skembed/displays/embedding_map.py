@@ -27,12 +27,12 @@ from skembed.utils.plotting import (
 
 __all__ = ["EmbeddingMapDisplay"]
 
-#: Entries of one column of the legend, and characters of a class's name in it.
-_LEGEND_ROWS, _LEGEND_WIDTH = 26, 24
-#: Size in points of the smallest text of the legend.
-_SMALLEST = 5.0
-#: Side of a thumbnail, in points (1/72 inch).
-_THUMBNAIL = 30
+_LEGEND_ROWS = 26
+_LEGEND_NAME_LENGTH = 24
+#: Smallest size of the legend's text.
+_MIN_POINTS = 5.0
+#: Side of a thumbnail.
+_THUMBNAIL_POINTS = 30
 
 
 class EmbeddingMapDisplay:
@@ -255,7 +255,7 @@ class EmbeddingMapDisplay:
         largest = np.sort(np.argsort(-counts, kind="stable")[:max_classes])
         colours = np.full(len(y), GREY, dtype=object)
         rest = ~np.isin(y, classes[largest])
-        names = [shorten_middle(name, _LEGEND_WIDTH) for name in classes[largest]]
+        names = [shorten_middle(name, _LEGEND_NAME_LENGTH) for name in classes[largest]]
         names += [f"{len(classes) - len(largest)} smaller classes"] if rest.any() else []
         names, columns, points = _fit_legend(names, *cell_size(ax))
         for number, name in enumerate(classes[largest]):
@@ -285,10 +285,10 @@ class EmbeddingMapDisplay:
         # Only now are the sizes known: the legend takes its part.
         ax.figure.draw_without_rendering()
         points = ax.transData.transform(positions) * 72 / ax.figure.dpi
-        self.thumbnails_ = spread_out(points, 1.25 * _THUMBNAIL, most)
+        self.thumbnails_ = spread_out(points, 1.25 * _THUMBNAIL_POINTS, most)
         for i in self.thumbnails_:
             # Twice the pixels that a common screen has there, for print.
-            image = image_of(self.samples[i], 2 * _THUMBNAIL, index=i)
+            image = image_of(self.samples[i], 2 * _THUMBNAIL_POINTS, index=i)
             frame = AnnotationBbox(
                 OffsetImage(np.asarray(image), zoom=0.5), tuple(positions[i]), pad=0.1,
                 bboxprops={"edgecolor": colours[i], "linewidth": 1.8},
@@ -333,7 +333,7 @@ def _fit_legend(names: list[str], width: float, height: float) -> tuple[list[str
 
     The text becomes smaller first; only then are the names cut further.
     """
-    for points in np.linspace(font_points("small"), _SMALLEST, 6):
+    for points in np.linspace(font_points("small"), _MIN_POINTS, 6):
         rows = max(1, min(_LEGEND_ROWS, int(72 * (height - 0.5) / (1.75 * points))))
         columns = -(-len(names) // rows)
         # A marker and the space between columns take three times the size of the text.

@@ -27,15 +27,15 @@ __all__ = ["FineTuneDisplay"]
 #: Share of the width of a panel that its legend and its labels leave to the lines.
 _LINES_SHARE = 0.6
 #: Length of a slanted name of a stage, as a share of the height of the first panel's cell.
-_SLANTED_SHARE = 0.5
+_SLANTED_NAME_SHARE = 0.5
 #: Inches that the labels below the last panel take.
-_BELOW = 0.5
+_BELOW_INCHES = 0.5
 #: Epochs that are alike in these are one attempt.
-_TOGETHER = ("stage", "attempt", "round")
+_ATTEMPT_KEYS = ("stage", "attempt", "round")
 #: Losses of which one is so many times the usual are drawn on a logarithmic axis.
-_WIDE = 30
+_LOG_SCALE_RATIO = 30
 #: Rates that the legend names, at most; of more the head's, the top, the middle and the lowest block's.
-_NAMED_RATES = 6
+_MAX_NAMED_RATES = 6
 
 
 class Span(NamedTuple):
@@ -209,7 +209,7 @@ class FineTuneDisplay:
             self._mark(ax, valid)
         # The held-out loss is what is looked at: beside it a training loss of nearly nothing may lie at the bottom.
         usual = np.nanmedian(valid if np.isfinite(valid).any() else train)
-        if np.nanmax([train, valid]) > _WIDE * usual > 0:
+        if np.nanmax([train, valid]) > _LOG_SCALE_RATIO * usual > 0:
             ax.set_yscale("log")
 
     def _draw_scores(self, ax, spans: list[Span]) -> None:
@@ -226,7 +226,7 @@ class FineTuneDisplay:
         names = max((list(record["rates"]) for record in self.history), key=len)
         colours = ["black", *matplotlib.colormaps["viridis"](np.linspace(0.85, 0.0, max(1, len(names) - 1)))]
         spoken = set(names)
-        if len(names) > _NAMED_RATES:
+        if len(names) > _MAX_NAMED_RATES:
             spoken = {names[0], names[1], names[len(names) // 2], names[-1]}
         for name, colour in zip(names, colours, strict=False):
             rates = np.array([record["rates"].get(name, np.nan) for record in self.history], dtype=float)
@@ -257,7 +257,7 @@ def _spans(history: Sequence[Mapping[str, Any]]) -> list[Span]:
     spans: list[Span] = []
     seen: Counter[tuple[str, int]] = Counter()
     numbered = enumerate(history, start=1)
-    for _, records in groupby(numbered, key=lambda pair: tuple(pair[1].get(name) for name in _TOGETHER)):
+    for _, records in groupby(numbered, key=lambda pair: tuple(pair[1].get(name) for name in _ATTEMPT_KEYS)):
         epochs, own = zip(*records, strict=True)
         stage, attempt = own[0]["stage"], own[0]["attempt"]
         seen[stage, attempt] += 1
@@ -299,7 +299,7 @@ def _inner_heights(axes, heights: Sequence[int], above: float) -> list[float]:
     places = [ax.get_subplotspec() for ax in axes]
     if any(place is None or place.get_gridspec() is not places[0].get_gridspec() for place in places):
         return [0.8 * cell for cell in cells]
-    return [(sum(cells) - above - _BELOW) * height / sum(heights) - 0.1 for height in heights]
+    return [(sum(cells) - above - _BELOW_INCHES) * height / sum(heights) - 0.1 for height in heights]
 
 
 def _draw_legend(ax, height: float) -> None:
@@ -319,9 +319,9 @@ def _name_stages(ax, spans: list[Span]) -> float:
     fits = all(text_inches(span.name, points) < per_epoch * len(span.epochs) for span in spans)
     if not fits:
         longest = max(names, key=len)
-        longest, points = fit_label(longest, _SLANTED_SHARE * height, n_lines=1)
+        longest, points = fit_label(longest, _SLANTED_NAME_SHARE * height, n_lines=1)
         points = min(points, font_points("small"))
-        names = [shorten_to(name, _SLANTED_SHARE * height, points, shorten_middle) for name in names]
+        names = [shorten_to(name, _SLANTED_NAME_SHARE * height, points, shorten_middle) for name in names]
     top = ax.secondary_xaxis("top")
     top.set_xticks([np.mean(span.epochs) for span in spans], names)
     top.tick_params(length=0, labelsize=points)

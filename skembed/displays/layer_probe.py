@@ -15,7 +15,7 @@ from skembed.utils.plotting import BEST, COLOUR, bare, pyplot
 
 __all__ = ["LayerProbeDisplay"]
 
-_FOLDS = 5
+_N_FOLDS = 5
 
 
 class LayerProbeDisplay:
@@ -169,9 +169,9 @@ class LayerProbeDisplay:
 def _folds(y: Any, task: str, cv: Any) -> Any:
     """Return the folds to use, checked against the smallest class."""
     if task != "classification":
-        return _FOLDS if cv is None else cv
+        return _N_FOLDS if cv is None else cv
     codes, _ = class_codes(y, len(y))
     if cv is None:
-        cv = min(_FOLDS, max(2, int(np.bincount(codes).min())))
+        cv = min(_N_FOLDS, max(2, int(np.bincount(codes).min())))
     check_folds(codes, cv)
     return cv

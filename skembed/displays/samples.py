@@ -18,7 +18,7 @@ from skembed.utils.plotting import shorten, shorten_start
 __all__ = ["describe_sample", "follow_mouse", "image_of", "is_image", "line_of", "spread_out"]
 
 #: Pixels from a point at which the mouse is still over it.
-_REACH = 10
+_MOUSE_PIXELS = 10
 
 
 def is_image(sample: Any) -> bool:
@@ -142,7 +142,7 @@ def _show_caption(ax, note, points: np.ndarray, caption: Callable[[int], str], e
     number = None
     if event.inaxes is ax:
         away = np.hypot(*(ax.transData.transform(points) - (event.x, event.y)).T)
-        if np.isfinite(away).any() and np.nanmin(away) <= _REACH:
+        if np.isfinite(away).any() and np.nanmin(away) <= _MOUSE_PIXELS:
             number = int(np.nanargmin(away))
     if number is None and not note.get_visible():
         return

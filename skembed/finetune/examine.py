@@ -10,11 +10,11 @@ import numpy as np
 
 from skembed.assessment import curves, forgetting
 from skembed.assessment.certainty import describe_judging, standard_error
-from skembed.assessment.data_quality import MOST_SAMPLES, find_few, find_imbalance, find_leaks, find_noise
+from skembed.assessment.data_quality import MAX_DIAGNOSED_SAMPLES, find_few, find_imbalance, find_leaks, find_noise
 from skembed.assessment.diagnosis import Diagnosis
 from skembed.assessment.findings import Finding, of_positions, worst_first
 from skembed.assessment.forgetting import block_drift
-from skembed.assessment.remedies import UNSTABLE, UNSURE, Means
+from skembed.assessment.remedies import RATE_DIVISOR, UNSTABLE_RATE_DIVISOR, Means
 
 if TYPE_CHECKING:
     from skembed.finetune.base import BaseFineTuner
@@ -75,7 +75,7 @@ def diagnose_fit(request: Request, outcome: Outcome, estimator: BaseFineTuner, *
     findings += forgetting.find_forgetting(blocks, means, judged=judged, slower_by=slower_by(findings))
     findings += [] if judged or not request.max_epochs else [_not_judged(n_judged)]
     numbers = {"naive_loss": read.naive_loss, "probe_loss": read.probe_loss, "best_loss": read.best_loss, **bounds}
-    losses = [name for name in (curves.CHECKED if judged else curves.UNJUDGED) if name not in moot]
+    losses = [name for name in (curves.CHECKED if judged else curves.CHECKED_WITHOUT_HELD_OUT) if name not in moot]
     looked = [*(losses if request.max_epochs else ()), *checked, *(["forgetting"] if blocks else [])]
     return Diagnosis(worst_first(findings), tuple(looked), blocks, numbers, judging)
 
@@ -88,7 +88,7 @@ def _accuracy(request: Request, outcome: Outcome, means: Means) -> float | None:
 
 def slower_by(findings: Sequence[Finding]) -> float:
     """So that all findings of a fit advise the same rate."""
-    return UNSTABLE if any(found.name == "instability" for found in findings) else UNSURE
+    return UNSTABLE_RATE_DIVISOR if any(found.name == "instability" for found in findings) else RATE_DIVISOR
 
 
 def _not_judged(n_held_out: int) -> Finding:
@@ -156,7 +156,7 @@ def _of_data(
     classes = getattr(request.task, "classes", None)
     codes = None if classes is None else encoded.argmax(1)
     names = range(encoded.shape[1]) if classes is None else classes.tolist()
-    chosen = np.sort(rng.permutation(len(rows))[:MOST_SAMPLES])
+    chosen = np.sort(rng.permutation(len(rows))[:MAX_DIAGNOSED_SAMPLES])
     own = None if codes is None else codes[chosen]
     noise = of_positions(find_noise(rows[chosen], encoded[chosen], own, names, rng, means), chosen)
     findings, checked = [*noise], ["no signal", *([] if codes is None else ["label noise"])]

@@ -13,7 +13,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_expit, log_softmax, softmax
 from sklearn.metrics import accuracy_score, get_scorer, get_scorer_names, r2_score
 
-from skembed.assessment.certainty import TEMPERATURES
+from skembed.assessment.certainty import TEMPERATURE_RANGE
 from skembed.probes.linear import Fit, fit_ridge, fit_softmax
 from skembed.utils.naming import did_you_mean
 
@@ -142,7 +142,7 @@ class Task(ABC):
             unlikelihood = counted @ self._held_out_losses(outputs, targets, np.exp(logarithm))
             return float(unlikelihood + np.square(logarithm / _PRIOR[int(logarithm > 0)]) / 2)
 
-        return float(np.exp(minimize_scalar(surprise, bounds=np.log(TEMPERATURES), method="bounded").x))
+        return float(np.exp(minimize_scalar(surprise, bounds=np.log(TEMPERATURE_RANGE), method="bounded").x))
 
     def judge(self, outputs: np.ndarray, y: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> Scores:
         """Loss and score of outputs on held-out data."""

@@ -6,14 +6,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["LEAST_R2", "NOISY", "Suspects", "noise_rate", "suspect_labels"]
+__all__ = ["MIN_PROBE_R2", "NOISY_RATE", "Suspects", "noise_rate", "suspect_labels"]
 
 #: The rate, less twice its standard error, from which on labels are noisy. Measured on 240 to 1,000 topics, images,
 #: digits and overlapping clusters, where a probe is right on 65 to 99 of 100: at most 0.01 as they are, at least 0.045
 #: with a tenth flipped.
-NOISY = 0.04
+NOISY_RATE = 0.04
 #: What a probe has to explain of the classes before its disagreement says anything.
-LEAST_R2 = 0.2
+MIN_PROBE_R2 = 0.2
 
 
 class Suspects(NamedTuple):

@@ -12,7 +12,12 @@ from scipy.special import log_softmax, softmax
 from skembed.probes.linear import RIDGE_PENALTIES, feature_scale
 from skembed.utils.blas import SMALL, one_blas_thread
 
-__all__ = ["LeftOut", "LinearProbe"]
+__all__ = ["MIN_LEFT_OUT_SAMPLES", "N_SHUFFLES", "LeftOut", "LinearProbe"]
+
+#: With fewer samples, predictions of left-out samples are not meaningful.
+MIN_LEFT_OUT_SAMPLES = 10
+#: Number of shuffled targets that a probe has to beat in advice and diagnosis: all 39 have a level of 0.025.
+N_SHUFFLES = 39
 
 #: Leverages above it are numerically one: nothing else tells of such a sample once it is left out.
 _MOST_LEVERAGE = 1 - 1e-9

@@ -22,8 +22,8 @@ _EMBEDDERS = {
     "image": ("skembed.embedders.image", "ImageEmbedder"),
     "text": ("skembed.embedders.text", "TextEmbedder"),
 }
-#: Parameters that the table has columns for, or that change no row by more than rounding.
-_UNSPOKEN = {"backbone", "layers", "pooling", "batch_size", "device", "cache", "verbose", "on_error", "engine"}
+#: Parameters that are not part of a candidate's name: the table has columns for them, or rows do not depend on them.
+_NOT_IN_NAME = {"backbone", "layers", "pooling", "batch_size", "device", "cache", "verbose", "on_error", "engine"}
 
 
 @dataclass
@@ -139,9 +139,9 @@ def _describe(candidate: Any) -> str:
         return " + ".join(type(step).__name__ for _, step in steps) if steps else type(candidate).__name__
     backbone = candidate.backbone
     name = getattr(backbone, "__name__", None) or str(backbone)
-    default, own = type(candidate)().get_params(deep=False), candidate.get_params(deep=False)
-    spoken = [f"{key}={value!r}" for key, value in own.items() if key not in _UNSPOKEN and value != default[key]]
-    return ", ".join([name, *spoken])
+    defaults, parameters = type(candidate)().get_params(deep=False), candidate.get_params(deep=False)
+    changed = [key for key in parameters if key not in _NOT_IN_NAME and parameters[key] != defaults[key]]
+    return ", ".join([name, *(f"{key}={parameters[key]!r}" for key in changed)])
 
 
 def megabytes_of(embedder: Any) -> float:

@@ -41,14 +41,14 @@ SCORES: dict[str, Callable[[np.ndarray, Any, str, int | None], float]] = {
     "transrate": lambda rows, y, task, seed: transrate(rows, y),
 }
 _FOR_CLASSES_ONLY = ("h_score", "nleep", "transrate")
-_FOLDS = 5
+_N_FOLDS = 5
 
 
 def _folds(y: Any, task: str) -> int:
     """Five, or as many as the smallest class has samples: all candidates of a ranking have the same y."""
     if task == "regression":
-        return _FOLDS
-    return int(np.clip(np.unique(y, return_counts=True)[1].min(), 2, _FOLDS))
+        return _N_FOLDS
+    return int(np.clip(np.unique(y, return_counts=True)[1].min(), 2, _N_FOLDS))
 
 
 def _neighbours(y: Any, task: str) -> int:

@@ -17,7 +17,7 @@ __all__ = ["BayesianEvidence", "h_score", "ledoit_wolf", "logme", "maximum_evide
 
 #: Ratios of noise to prior that are tried first, over the largest squared singular value of the features. Beyond
 #: the upper end the weights are nil; the lower end keeps the evidence of a perfect fit, which has no bound, finite.
-_RATIOS = np.logspace(-12, 6, 73)
+_NOISE_TO_PRIOR_RATIOS = np.logspace(-12, 6, 73)
 
 
 class BayesianEvidence(NamedTuple):
@@ -114,7 +114,7 @@ def maximum_evidence(X: np.ndarray, targets: np.ndarray) -> BayesianEvidence:
         log_determinant = np.log(variances).sum(axis=0) + n_rest * log_ratio
         return -0.5 * (n_samples * (np.log(2 * np.pi * scale) + 1) + log_determinant), scale
 
-    grid = np.log(_RATIOS * squares[0])
+    grid = np.log(_NOISE_TO_PRIOR_RATIOS * squares[0])
     values = np.array([profile(np.full(targets.shape[1], point))[0] for point in grid])
     best = values.argmax(axis=0)
     low, high = grid[np.maximum(best - 1, 0)], grid[np.minimum(best + 1, len(grid) - 1)]

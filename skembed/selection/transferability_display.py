@@ -13,13 +13,16 @@ from skembed.utils.plotting import BEST, COLOUR, GREY, bare, plain_labels, pyplo
 __all__ = ["TransferabilityDisplay"]
 
 #: Characters of a candidate's name; the end of it says most.
-_NAME = 40
-#: Widest names and costs as shares of a cell, and of a figure that was made for them.
-_NAME_SHARE, _COST_SHARE, _OWN_SHARE = 0.34, 0.28, 0.6
+_NAME_LENGTH = 40
+#: Largest parts of a cell's width that names and costs take.
+_NAME_SHARE = 0.34
+_COST_SHARE = 0.28
+#: The same for both in a figure that the display made itself.
+_OWN_FIGURE_SHARE = 0.6
 #: Inches above and below the rows.
-_AROUND = 1.0
-_NOT_SCORES = {"n_embedded", "width", "megabytes"}
-_LABELS = {
+_MARGIN_INCHES = 1.0
+_COST_COLUMNS = {"n_embedded", "width", "megabytes"}
+_SCORE_LABELS = {
     "logme": "LogME (nats a sample)",
     "h_score": "H-score",
     "nleep": "NLEEP (nats a sample)",
@@ -166,11 +169,11 @@ class TransferabilityDisplay:
         ax.scatter(values[~failed], places[~failed], s=45, color=COLOUR, zorder=3)
         ax.scatter(values[:1], places[:1], s=70, color=BEST, zorder=4, label="highest score")
         width, height = cell_size(ax)
-        row, name_share = (height - _AROUND) / len(lines), _OWN_SHARE if own else _NAME_SHARE
+        row, name_share = (height - _MARGIN_INCHES) / len(lines), _OWN_FIGURE_SHARE if own else _NAME_SHARE
         labels, name_points = fit_parts(names, name_share * width, row, font_points("medium"), shorten_start)
         costs, points = fit_parts(
             [_cost(line, value) for line, value in zip(lines[:n_scored], values, strict=False)],
-            (_OWN_SHARE if own else _COST_SHARE) * width, row, font_points("small"), shorten,
+            (_OWN_FIGURE_SHARE if own else _COST_SHARE) * width, row, font_points("small"), shorten,
         )  # fmt: skip
         # Reasons begin inside of the axes.
         reasons = [
@@ -195,7 +198,7 @@ class TransferabilityDisplay:
         ax.set_ylim(len(lines) - 0.4, -0.6)
         ax.margins(x=0.04)
         room = (1 - _NAME_SHARE - _COST_SHARE) * width
-        ax.set_xlabel(wrap_to(_LABELS.get(self.score, self.score), room, font_points("medium")))
+        ax.set_xlabel(wrap_to(_SCORE_LABELS.get(self.score, self.score), room, font_points("medium")))
         bare(ax, grid="x")
         # Above the frame, where neither points nor the reasons of failures are.
         ax.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0, frameon=False, fontsize="small")
@@ -210,13 +213,13 @@ def _score_columns(line: dict[str, Any]) -> list[str]:
         name
         for name, value in line.items()
         if isinstance(value, (int, float, np.number))
-        and name not in {*_NOT_SCORES, "layers"}
+        and name not in {*_COST_COLUMNS, "layers"}
         and not name.endswith("_seconds")
     ]
 
 
 def _name(line: dict[str, Any]) -> list[str]:
-    parts = [shorten_start(line["candidate"], _NAME)]
+    parts = [shorten_start(line["candidate"], _NAME_LENGTH)]
     return parts + [f"{key} {line[key]}" for key in ("layers", "pooling") if _given(line.get(key))]
 
 
