@@ -26,7 +26,7 @@ from skembed.utils.warnings import warn
 __all__ = ["Checkpoint", "warn_unwritable"]
 
 #: Raised when what a checkpoint holds changes: none of an older version is read.
-_VERSION = 4
+_VERSION = 5
 
 
 class Checkpoint:
@@ -198,5 +198,6 @@ def _restore_optimizer(recipe: Recipe, optimizer: torch.optim.Optimizer, held: d
     for name, parameter in recipe.network.named_parameters():
         own = {key.rpartition("/")[2]: value for key, value in held.items() if key.rpartition("/")[0] == name}
         if own:
-            # The count of steps begins on the CPU; where it must not stay there the optimiser takes it along.
-            optimizer.state[parameter] = {key: v.cpu() if key == "step" else v for key, v in own.items()}
+            # torch's fused optimizers want the count of steps on the device, the others want it on the CPU.
+            on_cpu = set() if optimizer.defaults["fused"] else {"step"}
+            optimizer.state[parameter] = {key: v.cpu() if key in on_cpu else v for key, v in own.items()}

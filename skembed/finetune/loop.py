@@ -14,7 +14,6 @@ from torch import Tensor
 from skembed.augment.mixing import Mix, draw_mix
 from skembed.exceptions import DeviceWarning, TrainingError
 from skembed.finetune.network import FrozenNetwork
-from skembed.finetune.optimizer import AdamW, clipping_factor
 from skembed.finetune.schedules import SCHEDULES
 from skembed.finetune.tasks import Task
 from skembed.utils.device import is_out_of_memory
@@ -115,7 +114,7 @@ def epoch_rng(seed: int, *place: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence([seed, *place]))
 
 
-def build_optimizer(network: FrozenNetwork, n_unfrozen: int, settings: Settings) -> AdamW:
+def build_optimizer(network: FrozenNetwork, n_unfrozen: int, settings: Settings) -> torch.optim.AdamW:
     """AdamW over the head and the highest blocks, each at its own rate."""
     groups = network.optimizer_groups(
         n_unfrozen,
@@ -124,7 +123,7 @@ def build_optimizer(network: FrozenNetwork, n_unfrozen: int, settings: Settings)
         layer_decay=settings.layer_decay,
         weight_decay=settings.weight_decay,
     )
-    return AdamW(groups)
+    return torch.optim.AdamW(groups, fused=True if network.device.type in ("cpu", "cuda") else None)
 
 
 class Averaged:
@@ -194,7 +193,7 @@ class Epoch:
     ----------
     network, task, source, targets, settings
         What is trained, on what, and how.
-    optimizer : AdamW
+    optimizer : torch.optim.AdamW
         Of the parameters that train.
     average : Averaged, optional
         Updated at each step.
@@ -207,7 +206,7 @@ class Epoch:
         source: Source,
         targets: Targets,
         settings: Settings,
-        optimizer: AdamW,
+        optimizer: torch.optim.AdamW,
         average: Averaged | None = None,
     ):
         self.network, self.task, self.source, self.targets = network, task, source, targets
@@ -286,8 +285,9 @@ class Epoch:
             penalty.backward()
         if not math.isfinite(summed):
             raise TrainingError(f"The training loss became {summed}.")
-        factor = None if settings.clip_norm is None else clipping_factor(self.parameters, settings.clip_norm)
-        self.optimizer.step(factor=factor)
+        if settings.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.parameters, settings.clip_norm)
+        self.optimizer.step()
         if self.average is not None:
             self.average.update()
         return summed

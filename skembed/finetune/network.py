@@ -19,7 +19,6 @@ from skembed.backbones.spec import TunedWeights, place_of
 from skembed.finetune.convolutions import avoid_faulty_gradients
 from skembed.finetune.groups import parameter_groups, trainable
 from skembed.finetune.methods import KINDS
-from skembed.finetune.optimizer import prefer_sparse_gradients
 from skembed.inference.extract import undisturbed
 from skembed.inference.pooling import combine_layers, pool
 from skembed.inference.reading import Reading
@@ -192,7 +191,6 @@ class Network(FrozenNetwork):
                 self.added = {key: kind.add(self.backbone, blocks, key, batch, method)}
         # After them: factors beside a strided convolution are strided convolutions as well.
         avoid_faulty_gradients(module)
-        prefer_sparse_gradients(module)
         # What was added begins in training mode; a pass must drop nothing.
         module.eval()
         top = [max(reading.layers)]

@@ -176,15 +176,11 @@ def _check_moments(state: Mapping[str, Tensor], trained: Mapping[str, Tensor]) -
         name, _, kind = key.rpartition("/")
         kinds.setdefault(name, set()).add(kind)
     for name, present in kinds.items():
-        if name not in trained or present - {"met"} != {"step", *_MOMENTS}:
+        if name not in trained or present != {"step", *_MOMENTS}:
             raise ValueError(f"it has no valid optimizer state of {name!r}")
-        shape: Sequence[int] = trained[name].shape
-        if "met" in present:
-            _check_shape(f"{name}/met", state[f"{name}/met"], shape[:1])
-            shape = (int(state[f"{name}/met"].sum()), *shape[1:])
         _check_shape(f"{name}/step", state[f"{name}/step"], ())
         for moment in _MOMENTS:
-            _check_shape(f"{name}/{moment}", state[f"{name}/{moment}"], shape)
+            _check_shape(f"{name}/{moment}", state[f"{name}/{moment}"], trained[name].shape)
 
 
 def _check_shape(name: str, value: Tensor, shape: Sequence[int]) -> None:

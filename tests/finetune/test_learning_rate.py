@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import sys
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ import torch
 from skembed import EmbeddingCache, FineTuneClassifier, FineTuneRegressor, find_learning_rate
 from skembed.finetune import loop
 from skembed.finetune.network import Network
-from skembed.finetune.optimizer import AdamW
 from skembed.testing import ArrayEmbedder
 from skembed.utils import progress
 from tests.finetune import tuning
@@ -134,10 +132,3 @@ def test_an_interrupt_leaves_everything_as_it_was(monkeypatch):
     assert repr(classifier.get_params()) == parameters
     assert not hasattr(classifier, "embedder_")
     np.testing.assert_array_equal(embedder.transform(X), before)
-
-
-def test_the_optimizer_does_not_import_the_compiler(monkeypatch):
-    plain = torch.optim.Optimizer.add_param_group.__wrapped__
-    monkeypatch.delattr(plain, "__dynamo_disable", raising=False)
-    monkeypatch.setitem(sys.modules, "torch._dynamo", None)
-    AdamW([torch.nn.Parameter(torch.zeros(2))])
