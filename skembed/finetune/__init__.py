@@ -6,7 +6,8 @@ request.py    what is to be fitted, all of it checked; fitting.py fits it: probe
 tasks.py      losses, scores and predictions of classes, labels and numbers
 recipe.py     stages of unfreezing; loop.py one epoch, optimizer.py and schedules.py its steps
 network.py    a head on a network; methods.py what each method trains of it; groups.py learning rates
-data.py       samples on their way into training; replay.py activations of the frozen blocks; features.py sources
+data.py       samples on their way into training; activations.py stores them; features.py sources of features
+replay.py     activations of the frozen blocks, and the check that a network can be resumed behind them
 checkpoint.py, restoring.py, snapshot.py, warm_start.py   states of a fit, to resume it or begin with
 tuned.py      the embedder that a fit leaves; advised.py the estimator of an advice
 report.py     what is printed; examine.py what the diagnosis is told; callbacks.py scikit-learn's callbacks

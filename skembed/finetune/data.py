@@ -4,39 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from skembed.augment import Augmentation, sample_rng
+from skembed.backbones.base import Backbone
 from skembed.embedders.encoder import Encoder
-from skembed.finetune.features import FreshSource, NetworkSource, TableSource
+from skembed.finetune.activations import INPUT, MEMORY, ActivationStore, Sample
+from skembed.finetune.features import NetworkSource, TableSource
 from skembed.finetune.loop import Source
 from skembed.finetune.network import FrozenNetwork, Network
-from skembed.finetune.replay import (
-    MEMORY,
-    ItemStore,
-    Prefixes,
-    Sample,
-    agree,
-    fill_store,
-    frozen_blocks,
-    replay_block,
-)
-from skembed.inference.bounded_map import count_bytes
+from skembed.finetune.replay import FrozenBlocks, can_resume, last_frozen, planned_boundaries
 from skembed.inference.extract import Batch, embed_items, prepare, workers
 from skembed.inference.nonfinite import find_nonfinite
 from skembed.utils.progress import progress_bar
 
-__all__ = ["TrainingData", "Views", "embed_first", "embed_view", "prepared_chunks"]
+__all__ = ["TrainingData", "Views", "embed_view", "prepared_chunks"]
 
 #: What lets frozen blocks be replayed in spite of mixing.
 _INSTEAD = {"mixup": "with mixup_on='features'", "cutmix": "without cutmix"}
-#: Description of the progress bar of that.
+#: Description of the progress bar while activations are recorded.
 _RECORDING = "recording activations"
-#: Samples on which a replayed pass is compared with a plain one.
-_TRIED = 4
+#: Samples on which a resumed pass is compared with a plain one.
+_N_TRIED = 4
 
 
 @dataclass(frozen=True)
@@ -102,23 +95,22 @@ def prepared_chunks(
     """
     read, size = encoder.reader(backbone), encoder.chunk_size
     where: Any = range(len(samples)) if positions is None else positions
+    changes = views if view else None
+    if changes is not None:
+        read = changes.reader(read, view, backbone.sampling_rate)
     with workers() as pool:
         start = 0
         while start < len(samples):
-            part, at = list(samples[start : start + size]), [int(i) for i in where[start : start + size]]
-            if views is None or view == 0:
-                prepared, _ = prepare(backbone, part, encoder.readout, read, pool, at, "raise")
-                start += len(prepared)
-                yield [items for items, _ in prepared]
-                continue
-            changed = views.reader(read, view, backbone.sampling_rate)
-            pairs = list(zip(at, part, strict=True))
-            prepared, _ = prepare(backbone, pairs, encoder.readout, changed, pool, at, "raise")
-            at = at[: len(prepared)]
-            start += len(prepared)
-            yield [
-                views.change(items, view, position, backbone) for position, (items, _) in zip(at, prepared, strict=True)
-            ]
+            part: list[Any] = list(samples[start : start + size])
+            at = [int(i) for i in where[start : start + size]]
+            if changes is not None:
+                part = list(zip(at, part, strict=True))
+            prepared, _ = prepare(backbone, part, encoder.readout, read, pool, at, "raise")
+            chunk = [items for items, _ in prepared]
+            if changes is not None:
+                chunk = [changes.change(items, view, at[i], backbone) for i, items in enumerate(chunk)]
+            start += len(chunk)
+            yield chunk
 
 
 def embed_view(encoder: Encoder, samples: Sequence[Any], views: Views, view: int) -> np.ndarray:
@@ -148,86 +140,21 @@ def embed_view(encoder: Encoder, samples: Sequence[Any], views: Views, view: int
     return encoder.finish(rows)
 
 
-def embed_first(
-    encoder: Encoder, samples: Sequence[Any], stages: Sequence[int], views: Views | None = None
-) -> tuple[np.ndarray, Prefixes | None]:
-    """Rows of samples, as `transform` gives them, and what the blocks below those that train returned on the way.
-
-    Parameters
-    ----------
-    encoder : Encoder
-    samples : sequence
-        Raw samples.
-    stages : sequence of int
-        How many blocks train in each of the stages that follow.
-    views : Views, optional
-        How samples are changed for training; views that are stored share the memory for what is kept.
-
-    Returns
-    -------
-    rows : ndarray of shape (n_samples, n_features), float32
-    first : Prefixes or None
-        None where nothing can be kept: no block is frozen, all rows were known, the network cannot be entered there, or
-        is not on a processor.
-    """
-    blocks = frozen_blocks(encoder.readout, stages)
-    # To enter a network is to pass over its lower blocks, for every thread that is in it. On a processor that is one.
-    if not blocks or encoder.device.type != "cpu":
-        return encoder.embed(samples), None
-    # One, made once something has to be computed.
-    passes: list[Prefixes | None] = []
-
-    def compute(missing: Sequence[Any], *, positions: Sequence[int]) -> Iterator[Batch]:
-        if not passes:
-            first = Prefixes(encoder.backbone(), blocks, encoder.batch_size, _budget(views))
-            tried = next(prepared_chunks(encoder, first.backbone, missing[:_TRIED], positions=positions[:_TRIED]))
-            passes.append(first if first.is_exact(tried, encoder.readout) else None)
-        if passes[0] is None:
-            yield from encoder.compute(missing, positions=positions)
-            return
-        with progress_bar(len(missing), _RECORDING) as bar:
-            advance = partial(passes[0].first, report=bar.update)
-            yield from encoder.compute(missing, positions=positions, advance=advance)
-
-    rows = encoder.embed(samples, compute)
-    return rows, passes[0] if passes else None
-
-
-def _budget(views: Views | None) -> int:
-    """Bytes in memory for what frozen blocks return for one view of the samples."""
-    return MEMORY // _n_views(views)
-
-
-def _n_views(views: Views | None) -> int:
-    return 1 if views is None or views.stored is None else views.stored
-
-
-def _counted(chunks: Iterator[list[Sample]], bar: Any) -> Iterator[list[Sample]]:
-    """Yield chunks of samples, and count their samples on a progress bar."""
-    for chunk in chunks:
-        yield chunk
-        bar.update(len(chunk))
-
-
 class TrainingData:
-    """The samples of one fit, held-out ones included.
+    """Samples of one fit, held-out ones included.
 
     Parameters
     ----------
     encoder : Encoder
-        Frozen.
+        Fitted embedder.
     samples : sequence
         Raw samples.
-    frozen : ndarray of shape (n_samples, n_features), float32
-        Their embeddings.
     replay : bool
-        Whether frozen blocks may be computed once and kept.
+        Whether frozen blocks may be computed once and their activations stored.
     views : Views, optional
         How samples are changed for training.
-    first : Prefixes, optional
-        What frozen blocks returned while the embeddings were computed.
     stages : sequence of int, default=()
-        How many blocks train in each of the stages that follow; a source may be asked for any other number, too.
+        Number of blocks that train in each stage of the plan; a source may be asked for any other number, too.
     mixers : sequence of str, default=()
         What mixes samples before they enter the network, if anything does: "mixup", "cutmix".
     """
@@ -236,133 +163,154 @@ class TrainingData:
         self,
         encoder: Encoder,
         samples: Sequence[Any],
-        frozen: np.ndarray,
         *,
         replay: bool,
         views: Views | None = None,
-        first: Prefixes | None = None,
         stages: Sequence[int] = (),
         mixers: Sequence[str] = (),
     ):
-        self.encoder, self.samples, self.frozen, self.replay, self.views = encoder, samples, frozen, replay, views
-        self._blocks = frozen_blocks(encoder.readout, stages)
-        #: By view, what was kept on the way to higher blocks.
-        self._prefixes = {} if first is None else {0: first}
-        #: Why the frozen blocks were not replayed, where they were not.
+        self.encoder, self.samples, self.replay, self.views = encoder, samples, replay, views
+        self.store = ActivationStore(MEMORY, planned_boundaries(encoder.readout, stages))
+        self._n_views = 1 if views is None or views.stored is None else views.stored
+        #: Reasons why the frozen blocks were not replayed, where they were not.
         self.notes: list[str] = []
-        self._whole: ItemStore | None = None
-        #: By block, what frozen blocks return for each view.
-        self._held: dict[int, list[ItemStore]] = {}
-        self._tables: list[np.ndarray] | None = None
+        #: Boundaries of stages that were entered, where the network of the fit can be resumed.
+        self._entered: set[int] = set()
         if views is not None and views.stored is None:
             self.replay = False
-            self._note(
+            self.notes.append(
                 "The frozen blocks were computed in every epoch: samples were changed anew each time. "
                 "augment_views=4, say, keeps four views of each sample, and what the frozen blocks return for them."
             )
         if mixers:
             self.replay = False
             without = " and ".join(_INSTEAD[name] for name in mixers)
-            self._note(
+            self.notes.append(
                 "The frozen blocks were computed in every epoch: samples were mixed before they entered, each time "
                 f"with others. {without[0].upper()}{without[1:]}, what they return is computed once."
             )
 
-    def source(self, network: FrozenNetwork, n_unfrozen: int) -> tuple[Source, bool]:
-        """Where features come from while so many blocks train, and whether frozen blocks are replayed for it."""
-        if n_unfrozen == 0 and self.replay:
-            return TableSource(self._known_tables(), network.device), True
-        assert isinstance(network, Network)
-        block = replay_block(network, n_unfrozen) if self.replay else None
-        if block is not None:
-            stores = self._replayed(network, block)
-            if stores is not None:
-                return NetworkSource(network, stores), True
+    # -- embeddings -------------------------------------------------------------------------------------
+
+    @cached_property
+    def embeddings(self) -> np.ndarray:
+        """Finished rows of the samples. Where the network has to compute them, activations are recorded on the way."""
+        # A network is resumed for every thread that is in it. On a CPU only one thread computes at a time.
+        if not self.replay or not self.store.boundaries or self.encoder.device.type != "cpu":
+            return self.encoder.embed(self.samples)
+        return self.encoder.embed(self.samples, self._compute)
+
+    def _compute(self, samples: Sequence[Any], *, positions: Sequence[int]) -> Iterator[Batch]:
+        """Compute rows of samples that are in no cache, from their activations at the highest boundary."""
+        if not self._can_record:
+            yield from self.encoder.compute(samples, positions=positions)
+            return
+        with progress_bar(len(samples), _RECORDING) as bar:
+            record = partial(self._record, 0, self.store.boundaries[-1], report=bar.update, required=False)
+            yield from self.encoder.compute(samples, positions=positions, advance=record)
+
+    @cached_property
+    def _can_record(self) -> bool:
+        """True if the embedder's own network can be resumed at all boundaries of the plan."""
+        few = self._few_prepared(self._frozen_blocks.backbone)
+        return can_resume(self._frozen_blocks, few, self.store.boundaries) is None
+
+    @cached_property
+    def _tables(self) -> list[np.ndarray]:
+        """Rows of each view of the samples."""
         if self.views is None:
-            return NetworkSource(network, [self._prepared(network)]), False
-        return FreshSource(network, self._prepared(network), partial(self._changed, network)), False
+            return [self.embeddings]
+        others = (embed_view(self.encoder, self.samples, self.views, view) for view in range(1, self._n_views))
+        return [self.embeddings, *others]
 
-    def _changed(self, network: Network, indices: np.ndarray, view: int) -> list[Sample]:
+    # -- sources ----------------------------------------------------------------------------------------
+
+    def source(self, network: FrozenNetwork, n_unfrozen: int) -> tuple[Source, bool]:
+        """Return the source of features while so many blocks train, and whether it replays the frozen blocks."""
+        if n_unfrozen == 0 and self.replay:
+            return TableSource(self._tables, network.device), True
+        assert isinstance(network, Network)
+        boundary = last_frozen(network.reading, n_unfrozen) if self.replay else INPUT
+        obstacle = None if boundary == INPUT else self._record_all(network, boundary)
+        if obstacle is not None:
+            self._give_up(obstacle)
+            boundary = INPUT
+        if boundary == INPUT:
+            self._fill(network, INPUT)
+        return NetworkSource(network, partial(self._fetch, network, boundary)), boundary != INPUT
+
+    def _fetch(self, network: Network, boundary: int, indices: Sequence[int] | np.ndarray, view: int) -> list[Sample]:
+        """Return stored samples; of the inputs of the network, only the unchanged ones are stored."""
+        if self.views is None or self.views.stored is not None:
+            view %= self._n_views
+        if boundary == INPUT and view:
+            return [sample for chunk in self._prepared(network, indices, view) for sample in chunk]
+        return self.store.get(view, boundary, indices)
+
+    def _prepared(self, network: Network, indices: Sequence[int] | np.ndarray, view: int) -> Iterator[list[Sample]]:
         samples = [self.samples[i] for i in indices]
-        if self.views is not None and self.views.stored is not None:
-            view %= self.views.stored
-        chunks = prepared_chunks(
-            self.encoder, network.backbone, samples, views=self.views, view=view, positions=indices
-        )
-        return [sample for chunk in chunks for sample in chunk]
+        return prepared_chunks(self.encoder, network.backbone, samples, views=self.views, view=view, positions=indices)
 
-    def _known_tables(self) -> list[np.ndarray]:
-        if self._tables is None:
-            self._tables = [self.frozen]
-            for view in range(1, _n_views(self.views)):
-                assert self.views is not None
-                self._tables.append(embed_view(self.encoder, self.samples, self.views, view))
-        return self._tables
+    # -- activations ------------------------------------------------------------------------------------
 
-    def _replayed(self, network: Network, block: int) -> list[ItemStore] | None:
-        if block in self._held:
-            return self._held[block]
-        why = agree(network, next(prepared_chunks(self.encoder, network.backbone, self.samples[:_TRIED])), block)
-        if why is not None:
-            self._give_up(why)
-            return None
+    @cached_property
+    def _frozen_blocks(self) -> FrozenBlocks:
+        return FrozenBlocks(self.encoder.backbone(), self.encoder.readout, self.encoder.batch_size)
+
+    def _few_prepared(self, backbone: Backbone) -> list[Sample]:
+        return next(prepared_chunks(self.encoder, backbone, self.samples[:_N_TRIED]))
+
+    def _record_all(self, network: Network, boundary: int) -> str | None:
+        """Record what is missing at a boundary; return the reason if it cannot be used or stored."""
+        if boundary not in self._entered:
+            obstacle = can_resume(network, self._few_prepared(network.backbone), [boundary])
+            if obstacle is not None:
+                return obstacle
+        # A fit that is resumed from a checkpoint does not return to the stages before it.
+        self.store.discard(*(b for b in self.store.boundaries if b > boundary and b not in self._entered))
         try:
-            self._held[block] = [self._filled(network, block, view) for view in range(_n_views(self.views))]
+            for view in range(self._n_views):
+                self._fill(network, boundary, view)
         except OSError as error:
-            self._give_up(f"what they return could not be kept ({error})")
-            return None
-        return self._held[block]
+            return f"what they return could not be kept ({error})"
+        self._entered.add(boundary)
+        return None
+
+    def _fill(self, network: Network, boundary: int, view: int = 0) -> None:
+        """Store the samples that are missing at a boundary."""
+        missing = self.store.missing(view, boundary, range(len(self.samples)))
+        if not missing:
+            return
+        remaining = iter(missing)
+        with progress_bar(len(missing), "reading samples" if boundary == INPUT else _RECORDING) as bar:
+            for chunk in self._prepared(network, missing, view):
+                positions = list(islice(remaining, len(chunk)))
+                if boundary == INPUT:
+                    self.store.put(view, INPUT, positions, chunk)
+                    bar.update(len(chunk))
+                else:
+                    self._record(view, boundary, chunk, positions, report=bar.update)
+
+    def _record(
+        self,
+        view: int,
+        boundary: int,
+        samples: Sequence[Sample],
+        positions: Sequence[int],
+        *,
+        report: Callable[[int], Any],
+        required: bool = True,
+    ) -> list[Sample]:
+        """Run samples up to a boundary, and store their activations there and at lower boundaries of the plan."""
+        lower = [b for b in self.store.boundaries if INPUT < b < boundary and self.store.missing(view, b, positions)]
+        *below, activations = self._frozen_blocks.activations(samples, [*lower, boundary], report)
+        self.store.put(view, boundary, positions, activations, required=required)
+        for each, passing in reversed(list(zip(lower, below, strict=True))):
+            self.store.put(view, each, positions, passing, required=False)
+        return activations
 
     def _give_up(self, why: str) -> None:
-        since = " from then on" if self._held else ""
-        self._note(f"The frozen blocks were computed in every epoch{since}: {why}.")
+        since = " from then on" if self._entered else ""
+        self.notes.append(f"The frozen blocks were computed in every epoch{since}: {why}.")
         self.replay = False
-        for prefixes in self._prefixes.values():
-            prefixes.forget()
-        self._held.clear()
-
-    def _filled(self, network: Network, block: int, view: int) -> ItemStore:
-        budget = _budget(self.views)
-        if view not in self._prefixes:
-            self._prefixes[view] = Prefixes(self.encoder.backbone(), self._blocks, self.encoder.batch_size, budget)
-        prefixes = self._prefixes[view]
-        known = prefixes.take(block)
-        for above in [each for each in prefixes.known if each > block]:
-            prefixes.take(above)  # a fit that goes on from a checkpoint does not come to it
-        # What the next stage needs lies below. The same way may be gone once more, as long as there is room for it.
-        held = [stores[view].bytes_in_memory for stores in self._held.values()]
-        if held and sum(held) + prefixes.nbytes + max(held) > budget:
-            self._held.clear()
-            held = []
-        missing = [i for i in range(len(self.samples)) if i not in known]
-        chunks = prepared_chunks(
-            self.encoder,
-            network.backbone,
-            [self.samples[i] for i in missing],
-            views=self.views,
-            view=view,
-            positions=missing,
-        )
-        left, bar = iter(missing), progress_bar(len(missing), _RECORDING)
-        store = ItemStore(max(0, budget - prefixes.nbytes - sum(held)))
-
-        def advance(chunk: Sequence[Sample]) -> list[Sample]:
-            positions = [next(left) for _ in chunk]
-            beside = sum(held) + store.bytes_in_memory + sum(map(count_bytes, known.values()))
-            advanced = prefixes.behind(block, chunk, positions, beside=beside, report=bar.update)
-            store.budget = max(0, budget - prefixes.nbytes - sum(held))
-            return advanced
-
-        with bar:
-            return fill_store(store, chunks, advance=advance, known=known)
-
-    def _prepared(self, network: Network) -> ItemStore:
-        if self._whole is None:
-            with progress_bar(len(self.samples), "reading samples") as bar:
-                chunks = prepared_chunks(self.encoder, network.backbone, self.samples)
-                self._whole = fill_store(ItemStore(), _counted(chunks, bar))
-        return self._whole
-
-    def _note(self, note: str) -> None:
-        if note not in self.notes:
-            self.notes.append(note)
+        self.store.discard(*self.store.boundaries)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from skembed.augment.mixing import Mix
+from skembed.finetune.activations import Sample
 from skembed.finetune.network import Network
-from skembed.finetune.replay import ItemStore, Sample
 
-__all__ = ["FreshSource", "NetworkSource", "TableSource"]
+__all__ = ["NetworkSource", "TableSource"]
 
 
 class TableSource:
@@ -21,9 +21,9 @@ class TableSource:
     Parameters
     ----------
     tables : sequence of ndarray of shape (n_samples, n_features), float32
-        One a view of the samples; the first of them as they are.
+        One table per view of the samples; the first is of the unchanged samples.
     device : torch.device
-        Where the head is.
+        Device of the head.
     """
 
     def __init__(self, tables: Sequence[np.ndarray], device: torch.device):
@@ -35,47 +35,21 @@ class TableSource:
 
 
 class NetworkSource:
-    """Features that the network computes from kept samples, each time anew.
+    """Features that the network computes anew each time.
 
     Parameters
     ----------
     network : Network
-    stores : sequence of ItemStore
-        Samples as they were prepared, or what the frozen blocks made of them; one a view, the first of them as they
-        are.
+    samples : callable
+        Takes positions and the number of a view; returns prepared samples, or activations of the frozen blocks.
     """
 
-    def __init__(self, network: Network, stores: Sequence[ItemStore]):
-        self.network, self.stores = network, stores
+    def __init__(self, network: Network, samples: Callable[[np.ndarray, int], list[Sample]]):
+        self.network, self.samples = network, samples
 
     def features(self, indices: np.ndarray, view: int = 0) -> Tensor:
         return self.network.features(self.samples(indices, view))
 
     def mixed_features(self, indices: np.ndarray, mix: Mix, view: int = 0) -> tuple[Tensor, float]:
-        """Features of samples that enter the network mixed with one another, and the share of each that stays."""
+        """Return features of samples that are mixed before they enter, and the share of each that stays."""
         return self.network.mixed_features(self.samples(indices, view), mix)
-
-    def samples(self, indices: np.ndarray, view: int) -> list[Sample]:
-        """What enters the network."""
-        store = self.stores[view % len(self.stores)]
-        return [store[int(i)] for i in indices]
-
-
-class FreshSource(NetworkSource):
-    """Features of samples that are changed anew for each view.
-
-    Parameters
-    ----------
-    network : Network
-    store : ItemStore
-        Samples as they are, for view 0.
-    prepare : callable
-        Takes positions and the number of a view; returns prepared samples.
-    """
-
-    def __init__(self, network: Network, store: ItemStore, prepare: Callable[[np.ndarray, int], list[Sample]]):
-        super().__init__(network, [store])
-        self.prepare = prepare
-
-    def samples(self, indices: np.ndarray, view: int) -> list[Sample]:
-        return self.prepare(indices, view) if view else super().samples(indices, view)

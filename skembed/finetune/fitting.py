@@ -11,12 +11,11 @@ import torch
 from skembed.exceptions import FitWarning
 from skembed.finetune.checkpoint import Checkpoint, warn_unwritable
 from skembed.finetune.checks import describe_alike, describe_copies
-from skembed.finetune.data import TrainingData, Views, embed_first
+from skembed.finetune.data import TrainingData, Views
 from skembed.finetune.loop import Targets, evaluate
 from skembed.finetune.methods import check_method
 from skembed.finetune.network import FrozenNetwork, Head, Network
 from skembed.finetune.recipe import INTERRUPTED, Recipe, Stage, plan_stages
-from skembed.finetune.replay import Prefixes
 from skembed.finetune.report import describe_advice, describe_nothing_unfrozen, describe_resumption
 from skembed.finetune.request import Linear, Outcome, Request
 from skembed.finetune.snapshot import best_so_far
@@ -44,11 +43,12 @@ def run_fit(request: Request) -> Outcome:
         All of it checked.
     """
     _check(request)
-    frozen, first = embed_first(request.encoder, request.samples, _replaying(request), _views(request))
+    data = _data(request)
+    frozen = data.embeddings
     request = _with_words_on(request, frozen)
     encoded = request.task.encode(request.y)
     standardizer, probe = _probe(request, frozen, encoded, request.train)
-    recipe = _recipe(request, frozen, encoded, standardizer, probe, first)
+    recipe = _recipe(request, data, encoded, standardizer, probe)
     baseline = (
         recipe.judge(probe(standardizer(frozen[request.held_out])))
         if len(request.held_out)
@@ -101,27 +101,15 @@ def _most_unfrozen(request: Request) -> int:
     return max(stage.n_unfrozen for stage in _stages(request))
 
 
-def _replaying(request: Request) -> list[int]:
-    """How many blocks train in each of the stages that replay the others."""
-    if not request.replay or not request.max_epochs or _changes_inputs(request):
-        return []
-    return [stage.n_unfrozen for stage in _stages(request)]
-
-
-def _changes_inputs(request: Request) -> bool:
-    """Whether what enters the network is another in each epoch."""
-    fresh = request.augmentation is not None and request.augment_views is None
-    return fresh or request.settings.mixes_inputs
-
-
 @standard_modes()
 def untrained(request: Request) -> Recipe:
     """A recipe whose head knows nothing yet, to see how fast it learns."""
-    frozen, first = embed_first(request.encoder, request.samples, _replaying(request), _views(request))
+    data = _data(request)
+    frozen = data.embeddings
     standardizer = Standardizer.fit(frozen.astype(np.float64)[request.train], request.weights[request.train])
     n_outputs = request.task.n_outputs
     nothing = Probe(np.zeros((n_outputs, frozen.shape[1])), np.zeros(n_outputs), 1.0)
-    return _recipe(request, frozen, request.task.encode(request.y), standardizer, nothing, first)
+    return _recipe(request, data, request.task.encode(request.y), standardizer, nothing)
 
 
 def _probe(request: Request, frozen: np.ndarray, encoded: np.ndarray, train: np.ndarray) -> tuple[Standardizer, Probe]:
@@ -152,18 +140,13 @@ def _probe(request: Request, frozen: np.ndarray, encoded: np.ndarray, train: np.
 
 
 def _recipe(
-    request: Request,
-    frozen: np.ndarray,
-    encoded: np.ndarray,
-    standardizer: Standardizer,
-    probe: Probe,
-    first: Prefixes | None = None,
+    request: Request, data: TrainingData, encoded: np.ndarray, standardizer: Standardizer, probe: Probe
 ) -> Recipe:
     encoder, settings = request.encoder, request.settings
     head = Head(standardizer, probe, settings.dropout)
     device = encoder.device
     network: FrozenNetwork
-    if request.max_epochs == 0 or (request.strategy == "head" and request.replay and not _changes_inputs(request)):
+    if request.max_epochs == 0 or (request.strategy == "head" and data.replay):
         # Frozen features are all that it takes: the weights need not even be loaded.
         network = FrozenNetwork(head.to(device))
     else:
@@ -186,16 +169,7 @@ def _recipe(
     return Recipe(
         network,
         request.task,
-        TrainingData(
-            encoder,
-            request.samples,
-            frozen,
-            replay=request.replay,
-            views=_views(request),
-            first=first,
-            stages=_replaying(request),
-            mixers=settings.mixers,
-        ),
+        data,
         targets,
         request.y,
         request.train,
@@ -209,10 +183,16 @@ def _recipe(
     )
 
 
-def _views(request: Request) -> Views | None:
-    if request.augmentation is None:
-        return None
-    return Views(request.augmentation, request.seed, request.augment_views)
+def _data(request: Request) -> TrainingData:
+    augmentation = request.augmentation
+    return TrainingData(
+        request.encoder,
+        request.samples,
+        replay=request.replay,
+        views=None if augmentation is None else Views(augmentation, request.seed, request.augment_views),
+        stages=[stage.n_unfrozen for stage in _stages(request)] if request.max_epochs else [],
+        mixers=request.settings.mixers,
+    )
 
 
 def _stages(request: Request) -> list[Stage]:
@@ -318,9 +298,7 @@ def _repeated(
     if request.start is not None and not probe.strength:
         start = request.start.to_probe(standardizer, start)
     whole = replace(request, train=np.arange(len(request.y)), report=None)
-    again = _recipe(whole, frozen, encoded, standardizer, start)
-    # What the frozen blocks returned is known of all samples.
-    again.data = found.data
+    again = _recipe(whole, found.data, encoded, standardizer, start)
     again.repeat(found.progress.path)
     last = found.stages[found.progress.path[-1][0]]
     source, _ = again.data.source(again.network, last.n_unfrozen)

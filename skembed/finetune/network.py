@@ -16,6 +16,7 @@ from skembed.augment.mixing import Mix
 from skembed.backbones.accelerate.mixed_precision import round_factors
 from skembed.backbones.base import Backbone, Block, Item
 from skembed.backbones.spec import TunedWeights, place_of
+from skembed.finetune.activations import regroup
 from skembed.finetune.convolutions import avoid_faulty_gradients
 from skembed.finetune.groups import parameter_groups, trainable
 from skembed.finetune.methods import KINDS
@@ -249,6 +250,12 @@ class Network(FrozenNetwork):
         flat = [item for windows in samples for item in windows]
         rows = self._rows(move(self.backbone.collate(flat), self.device, torch.float32))
         return self._finished(_average(rows, samples) if len(flat) > len(samples) else rows)
+
+    def activations(self, samples: Sequence[Sequence[Item]], boundaries: Sequence[int]) -> list[list[Sequence[Item]]]:
+        """Return prepared samples as they are behind each of some blocks, computed as training computes them."""
+        flat = [item for windows in samples for item in windows]
+        batch = move(self.backbone.collate(flat), self.device, torch.float32)
+        return [regroup(items, samples) for items in self.backbone.advance(flat, batch, boundaries)]
 
     def mixed_features(self, samples: Sequence[Sequence[Item]], mix: Mix) -> tuple[Tensor, float]:
         """Rows of samples of one item that are mixed before they enter, and the share of each that stays.

@@ -14,6 +14,7 @@ from skembed import FineTuneClassifier, ImageEmbedder, TextEmbedder
 from skembed.backbones.loading.load import load, loaded
 from skembed.exceptions import DeviceWarning, FitWarning, WeightsMismatchError
 from skembed.finetune import loop
+from skembed.finetune.activations import INPUT, ActivationStore
 from skembed.testing import ArrayBackbone, ArrayEmbedder, array_backbone
 from tests.backbones import tiny
 
@@ -486,16 +487,15 @@ def test_a_backbone_from_a_function_cannot_be_taken_along(rows):
 
 def test_a_full_disk_costs_the_replay_and_not_the_fit(rows, monkeypatch):
     """What the frozen blocks return does not fit into memory, and there is no room on the disk."""
-    from skembed.finetune import data
+    original = ActivationStore.put
 
-    original = data.fill_store
-
-    def full(store, prepared, **keywords):
-        if keywords.get("advance") is not None:
+    def full(store, view, boundary, *samples, required=True):
+        if required and boundary != INPUT:
             raise OSError(28, "No space left on device")
-        return original(store, prepared, **keywords)
+        original(store, view, boundary, *samples, required=required)
 
-    monkeypatch.setattr(data, "fill_store", full)
+    monkeypatch.setattr(ActivationStore, "put", full)
+    monkeypatch.setattr("skembed.finetune.data.MEMORY", 2**10)
     classifier = _fit(rows, strategy="partial", max_epochs=2)
     assert not any(record["replayed"] for record in classifier.history_)
     assert "No space left on device" in classifier.report_

@@ -11,7 +11,7 @@ import torch
 
 from skembed import EmbeddingCache, FineTuneClassifier
 from skembed.backbones.loading.load import load
-from skembed.finetune.replay import run_up_to
+from skembed.finetune.replay import FrozenBlocks
 from skembed.testing import ArrayEmbedder
 from skembed.utils import progress
 from tests.finetune import tuning
@@ -102,6 +102,6 @@ def test_windows_of_a_sample_count_once():
     backbone, counts = load(embedder.spec_, torch.device("cpu"), "float32"), []
     samples = backbone.preprocess(tuning.TEXTS, embedder._reading.options)
     assert sum(map(len, samples)) > len(samples)
-    run_up_to(backbone, samples, [0], 3, counts.append)
+    FrozenBlocks(backbone, embedder._reading, 3).activations(samples, [0], counts.append)
     assert sum(counts) == len(samples)
     assert len(counts) > 3

@@ -31,7 +31,6 @@ from skembed.finetune.loop import (
     train_epoch,
 )
 from skembed.finetune.network import FrozenNetwork, Head, Network
-from skembed.finetune.replay import ItemStore, fill_store
 from skembed.finetune.schedules import SCHEDULES
 from skembed.finetune.tasks import Multiclass, Multilabel, Regression
 from skembed.inference.reading import Reading
@@ -72,8 +71,8 @@ class World:
             array_backbone(), Reading((2,), "mean"), _head(dropout=self.settings.dropout), n_features=WIDTH,
             normalize=False,
         )  # fmt: skip
-        store = fill_store(ItemStore(), iter([self.network.backbone.preprocess(X, None)]))
-        self.source = NetworkSource(self.network, [store])
+        samples = self.network.backbone.preprocess(X, None)
+        self.source = NetworkSource(self.network, lambda indices, view: [samples[i] for i in indices])
         self.targets = Targets(values, torch.ones(N) if weights is None else torch.from_numpy(weights).float())
         self.network.unfreeze(n_unfrozen)
         self.optimizer = build_optimizer(self.network, n_unfrozen, self.settings)
@@ -589,9 +588,8 @@ def test_batch_norm_remembers_no_batch(family, n_unfrozen, tmp_path):
     network = Network(backbone, embedder._reading, _head(n_features, 2), n_features=n_features, normalize=False)
     # What overwrites memory in torch's backward pass (see skembed.finetune.convolutions) is not in what trains.
     assert not any(faulty(m) for m in network.backbone.module.modules() if isinstance(m, torch.nn.Conv2d))
-    source = NetworkSource(
-        network, [fill_store(ItemStore(), prepared_chunks(Encoder(embedder), network.backbone, images))]
-    )
+    samples = next(prepared_chunks(Encoder(embedder), network.backbone, images))
+    source = NetworkSource(network, lambda indices, view: [samples[i] for i in indices])
     network.unfreeze(n_unfrozen)
     settings = _settings(backbone_factor=1.0, batch_size=5)
     targets = Targets(torch.eye(2)[torch.arange(10) % 2], torch.ones(10))

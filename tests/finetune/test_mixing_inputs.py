@@ -17,7 +17,6 @@ from skembed.finetune.data import prepared_chunks
 from skembed.finetune.features import NetworkSource
 from skembed.finetune.loop import Settings, Targets, epoch_rng
 from skembed.finetune.network import Head, Network
-from skembed.finetune.replay import ItemStore, fill_store
 from skembed.finetune.tasks import Regression
 from skembed.probes.linear import Probe, Standardizer
 from skembed.testing import ArrayEmbedder
@@ -214,9 +213,8 @@ def _source(embedder, images):
     width = embedder.transform(images[:1]).shape[1]
     head = Head(Standardizer(np.zeros(width), np.ones(width)), Probe(np.zeros((3, width)), np.zeros(3), 1.0))
     network = Network(embedder._load(), embedder._reading, head, n_features=width, normalize=bool(embedder._normalized))
-    return NetworkSource(
-        network, [fill_store(ItemStore(), prepared_chunks(Encoder(embedder), network.backbone, images))]
-    )
+    samples = next(prepared_chunks(Encoder(embedder), network.backbone, images))
+    return NetworkSource(network, lambda indices, view: [samples[i] for i in indices])
 
 
 def _pixels(embedder, source, images):

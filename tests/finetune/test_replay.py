@@ -1,11 +1,9 @@
-"""The replayed prefix: every sample comes back as it was kept, from memory or from the disk, and is its own."""
+"""Replay of frozen blocks: every sample is resumed as itself, once recorded, or the network runs whole."""
 
 from __future__ import annotations
 
 import itertools
 import threading
-import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,12 +16,12 @@ from skembed.backbones.blocks import enter_behind
 from skembed.backbones.loading.load import load
 from skembed.embedders.encoder import Encoder
 from skembed.exceptions import DeviceWarning
-from skembed.finetune import replay as replay_module
-from skembed.finetune.data import TrainingData, Views, embed_first, prepared_chunks
+from skembed.finetune import data as data_module
+from skembed.finetune.activations import INPUT, MEMORY, ActivationStore
+from skembed.finetune.data import TrainingData, Views, prepared_chunks
 from skembed.finetune.features import NetworkSource, TableSource
 from skembed.finetune.network import Head, Network
-from skembed.finetune.replay import ItemStore, Prefixes, agree, fill_store, replay_block, run_up_to
-from skembed.inference.bounded_map import count_bytes
+from skembed.finetune.replay import FrozenBlocks, can_resume, last_frozen, planned_boundaries
 from skembed.inference.extract import computing
 from skembed.inference.reading import Reading
 from skembed.probes.linear import Probe, Standardizer
@@ -34,12 +32,23 @@ EMBEDDERS = {"text": TextEmbedder, "image": ImageEmbedder, "audio": AudioEmbedde
 TEXTS = [" ".join(["the cat sat on a mat"] * n) for n in (1, 6, 2, 9, 3, 1, 7, 4)]
 TEXTS = [f"{i} {text}" for i, text in enumerate(TEXTS)]
 
-#: It answers as a full disk does.
-needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+
+def _recorded(backbone, chunks, block, batch_size=None, budget=MEMORY):
+    """A store of what a network returns behind a block."""
+    store, start = ActivationStore(budget), 0
+    for chunk in chunks:
+        (activations,) = FrozenBlocks(backbone, Reading((block,), "mean"), batch_size).activations(chunk, [block])
+        store.put(0, block, range(start, start + len(chunk)), activations)
+        start += len(chunk)
+    return store
 
 
-def _up_to(backbone, block, batch_size=None):
-    return lambda chunk: run_up_to(backbone, chunk, [block], batch_size)[0]
+def _source(network, store, block):
+    return NetworkSource(network, lambda indices, view: store.get(view, block, indices))
+
+
+def deep_backbone(n_features):
+    return array_backbone(n_features, depth=3)
 
 
 def _head(n_features, n_outputs=2):
@@ -76,184 +85,57 @@ def bert(tmp_path_factory):
     return TextEmbedder(str(directory), device="cpu", precision="float32", max_length=16, long_text="chunk").fit(TEXTS)
 
 
-# -- the store --------------------------------------------------------------------------------------------
-
-
-def _values():
-    generator = torch.Generator().manual_seed(0)
-    return [
-        torch.randn(3, 5, generator=generator),
-        torch.randn(2, 3, generator=generator).to(torch.bfloat16),
-        torch.randn(7, generator=generator).to(torch.float16),
-        torch.arange(6).reshape(2, 3),
-        torch.tensor([True, False, True]),
-        torch.tensor(2.5, dtype=torch.float64),
-        torch.randn(4, 3, generator=generator).T,
-        np.arange(12, dtype=np.float32).reshape(3, 4),
-        np.arange(5, dtype=np.int64),
-        np.array([[1, 2, 3]], dtype=np.uint8),
-        np.asfortranarray(np.arange(6.0).reshape(2, 3)),
-        np.arange(8, dtype=np.float32)[1::2],
-        7,
-        "a word",
-        [1, 2],
-    ]
-
-
-def _sample(value, n_windows=1):
-    return [Item({"value": value, "window": i}, length=3 + i, truncated=bool(i % 2)) for i in range(n_windows)]
-
-
-def _assert_same(found, value):
-    assert type(found) is type(value)
-    if isinstance(value, torch.Tensor):
-        assert (found.dtype, found.shape) == (value.dtype, value.shape)
-        assert torch.equal(found, value)
-    elif isinstance(value, np.ndarray):
-        assert found.dtype == value.dtype
-        np.testing.assert_array_equal(found, value)
-    else:
-        assert found == value
-
-
-@pytest.mark.parametrize("budget", [replay_module.MEMORY, 150, 0])
-def test_what_is_kept_comes_back(budget):
-    store, values = ItemStore(budget), _values()
-    for value in values:
-        store.append(_sample(value, n_windows=2))
-    assert len(store) == len(values)
-    assert (store.bytes_on_disk > 0) == (budget < replay_module.MEMORY)
-    # In any order, and more than once.
-    for index in [*reversed(range(len(values))), 0, 3]:
-        found = store[index]
-        assert [item.length for item in found] == [3, 4]
-        assert [item.truncated for item in found] == [False, True]
-        assert [item.data["window"] for item in found] == [0, 1]
-        for item in found:
-            _assert_same(item.data["value"], values[index])
-
-
-def test_no_more_than_the_budget_is_held_in_memory():
-    store = ItemStore(budget=1000)
-    rows = [np.full(25, i, dtype=np.float32) for i in range(30)]
-    for row in rows:
-        store.append([Item({"values": row}, 1)])
-    # Of 100 bytes each, ten fit.
-    assert store.bytes_on_disk == 20 * 100
-    for i, row in enumerate(rows):
-        np.testing.assert_array_equal(store[i][0].data["values"], row)
-
-
-def test_what_is_written_after_the_first_reading_is_read_too():
-    store = ItemStore(budget=0)
-    for i in range(5):
-        store.append([Item({"values": torch.full((4,), float(i))}, 1)])
-        assert [float(store[j][0].data["values"][0]) for j in range(i + 1)] == list(range(i + 1))
-
-
-def test_what_comes_back_may_be_changed_without_changing_what_is_kept():
-    store = ItemStore(budget=0)
-    store.append([Item({"tensor": torch.ones(3), "array": np.ones(3, dtype=np.float32)}, 1)])
-    for value in store[0][0].data.values():
-        value[:] = 5
-    for value in store[0][0].data.values():
-        assert float(value.sum()) == 3
-
-
-def test_the_file_goes_away_with_the_store(tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    store = ItemStore(budget=0)
-    store.append([Item({"values": torch.ones(1000)}, 1)])
-    assert store.bytes_on_disk == 4000
-    # Unlinked at once: not even a killed process leaves it behind.
-    assert list(tmp_path.iterdir()) == []
-
-
-@needs_full
-def test_a_full_disk_is_an_error(monkeypatch):
-    monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: open("/dev/full", "w+b"))  # noqa: SIM115
-    store = ItemStore(budget=100)
-    store.append([Item({"values": torch.ones(20)}, 1)])
-    with pytest.raises(OSError, match="No space left"):
-        store.append([Item({"values": torch.ones(100_000)}, 1)])
-
-
-@needs_full
-def test_a_full_disk_is_an_error_of_what_was_kept_and_not_of_what_is_read(monkeypatch):
-    monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: open("/dev/full", "w+b"))  # noqa: SIM115
-    backbone = array_backbone()
-    with pytest.raises(OSError, match="No space left"):
-        fill_store(ItemStore(budget=0), iter([backbone.preprocess(np.eye(4), None)]))
-
-
-def test_an_empty_array_comes_back():
-    store = ItemStore(budget=0)
-    store.append([Item({"values": torch.zeros(0, 3), "more": torch.ones(1)}, 0)])
-    assert store[0][0].data["values"].shape == (0, 3)
-
-
-def test_an_array_that_was_turned_round_comes_back():
-    store = ItemStore(budget=0)
-    store.append([Item({"values": np.arange(3.0)[::-1]}, 1)])
-    np.testing.assert_array_equal(store[0][0].data["values"], [2, 1, 0])
-
-
-def test_an_array_that_cannot_be_written_comes_back_without_a_warning():
-    value = np.arange(3.0)
-    value.flags.writeable = False
-    store = ItemStore(budget=0)
-    torch.set_warn_always(True)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            store.append([Item({"values": value}, 1)])
-    finally:
-        torch.set_warn_always(False)
-    np.testing.assert_array_equal(store[0][0].data["values"], value)
-
-
 # -- where the network is entered -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("layers", "n_unfrozen", "block"), [
-    ((3,), 1, 2), ((3,), 2, 1), ((3,), 3, 0), ((3,), 4, None), ((3,), 0, 3),
-    ((1, 3), 1, 1), ((1, 3), 2, 1), ((1, 3), 3, 0), ((0, 3), 1, 0), ((3, 0), 3, 0), ((0, 3), 4, None),
-    ((1,), 1, 0), ((1,), 2, None), ((2, 1), 1, 1),
+    ((3,), 1, 2), ((3,), 2, 1), ((3,), 3, 0), ((3,), 4, INPUT), ((3,), 0, 3),
+    ((1, 3), 1, 1), ((1, 3), 2, 1), ((1, 3), 3, 0), ((0, 3), 1, 0), ((3, 0), 3, 0), ((0, 3), 4, INPUT),
+    ((1,), 1, 0), ((1,), 2, INPUT), ((2, 1), 1, 1),
 ])  # fmt: skip
 def test_the_network_is_entered_below_all_that_trains_or_is_read(layers, n_unfrozen, block):
     network = _double(layers, depth=3)
-    assert replay_block(network, n_unfrozen) == block
-    if block is not None:
+    assert last_frozen(network.reading, n_unfrozen) == block
+    if block != INPUT:
         samples = network.backbone.preprocess(np.eye(4), None)
-        assert agree(network, samples, block) is None
+        assert can_resume(network, samples, [block]) is None
+
+
+@pytest.mark.parametrize(("layers", "stages", "boundaries"), [
+    ((12,), (0, 1, 2, 4, 8, 13), [4, 8, 10, 11]), ((24,), (1, 2, 4, 8, 16, 25), [16, 20, 22, 23]),
+    ((2,), (0, 3), []), ((1, 3), (0, 1, 2, 3, 4), [0, 1]), ((3,), (), []),
+])  # fmt: skip
+def test_the_highest_boundaries_of_a_plan_are_recorded(layers, stages, boundaries):
+    assert planned_boundaries(Reading(layers, "mean"), stages) == boundaries
 
 
 # -- filling ----------------------------------------------------------------------------------------------
 
 
-def test_samples_are_kept_as_they_are_without_a_block():
-    backbone = array_backbone()
-    rows = np.arange(20, dtype=np.float32).reshape(5, 4)
-    chunks = iter([backbone.preprocess(rows[:3], None), backbone.preprocess(rows[3:], None)])
-    store = fill_store(ItemStore(), chunks)
-    assert len(store) == 5
-    np.testing.assert_array_equal([store[i][0].data["values"] for i in range(5)], rows)
+@pytest.mark.parametrize("n_unfrozen", [1, 3])
+def test_only_one_chunk_is_held_besides_the_store(double_data, monkeypatch, n_unfrozen):
+    build, network, _ = double_data
+    data, lengths = build(), []
+    boundary, original = last_frozen(network.reading, n_unfrozen), data_module.prepared_chunks
+    monkeypatch.setattr(Encoder, "chunk_size", 4)
 
+    def chunks(encoder, backbone, samples, **keywords):
+        for chunk in original(encoder, backbone, samples, **keywords):
+            lengths.append((9 - len(data.store.missing(0, boundary, range(9))), len(chunk)))
+            yield chunk
 
-def test_only_one_chunk_is_held_besides_the_store():
-    backbone, store, lengths = array_backbone(), ItemStore(), []
-
-    def chunks():
-        for _ in range(3):
-            lengths.append(len(store))
-            yield backbone.preprocess(np.eye(4), None)
-
-    fill_store(store, chunks(), advance=_up_to(backbone, 0))
-    assert lengths == [0, 4, 8]
+    data.source(network, n_unfrozen)
+    data.store.discard(boundary)
+    monkeypatch.setattr(data_module, "prepared_chunks", chunks)
+    source, _ = data.source(network, n_unfrozen)
+    assert lengths == [(0, 4), (4, 4), (8, 1)]
+    if boundary == INPUT:
+        rows = [item.data["values"] for (item,) in source.samples(np.arange(9), 0)]
+        np.testing.assert_array_equal(rows, data.samples)
 
 
 @pytest.mark.parametrize("batch_size", [None, 1, 3])
-@pytest.mark.parametrize("budget", [replay_module.MEMORY, 0])
+@pytest.mark.parametrize("budget", [MEMORY, 0])
 def test_every_sample_is_replayed_as_itself(bert, batch_size, budget):
     """Against each sample run alone, block by block. Batches go by length: their order is not that of the samples."""
     network = _network(bert)
@@ -261,12 +143,10 @@ def test_every_sample_is_replayed_as_itself(bert, batch_size, budget):
     samples = _prepared(bert, network, TEXTS)
     assert max(len(windows) for windows in samples) > 2
     for block in range(network.depth - 1):
-        chunks = iter([samples[:5], samples[5:]])
-        store = fill_store(ItemStore(budget), chunks, advance=_up_to(backbone, block, batch_size))
-        assert len(store) == len(samples)
-        for index, windows in enumerate(samples):
-            assert [item.length for item in store[index]] == [item.length for item in windows]
-            for kept, item in zip(store[index], windows, strict=True):
+        store = _recorded(backbone, [samples[:5], samples[5:]], block, batch_size, budget)
+        for stored, windows in zip(store.get(0, block, range(len(samples))), samples, strict=True):
+            assert [item.length for item in stored] == [item.length for item in windows]
+            for kept, item in zip(stored, windows, strict=True):
                 with torch.no_grad():
                     (alone,) = backbone.forward_blocks(backbone.collate([item]), [block])
                 hidden = kept.data["hidden"]
@@ -275,8 +155,8 @@ def test_every_sample_is_replayed_as_itself(bert, batch_size, budget):
 
 
 @pytest.mark.parametrize("family", ["bert", "timm_resnet", "timm_vit", "wav2vec2"])
-@pytest.mark.parametrize("budget", [replay_module.MEMORY, 0])
-def test_replayed_rows_are_those_of_the_embedder(family, budget, tmp_path):
+@pytest.mark.parametrize("budget", [MEMORY, 0])
+def test_replayed_rows_are_those_of_the_embedder(family, budget, tmp_path, monkeypatch):
     """What training sees for a sample is what the embedder gives for it, in whichever order a batch asks."""
     tiny.BUILDERS[family](tmp_path)
     modality = tiny.MODALITY[family]
@@ -286,21 +166,12 @@ def test_replayed_rows_are_those_of_the_embedder(family, budget, tmp_path):
     expected = embedder.transform(samples)
     assert len(np.unique(expected.round(4), axis=0)) == len(samples)
     network = _network(embedder)
-    plain = NetworkSource(
-        network, [fill_store(ItemStore(budget), prepared_chunks(Encoder(embedder), network.backbone, samples))]
-    )
-    replayed = NetworkSource(
-        network,
-        [
-            fill_store(
-                ItemStore(budget),
-                prepared_chunks(Encoder(embedder), network.backbone, samples),
-                advance=_up_to(embedder._load(), replay_block(network, 1)),
-            )
-        ],
-    )
+    monkeypatch.setattr(data_module, "MEMORY", budget)
     order = np.array([3, 0, 4, 1, 1])
-    for source in (plain, replayed):
+    for replay in (False, True):
+        data = TrainingData(Encoder(embedder), samples, replay=replay)
+        source, replayed = data.source(network, 1)
+        assert (replayed, data.store.bytes_on_disk > 0) == (replay, not budget)
         with torch.no_grad():
             found = source.features(order).numpy()
         np.testing.assert_allclose(found, expected[order], rtol=0, atol=1e-4 * np.abs(expected).max())
@@ -317,7 +188,7 @@ def test_memory_that_runs_out_while_the_prefix_is_computed_costs_no_order(bert, 
     network = _network(bert)
     backbone = load(bert.spec_, torch.device("cpu"), "float32")
     samples = _prepared(bert, network, TEXTS)
-    expected = fill_store(ItemStore(), iter([samples]), advance=_up_to(backbone, 1))
+    expected = _recorded(backbone, [samples], 1).get(0, 1, range(len(samples)))
     original = type(backbone).advance
 
     def starved(self, items, batch, blocks):
@@ -327,10 +198,10 @@ def test_memory_that_runs_out_while_the_prefix_is_computed_costs_no_order(bert, 
 
     monkeypatch.setattr(type(backbone), "advance", starved)
     with pytest.warns(DeviceWarning, match="Out of memory"):
-        store = fill_store(ItemStore(), iter([samples]), advance=_up_to(backbone, 1))
+        recorded = _recorded(backbone, [samples], 1).get(0, 1, range(len(samples)))
     backbone.observed.largest_batch = None
-    for index in range(len(samples)):
-        for found, kept in zip(store[index], expected[index], strict=True):
+    for sample, other in zip(recorded, expected, strict=True):
+        for found, kept in zip(sample, other, strict=True):
             torch.testing.assert_close(found.data["hidden"], kept.data["hidden"], rtol=1e-4, atol=1e-5)
 
 
@@ -338,11 +209,12 @@ def test_half_precision_is_kept_in_half_and_trained_in_single():
     backbone = array_backbone()
     backbone.module.to(torch.bfloat16)
     samples = backbone.preprocess(np.eye(4), None)
-    store = fill_store(ItemStore(0), iter([samples]), advance=_up_to(backbone, 1))
-    assert store[0][0].data["hidden"].dtype == torch.bfloat16
+    store = _recorded(backbone, [samples], 1, budget=0)
+    ((item,),) = store.get(0, 1, [0])
+    assert item.data["hidden"].dtype == torch.bfloat16
     network = _double()
     network.unfreeze(1)
-    rows = NetworkSource(network, [store]).features(np.arange(4))
+    rows = _source(network, store, 1).features(np.arange(4))
     assert rows.dtype == torch.float32
     torch.testing.assert_close(rows, network.features(samples), rtol=0, atol=0.02)
     rows.sum().backward()
@@ -354,13 +226,14 @@ def test_gradients_of_a_replayed_pass_are_those_of_a_plain_one(bert):
     network = _network(bert)
     samples = _prepared(bert, network, TEXTS)
     backbone = load(bert.spec_, torch.device("cpu"), "float32")
-    store = fill_store(ItemStore(), iter([samples]), advance=_up_to(backbone, replay_block(network, 1)))
-    plain = fill_store(ItemStore(), iter([samples]))
+    block = last_frozen(network.reading, 1)
+    store = _recorded(backbone, [samples], block)
+    store.put(0, INPUT, range(len(samples)), samples)
     network.unfreeze(1)
     for indices in (np.arange(len(TEXTS)), np.array([3])):
         gradients = []
-        for held in (plain, store):
-            features = NetworkSource(network, [held]).features(indices)
+        for boundary in (INPUT, block):
+            features = _source(network, store, boundary).features(indices)
             (features * torch.arange(1.0, features.shape[1] + 1)).sum().backward()
             gradients.append([p.grad.clone() for p in network.backbone.module.parameters() if p.requires_grad])
             for parameter in network.backbone.module.parameters():
@@ -370,7 +243,7 @@ def test_gradients_of_a_replayed_pass_are_those_of_a_plain_one(bert):
             torch.testing.assert_close(first, second, rtol=1e-3, atol=1e-5)
 
 
-# -- agreeing ---------------------------------------------------------------------------------------------
+# -- networks that cannot be resumed ----------------------------------------------------------------------
 
 
 def _swapped(original):
@@ -407,9 +280,9 @@ def _without_numbers(original):
 def test_a_prefix_that_gives_other_rows_is_found_out(mutant, monkeypatch):
     network = _double()
     samples = network.backbone.preprocess(np.eye(4), None)
-    assert agree(network, samples, 0) is None
+    assert can_resume(network, samples, [0]) is None
     monkeypatch.setattr(ArrayBackbone, "advance", mutant(ArrayBackbone.advance))
-    assert agree(network, samples, 0) == "its rows differ when it is entered behind block 0"
+    assert can_resume(network, samples, [0]) == "its rows differ when it is entered behind block 0"
 
 
 @pytest.mark.parametrize(("error", "answer"), [
@@ -423,14 +296,14 @@ def test_a_network_that_cannot_be_entered_says_why(error, answer, monkeypatch):
 
     network = _double()
     monkeypatch.setattr(ArrayBackbone, "advance", advance)
-    assert agree(network, network.backbone.preprocess(np.eye(4), None), 1) == answer
+    assert can_resume(network, network.backbone.preprocess(np.eye(4), None), [1]) == answer
 
 
 def test_trying_changes_nothing_of_the_network():
     network = _double()
     network.unfreeze(2)
     before = {name: value.clone() for name, value in network.backbone.module.state_dict().items()}
-    assert agree(network, network.backbone.preprocess(np.eye(4), None), 0) is None
+    assert can_resume(network, network.backbone.preprocess(np.eye(4), None), [0]) is None
     for name, value in network.backbone.module.state_dict().items():
         assert torch.equal(value, before[name])
     assert all(p.grad is None for p in network.parameters())
@@ -443,7 +316,7 @@ def test_families_that_hand_on_more_than_their_hidden_state_say_so(family, tmp_p
     samples = tiny.samples(modality)
     embedder = EMBEDDERS[modality](str(tmp_path), device="cpu", precision="float32").fit(samples)
     network = _network(embedder)
-    assert agree(network, _prepared(embedder, network, samples), 1)
+    assert can_resume(network, _prepared(embedder, network, samples), [1])
 
 
 # -- the data of one fit ----------------------------------------------------------------------------------
@@ -452,12 +325,26 @@ def test_families_that_hand_on_more_than_their_hidden_state_say_so(family, tmp_p
 @pytest.fixture
 def double_data():
     X = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
-    embedder = ArrayEmbedder(precision="float32").fit(X)
+    embedder = ArrayEmbedder(precision="float32", cache=None).fit(X)
 
     def build(**parameters):
-        return TrainingData(Encoder(embedder), list(X), embedder.transform(X), **{"replay": True, **parameters})
+        return TrainingData(Encoder(embedder), list(X), **{"replay": True, **parameters})
 
     return build, _network(embedder), embedder.transform(X)
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """Boundaries and number of samples of each pass that records activations."""
+    passes, original = [], FrozenBlocks.activations
+
+    def running(self, samples, boundaries, report=None):
+        if report is not None:
+            passes.append((boundaries, len(samples)))
+        return original(self, samples, boundaries, report)
+
+    monkeypatch.setattr(FrozenBlocks, "activations", running)
+    return passes
 
 
 @pytest.mark.parametrize(("n_unfrozen", "replay", "kind", "replayed"), [
@@ -475,28 +362,29 @@ def test_sources_give_the_embedder_s_rows(double_data, n_unfrozen, replay, kind,
     with torch.no_grad():
         np.testing.assert_allclose(source.features(order).numpy(), expected[order], atol=1e-5)
     if kind is NetworkSource:
-        assert ("hidden" in source.stores[0][0][0].data) == replayed
+        ((item,),) = source.samples(np.array([0]), 0)
+        assert ("hidden" in item.data) == replayed
 
 
-@pytest.mark.parametrize(("stages", "runs"), [((), [[1], [0]]), ((0, 1), [[1], [0]]), ((0, 1, 2, 3), [[0, 1]])])
-def test_a_prefix_is_computed_once_a_block(double_data, monkeypatch, stages, runs):
+@pytest.mark.parametrize(("stages", "expected"), [((), [[1], [0]]), ((0, 1), [[1], [0]]), ((0, 1, 2, 3), [[0, 1]])])
+def test_activations_are_computed_once_per_boundary(double_data, runs, stages, expected):
     """In one pass for the stages that are known to follow, and never again where a stage is gone through once more."""
     build, network, _ = double_data
-    data, blocks = build(stages=stages), []
-    original = replay_module.run_up_to
+    data = build(stages=stages)
+    for n_unfrozen in (1, 1, 2, 2, 3, 3, 1):
+        data.source(network, n_unfrozen)
+    assert runs == [(boundaries, 9) for boundaries in expected]
 
-    def running(backbone, chunk, wanted, batch_size, report=None):
-        blocks.append(wanted)
-        return original(backbone, chunk, wanted, batch_size, report)
 
-    monkeypatch.setattr(replay_module, "run_up_to", running)
-    stores = [data.source(network, n_unfrozen)[0].stores[0] for n_unfrozen in (1, 1, 2, 2, 3, 3, 1)]
-    assert blocks == runs
-    assert stores[6] is stores[0]
-    assert stores[0] is stores[1]
-    assert stores[2] is stores[3]
-    assert stores[4] is stores[5]
-    assert stores[0] is not stores[2]
+@pytest.mark.parametrize("stages", [(0, 1, 2, 3), (1, 2)])
+def test_all_boundaries_are_recorded_while_samples_are_embedded(double_data, runs, stages):
+    build, network, expected = double_data
+    data = build(stages=stages)
+    np.testing.assert_allclose(data.embeddings, expected, atol=1e-6)
+    assert data.embeddings is data.embeddings
+    for n_unfrozen in (1, 2, 1):
+        assert data.source(network, n_unfrozen)[1]
+    assert runs == [([0, 1], 9)]
 
 
 def test_a_prefix_that_differs_is_not_used_and_that_is_told_once(double_data, monkeypatch):
@@ -516,25 +404,27 @@ def test_a_prefix_that_differs_is_not_used_and_that_is_told_once(double_data, mo
 
 
 @pytest.mark.parametrize("cache", [None, "memory"])
-def test_one_pass_gives_the_rows_and_what_the_frozen_blocks_return(bert, cache):
-    """Against each sample run alone; a text that occurs twice is advanced with the others that are left."""
+def test_one_pass_gives_the_rows_and_the_activations(bert, cache, runs):
+    """Against each sample run alone; a text that occurs twice is recorded with the others that are missing."""
     embedder = clone(bert).set_params(cache=None if cache is None else EmbeddingCache()).fit(TEXTS)
     samples = [*TEXTS[:3], TEXTS[1], *TEXTS[3:]]
     network = _network(embedder)
     stages = range(network.depth + 1)
-    rows, first = embed_first(Encoder(embedder), samples, stages)
-    np.testing.assert_allclose(rows, bert.transform(samples), rtol=0, atol=1e-5)
-    data = TrainingData(Encoder(embedder), samples, rows, replay=True, first=first)
-    assert sorted(first.known) == [network.depth - 1 - n for n in reversed(stages[1:-1])]
+    data = TrainingData(Encoder(embedder), samples, replay=True, stages=stages)
+    np.testing.assert_allclose(data.embeddings, bert.transform(samples), rtol=0, atol=1e-5)
+    blocks = [network.depth - 1 - n for n in reversed(stages[1:-1])]
+    assert data.store.boundaries == blocks
+    for block in blocks:
+        assert data.store.missing(0, block, range(9)) == [3]
     for n_unfrozen in stages[1:-1]:
         block = network.depth - 1 - n_unfrozen
-        # On its way to the highest block the text that was left out has passed the others.
-        assert set(first.known[block]) == ({0, 1, 2, 4, 5, 6, 7, 8} if n_unfrozen == 1 else set(range(9)))
         source, replayed = data.source(network, n_unfrozen)
         assert replayed
-        assert block not in first.known, "what is in the store is not held twice"
-        for index, windows in enumerate(_prepared(embedder, network, samples)):
-            for kept, item in zip(source.stores[0][index], windows, strict=True):
+        # On its way to the highest block the text that was left out has passed the others.
+        assert runs == [(blocks, 8), (blocks, 1)]
+        prepared = _prepared(embedder, network, samples)
+        for stored, windows in zip(source.samples(np.arange(9), 0), prepared, strict=True):
+            for kept, item in zip(stored, windows, strict=True):
                 with torch.no_grad():
                     (alone,) = network.backbone.forward_blocks(network.backbone.collate([item]), [block])
                 torch.testing.assert_close(kept.data["hidden"], alone.values[0], rtol=1e-4, atol=1e-5)
@@ -555,34 +445,33 @@ def test_frozen_blocks_see_each_sample_once_in_a_whole_fit():
     assert sum(n for n in seen if n > 1) == 60 + 4 * 4
 
 
-def test_a_network_that_would_give_other_rows_is_embedded_as_ever(monkeypatch):
+@pytest.mark.parametrize("mutant", [_swapped, _too_deep, _without_numbers])
+def test_a_network_that_would_give_other_rows_is_embedded_as_ever(double_data, monkeypatch, runs, mutant):
+    build, _, expected = double_data
+    data = build(stages=[0, 1, 2])
+    monkeypatch.setattr(ArrayBackbone, "advance", mutant(ArrayBackbone.advance))
+    np.testing.assert_allclose(data.embeddings, expected, atol=1e-6)
+    assert not runs
+    assert not data.store.nbytes
+
+
+@pytest.mark.parametrize(("n_unfrozen", "cached"), [(0, False), (3, False), (1, True)])
+def test_nothing_is_recorded_where_no_block_is_frozen_or_all_rows_are_known(n_unfrozen, cached):
     X = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
-    embedder = ArrayEmbedder(precision="float32", cache=None).fit(X)
+    embedder = ArrayEmbedder(precision="float32", cache=EmbeddingCache() if cached else None).fit(X)
     expected = embedder.transform(X)
-    for mutant in (_swapped, _too_deep, _without_numbers):
-        with monkeypatch.context() as patch:
-            patch.setattr(ArrayBackbone, "advance", mutant(ArrayBackbone.advance))
-            rows, first = embed_first(Encoder(embedder), list(X), [0, 1, 2])
-        assert first is None
-        np.testing.assert_allclose(rows, expected, atol=1e-6)
+    data = TrainingData(Encoder(embedder), list(X), replay=True, stages=[n_unfrozen])
+    np.testing.assert_allclose(data.embeddings, expected, atol=1e-6)
+    assert not data.store.nbytes
 
 
-@pytest.mark.parametrize(("n_unfrozen", "known"), [(0, False), (3, False), (1, True)])
-def test_nothing_is_kept_where_no_block_is_frozen_or_all_rows_are_known(n_unfrozen, known):
-    X = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
-    embedder = ArrayEmbedder(precision="float32", cache=EmbeddingCache()).fit(X)
-    expected = embedder.transform(X) if known else clone(embedder).set_params(cache=None).fit(X).transform(X)
-    rows, first = embed_first(Encoder(embedder), list(X), [n_unfrozen])
-    assert first is None
-    np.testing.assert_allclose(rows, expected, atol=1e-6)
-
-
-def test_a_shared_network_is_entered_where_no_other_thread_can_be_in_it(monkeypatch):
+def test_a_shared_network_is_resumed_only_where_no_other_thread_can_be_in_it(double_data, monkeypatch):
     """On a processor one thread computes at a time; elsewhere another may be at the blocks that are passed over."""
-    X = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
-    embedder = ArrayEmbedder(precision="float32", cache=None).fit(X)
+    build, _, _ = double_data
     monkeypatch.setattr(Encoder, "device", torch.device("cuda"))
-    assert embed_first(Encoder(embedder), list(X), [1])[1] is None
+    data = build(stages=[1])
+    assert len(data.embeddings) == 9
+    assert not data.store.nbytes
 
 
 def test_a_network_is_not_copied_while_another_thread_is_in_it_behind_a_block():
@@ -603,96 +492,87 @@ def test_a_network_is_not_copied_while_another_thread_is_in_it_behind_a_block():
     np.testing.assert_allclose(rows, embedder.transform(X), atol=1e-6)
 
 
-def test_no_more_than_a_budget_is_kept_on_the_way_and_the_highest_block_comes_first(bert):
-    backbone = load(bert.spec_, torch.device("cpu"), "float32")
-    samples = _prepared(bert, _network(bert), TEXTS)
-    sizes = [count_bytes(sample) for sample in _up_to(backbone, 1)(samples)]
-    for budget, kept in (
-        (3 * sum(sizes), {0: 8, 1: 8, 2: 8}),
-        (3 * sum(sizes) - 1, {0: 7, 1: 8, 2: 8}),
-        (2 * sum(sizes) - 1, {1: 7, 2: 8}),
-        (sum(sizes) - 1, {2: 7}),
-        (0, {2: 0}),
-    ):
-        prefixes = Prefixes(backbone, [0, 1, 2], budget=budget)
-        advanced = [*prefixes.first(samples[:5], range(10, 15)), *prefixes.first(samples[5:], range(15, 18))]
-        assert len(advanced) == 8
-        assert {block: len(known) for block, known in prefixes.known.items()} == kept
-        assert prefixes.nbytes == sum(count_bytes(own) for known in prefixes.known.values() for own in known.values())
-        assert prefixes.nbytes <= budget
-        for position, sample in prefixes.known[2].items():
-            assert sample is advanced[position - 10]
-        held = prefixes.nbytes
-        taken = prefixes.take(2)
-        assert prefixes.nbytes == held - sum(sizes[position - 10] for position in taken)
-        assert prefixes.take(2) == {}
+@pytest.mark.parametrize(("units", "stored"), [
+    (27, {0: 9, 1: 9, 2: 9}), (26.9, {0: 8, 1: 9, 2: 9}), (17.9, {1: 8, 2: 9}), (8.9, {2: 8}), (0, {2: 0}),
+])  # fmt: skip
+def test_recording_stays_within_the_budget_and_the_highest_boundary_comes_first(monkeypatch, units, stored):
+    X = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
+    embedder = ArrayEmbedder(deep_backbone, precision="float32", cache=None).fit(X)
+    monkeypatch.setattr(Encoder, "chunk_size", 4)
+    monkeypatch.setattr(data_module, "MEMORY", int(units * 8 * 4))
+    data = TrainingData(Encoder(embedder), list(X), replay=True, stages=(0, 1, 2, 3, 4))
+    np.testing.assert_allclose(data.embeddings, embedder.transform(X), atol=1e-6)
+    store = data.store
+    assert {block: 9 - len(store.missing(0, block, range(9))) for block in store.boundaries} == stored
+    assert store.nbytes == sum(stored.values()) * 8 * 4
+    assert not store.bytes_on_disk
 
 
-def test_all_that_is_held_stays_within_a_budget(double_data, monkeypatch):
-    """Blocks that a later round comes back to are held as long as there is room; beyond it there is the disk."""
+def test_all_that_is_stored_stays_within_the_budget(double_data, monkeypatch, runs):
+    """Boundaries that a second fit returns to are stored as long as there is room; beyond it there is the disk."""
     build, network, _ = double_data
-    runs, original = [], replay_module.run_up_to
-    monkeypatch.setattr(replay_module, "run_up_to", lambda *args: runs.append(args[2]) or original(*args))
     size = 9 * 8 * 4
-    for budget, expected in ((2 * size, [[0, 1]]), (2 * size - 1, [[0, 1], [0], [1]]), (size // 2, [[0, 1], [0], [1]])):
-        monkeypatch.setattr("skembed.finetune.data.MEMORY", budget)
+    for budget, expected in (
+        (2 * size, [([0, 1], 9)]),
+        (2 * size - 1, [([0, 1], 9), ([0], 1), ([1], 9)]),
+        (size // 2, [([0, 1], 9), ([0], 9), ([1], 9)]),
+    ):
+        monkeypatch.setattr(data_module, "MEMORY", budget)
         runs.clear()
         data = build(stages=(0, 1, 2))
         for n_unfrozen in (1, 2, 1):
             source, _ = data.source(network, n_unfrozen)
-            held = sum(store.bytes_in_memory for stores in data._held.values() for store in stores)
-            assert held + sum(each.nbytes for each in data._prefixes.values()) <= budget
-            assert all(source.stores[0][i][0].data["block"] == 2 - n_unfrozen for i in range(9))
+            assert data.store.nbytes <= budget
+            assert all(item.data["block"] == 2 - n_unfrozen for (item,) in source.samples(np.arange(9), 0))
         assert runs == expected
 
 
-def test_what_was_held_goes_where_replay_is_given_up(double_data, monkeypatch):
+def test_what_was_stored_is_discarded_when_replay_is_given_up(double_data, monkeypatch):
     build, network, _ = double_data
-    first = Prefixes(network.base, [0, 1])
-    first.first(network.backbone.preprocess(np.eye(9, 4), None), range(9))
-    data = build(stages=(0, 1, 2), first=first)
+    data = build(stages=(0, 1, 2))
     data.source(network, 1)
-    assert data._held
-    assert first.nbytes
+    assert data.store.nbytes == 2 * 9 * 8 * 4
     monkeypatch.setattr(ArrayBackbone, "advance", _swapped(ArrayBackbone.advance))
     assert not data.source(network, 2)[1]
-    assert not data._held
-    assert not first.nbytes
+    assert data.store.boundaries == [INPUT]
     (note,) = data.notes
     assert "from then on" in note
 
 
-def test_what_no_stage_will_ask_for_any_more_is_not_held(double_data):
-    """As where a fit goes on from a checkpoint in a later stage."""
+def test_what_no_stage_will_ask_for_any_more_is_discarded(double_data):
+    """As where a fit is resumed from a checkpoint in a later stage."""
     build, network, _ = double_data
-    first = Prefixes(network.base, [0, 1])
-    first.first(network.backbone.preprocess(np.eye(9, 4), None), range(9))
-    build(stages=(0, 1, 2), first=first).source(network, 2)
-    assert not first.nbytes
+    data = build(stages=(0, 1, 2))
+    assert data.embeddings is not None
+    assert data.store.boundaries == [0, 1]
+    data.source(network, 2)
+    assert data.store.boundaries == [0]
 
 
 @pytest.mark.parametrize("units", [0.5, 1.5, 2.5])
-def test_rows_that_were_known_in_part_stay_within_the_budget(double_data, monkeypatch, units):
-    """Half of the samples had no rows, were embedded, and are known behind the blocks; the store begins with them."""
-    build, network, _ = double_data
-    size, highest = 8 * 4, []
+def test_rows_that_were_known_in_part_stay_within_the_budget(monkeypatch, units, runs):
+    """The rows of every other sample are in the cache; the others are embedded and recorded."""
+    X = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
+    embedder = ArrayEmbedder(precision="float32", cache=EmbeddingCache()).fit(X)
+    embedder.transform(X[1::2])
+    size, highest, original = 8 * 4, [], ActivationStore.put
     budget = int(units * 9 * size)
-    monkeypatch.setattr("skembed.finetune.data.MEMORY", budget)
-    first = Prefixes(network.base, [0, 1], budget=budget)
-    first.first(network.backbone.preprocess(np.eye(9, 4)[:5], None), [0, 2, 4, 6, 8])
-    data = build(stages=(0, 1, 2), first=first)
-    original = replay_module.ItemStore.append
+    monkeypatch.setattr(data_module, "MEMORY", budget)
 
-    def appending(store, sample):
-        original(store, sample)
-        highest.append(store.bytes_in_memory + first.nbytes)
+    def putting(store, *args, **keywords):
+        original(store, *args, **keywords)
+        highest.append(store.nbytes)
 
-    monkeypatch.setattr(replay_module.ItemStore, "append", appending)
-    source, _ = data.source(network, 1)
-    assert len(source.stores[0]) == 9
+    monkeypatch.setattr(ActivationStore, "put", putting)
+    data = TrainingData(Encoder(embedder), list(X), replay=True, stages=(0, 1, 2))
+    assert len(data.embeddings) == 9
+    source, replayed = data.source(_network(embedder), 1)
+    assert replayed
+    assert [n for _, n in runs] == [5, 4 if units > 0.5 else 5]
+    assert len(source.samples(np.arange(9), 0)) == 9
     assert max(highest) <= budget
-    # The lower block gives way to what is trained on.
-    assert source.stores[0].bytes_on_disk == max(0, 9 * size - budget // size * size)
+    # The lower boundary gives way to the one that the stage trains on.
+    assert data.store.bytes_on_disk == max(0, 9 * size - budget // size * size)
 
 
 def test_each_view_has_what_the_frozen_blocks_return_for_it(double_data):
@@ -705,16 +585,22 @@ def test_each_view_has_what_the_frozen_blocks_return_for_it(double_data):
         def on_sample(self, sample, rng, sampling_rate=None):
             return np.asarray(sample) + rng.normal()
 
-    data = build(stages=(0, 1, 2), views=Views(Shifted(), 0, 3))
+    views = Views(Shifted(), 0, 3)
+    data = build(stages=(0, 1, 2), views=views)
     for n_unfrozen in (1, 2):
         block = 2 - n_unfrozen
-        source, _ = data.source(network, n_unfrozen)
-        assert len(source.stores) == 3
-        for view, store in enumerate(source.stores):
-            changed = data._changed(network, np.arange(9), view)
-            for index, (item,) in enumerate(changed):
+        source, replayed = data.source(network, n_unfrozen)
+        assert replayed
+        plain, _ = build(replay=False, views=views).source(network, n_unfrozen)
+        hidden = []
+        for view in range(3):
+            stored = [item.data["hidden"] for (item,) in source.samples(np.arange(9), view)]
+            for (item,), found in zip(plain.samples(np.arange(9), view), stored, strict=True):
                 with torch.no_grad():
                     (alone,) = network.backbone.forward_blocks(network.backbone.collate([item]), [block])
-                torch.testing.assert_close(store[index][0].data["hidden"], alone.values[0, 0])
-        hidden = [torch.stack([store[i][0].data["hidden"] for i in range(9)]) for store in source.stores]
+                torch.testing.assert_close(found, alone.values[0, 0])
+            # Later epochs go through the same views in turn.
+            later = [item.data["hidden"] for (item,) in source.samples(np.arange(9), view + 3)]
+            assert all(torch.equal(a, b) for a, b in zip(stored, later, strict=True))
+            hidden.append(torch.stack(stored))
         assert min((a - b).abs().max() for a, b in itertools.pairwise(hidden)) > 1e-2
