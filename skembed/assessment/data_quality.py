@@ -116,9 +116,9 @@ def _of_chance(
             "that it was not fitted on, no more than where the targets are shuffled; 100% would be all of it."
         )
     else:
-        right = float((left_out.outputs.argmax(1) == codes).mean())
+        right = float(left_out.quality(targets, codes).mean())
         by_chance = [
-            float((each.outputs.argmax(1) == codes[order]).mean())
+            float(each.quality(targets[order], codes[order]).mean())
             for order, each in probe.shuffled(targets, rng, N_SHUFFLES)
         ]
         if right > max(by_chance):

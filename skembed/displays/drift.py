@@ -1,4 +1,4 @@
-"""How far training moved each block from what was pre-trained."""
+"""Drift of each block from the pre-trained network."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class DriftDisplay:
     blocks : sequence of str of length n_blocks
         Names, the stem first.
     weight_drift : array-like of shape (n_blocks,)
-        Norm of the change divided by the norm of the pre-trained weights.
+        Norm of the change of a block's weights, divided by the norm of the pre-trained weights.
     cka : array-like of shape (n_blocks,), default=None
-        Linear CKA [1]_ of the features that each block gives before and after, from 0 to 1, where 1 says that they are
-        the same but for rotation and scale; NaN where it is not known.
+        Linear CKA [1]_ of each block's features before and after training, from 0 to 1. 1 means that they are the same
+        but for rotation and scale; NaN that it is unknown.
 
     Attributes
     ----------
@@ -69,15 +69,15 @@ class DriftDisplay:
 
     @classmethod
     def from_estimator(cls, estimator, X=None, *, ax=None) -> DriftDisplay:
-        """Compare what a fine-tuner kept with what it was pre-trained as.
+        """Compare a fine-tuned network with the pre-trained one.
 
         Parameters
         ----------
         estimator : FineTuneClassifier, FineTuneRegressor, or a Pipeline with one of them
             Fitted. Where no block was trained, or the probe was kept, every drift is zero.
         X : list, ndarray, Series or one-column dataframe of shape (n_samples,), default=None
-            Raw samples to compare features on, best some that were not trained on; a hundred are enough. Each network
-            runs once over them. None compares weights alone.
+            Raw samples to compare features on; a hundred that were not trained on are enough. Each network runs once
+            over them. None compares weights alone.
         ax : Axes or sequence of Axes, default=None
             Where to draw: a place that is divided, or one for the weights and, with X, one for the features. None
             makes a figure.
@@ -90,9 +90,9 @@ class DriftDisplay:
         Raises
         ------
         TypeError
-            If it is another estimator.
+            If `estimator` is another estimator.
         NotFittedError
-            If it is not fitted.
+            If `estimator` is not fitted.
         ImportError
             If matplotlib is not installed.
         """
@@ -100,7 +100,7 @@ class DriftDisplay:
         fitted, prepare = fitted_fine_tuner(estimator, cls.__name__)
         spec = fitted.embedder_.spec_
         drift = block_drift(spec if spec.tuned is None else spec.tuned.base, spec)
-        cka = None if X is None else _features_compared(fitted.embedder_, prepare(X))
+        cka = None if X is None else _cka_of_blocks(fitted.embedder_, prepare(X))
         return cls(list(drift), list(drift.values()), cka).plot(ax=ax)
 
     def plot(self, ax=None) -> DriftDisplay:
@@ -119,7 +119,7 @@ class DriftDisplay:
         Raises
         ------
         ValueError
-            If there is not one value a block.
+            If there is not one value per block.
         """
         pyplot(type(self).__name__)
         drift = self._checked("weight_drift", self.weight_drift)
@@ -150,7 +150,7 @@ class DriftDisplay:
         self._label(ax, "change of the weights, % of their norm")
 
     def _names(self, ax) -> tuple[list[str], float]:
-        """Names of the blocks, at most half as wide as a panel, and their size; the end of a name says most."""
+        """Return names of the blocks, cut at the front to half of a panel's width, and their size in points."""
         width = cell_size(ax)[0] / 2
         _, points = fit_label(max(map(str, self.blocks), key=len), width, n_lines=1)
         points = min(points, self._row_points(ax, "medium"))
@@ -160,14 +160,14 @@ class DriftDisplay:
         return row_points(cell_size(ax)[1] - 0.9, len(self.blocks), largest)
 
     def _panel_inches(self, ax) -> float:
-        """Width of a panel: what the names leave, in equal parts."""
+        """Return the width of a panel: equal parts of what the names leave."""
         n_panels = 1 if self.cka is None else 2
         names, points = self._names(ax)
         width = max(text_inches(name, points) for name in names)
         return 0.9 * cell_size(ax)[0] - (width + 0.2) / n_panels
 
     def _share(self, ax, text: str, points: float) -> float:
-        """Width of a text as a share of its panel's."""
+        """Return the width of a text as a share of its panel's width."""
         return (text_inches(text, points) + 0.1) / self._panel_inches(ax)
 
     def _label(self, ax, text: str) -> None:
@@ -192,14 +192,14 @@ class DriftDisplay:
                 )  # fmt: skip
 
     def _checked(self, name: str, values: Any) -> np.ndarray:
-        found = np.asarray(values, dtype=float)
-        if found.shape != (len(self.blocks),):
-            raise ValueError(f"{name} has shape {found.shape} for {len(self.blocks)} blocks. Give one value a block.")
-        return found
+        numbers = np.asarray(values, dtype=float)
+        if numbers.shape != (len(self.blocks),):
+            raise ValueError(f"{name} has shape {numbers.shape} for {len(self.blocks)} blocks. Give one value a block.")
+        return numbers
 
 
 def _percent(share: float) -> str:
-    """Two digits that count.
+    """Format a share as percents with two significant digits.
 
     Examples
     --------
@@ -209,8 +209,8 @@ def _percent(share: float) -> str:
     return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:#.2g} %"
 
 
-def _features_compared(embedder: BaseEmbedder, X: Any) -> np.ndarray:
-    """Linear CKA of each block's features, as the embedder pools them."""
+def _cka_of_blocks(embedder: BaseEmbedder, X: Any) -> np.ndarray:
+    """Compute the linear CKA of each block's features, as the embedder pools them."""
     _, after = layer_features(embedder, X)
     tuned = embedder.spec_.tuned
     if tuned is None:

@@ -1,4 +1,4 @@
-"""Samples that came twice, or nearly so."""
+"""Copies and near copies among samples."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from skembed.utils.blas import SMALL, one_blas_thread
 
 __all__ = ["Twins", "exact_groups", "find_twins", "join_groups"]
 
-#: Rows at least so similar may be twins; what was measured is told in `find_twins`.
+#: Rows at least so similar may be twins; `find_twins` has the measurement.
 _LEAST_SIMILARITY = 0.95
-#: Pairs that chance may take for twins, in expectation over all pairs.
-_CHANCE_PAIRS = 0.05
-#: What float32 sums in another order differ by.
+#: Expected number of pairs that are twins by chance, over all pairs.
+_EXPECTED_CHANCE_PAIRS = 0.05
+#: Difference of float32 sums in another order.
 _ROUNDING = 1e-6
-#: Rows compared at a time, so that a table of similarities stays small.
-_CHUNK = 512
+#: Number of rows compared at a time, so that a table of similarities stays small.
+_CHUNK_ROWS = 512
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Twins:
     Parameters
     ----------
     groups : ndarray of shape (n_samples,), int64
-        For each sample the number of its group; twins, and twins of twins, share one.
+        Group of each sample; twins, and twins of twins, share one.
     threshold : float
-        The similarity from which on two samples count as twins.
+        Similarity from which on two samples count as twins.
     """
 
     groups: np.ndarray
@@ -41,14 +41,14 @@ class Twins:
 
     @property
     def pairs(self) -> np.ndarray:
-        """The first sample of each group with each of the others, of shape (n_pairs, 2), int64."""
+        """First sample of each group with each of the others, of shape (n_pairs, 2), int64."""
         first = np.unique(self.groups, return_index=True)[1][self.groups]
         others = np.flatnonzero(first != np.arange(len(first)))
         return np.stack([first[others], others], axis=1)
 
 
 def join_groups(pairs: np.ndarray, n_samples: int) -> np.ndarray:
-    """Numbers of the groups that pairs join samples to, of shape (n_samples,), int64.
+    """Return the groups that pairs join samples to, of shape (n_samples,), int64.
 
     Examples
     --------
@@ -60,17 +60,17 @@ def join_groups(pairs: np.ndarray, n_samples: int) -> np.ndarray:
 
 
 def exact_groups(keys: Sequence[Hashable | None]) -> np.ndarray:
-    """Numbers of the groups of samples whose content is the same.
+    """Group samples whose content is the same.
 
     Parameters
     ----------
     keys : sequence of hashable or None
-        One a sample; what has no key is like nothing else.
+        One per sample; a sample without a key is a group of its own.
 
     Returns
     -------
     ndarray of shape (n_samples,), int64
-        In the order in which groups appear.
+        Group of each sample, numbered in the order of appearance.
 
     Examples
     --------
@@ -78,14 +78,14 @@ def exact_groups(keys: Sequence[Hashable | None]) -> np.ndarray:
     [0, 1, 0, 2, 3]
     """
     numbers: dict[Hashable, int] = {}
-    found = [numbers.setdefault((i,) if key is None else key, len(numbers)) for i, key in enumerate(keys)]
-    return np.asarray(found, dtype=np.int64)
+    groups = [numbers.setdefault((i,) if key is None else key, len(numbers)) for i, key in enumerate(keys)]
+    return np.asarray(groups, dtype=np.int64)
 
 
 def find_twins(X, *, least: float = _LEAST_SIMILARITY) -> Twins:
-    """Pairs of embeddings that are nearly the same.
+    """Find embeddings that are nearly the same.
 
-    Rows are centred, since all embeddings of a network share a direction that says nothing [1]_. The similarity of two
+    Rows are centered, since all embeddings of a network share a direction that says nothing [1]_. The similarity of two
     rows is twice their product over the sum of their squared lengths: their cosine, if they are of one length, and
     less if they are not.
 
@@ -102,7 +102,7 @@ def find_twins(X, *, least: float = _LEAST_SIMILARITY) -> Twins:
     X : array-like of shape (n_samples, n_features)
         Embeddings.
     least : float, default=0.95
-        The first threshold.
+        First threshold; a lower one finds more twins, and more that are none.
 
     Returns
     -------
@@ -126,8 +126,8 @@ def find_twins(X, *, least: float = _LEAST_SIMILARITY) -> Twins:
     threshold = max(least, _chance_similarity(rows, n_samples))
     half = np.square(rows).sum(1) / 2
     groups = np.arange(n_samples)
-    for start in range(0, n_samples, _CHUNK):
-        part = slice(start, start + _CHUNK)
+    for start in range(0, n_samples, _CHUNK_ROWS):
+        part = slice(start, start + _CHUNK_ROWS)
         # Only what lies above the diagonal: each pair once.
         mean = half[part, None] + half[None, start:]
         with one_blas_thread(when=rows.size < SMALL):
@@ -140,13 +140,13 @@ def find_twins(X, *, least: float = _LEAST_SIMILARITY) -> Twins:
 
 
 def _chance_similarity(rows: np.ndarray, n_samples: int) -> float:
-    """The cosine that next to no pair of random directions exceeds, in as many dimensions as the rows have."""
+    """Return the cosine that next to no pair of random directions exceeds, in as many dimensions as the rows have."""
     wide = rows.astype(np.float64)
     with one_blas_thread(when=rows.size < SMALL):
         scatter = wide @ wide.T if len(wide) < wide.shape[1] else wide.T @ wide
     squared = np.square(scatter).sum()
     dimensions = np.trace(scatter) ** 2 / squared if squared > 0 else 1.0
-    chance = _CHANCE_PAIRS / max(1.0, n_samples * (n_samples - 1) / 2)
+    chance = _EXPECTED_CHANCE_PAIRS / max(1.0, n_samples * (n_samples - 1) / 2)
     # The squared sine between two random directions of d dimensions is Beta((d - 1) / 2, 1 / 2), and half of the
     # pairs point away from each other.
     sine = betaincinv(max(dimensions - 1, 0.1) / 2, 0.5, 2 * chance)

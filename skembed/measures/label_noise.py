@@ -22,11 +22,11 @@ class Suspects(NamedTuple):
     Parameters
     ----------
     positions : ndarray of int64
-        The surest first.
+        Positions, the most confident first.
     suggested : ndarray of int64
-        The class that each is likely to be of.
+        Likely class of each.
     margins : ndarray of float64
-        By how much the suggested class is more probable than the given one.
+        Probability of the suggested class minus that of the given one.
     """
 
     positions: np.ndarray
@@ -35,11 +35,11 @@ class Suspects(NamedTuple):
 
 
 def suspect_labels(probabilities, codes) -> Suspects:
-    """Confident learning [1]_: samples that are confidently of another class than they are labelled.
+    """Find samples that are confidently of another class than their label, by confident learning [1]_.
 
     A class is confident of a sample if its probability reaches the mean probability that the class has among the
-    samples labelled with it. A sample is a suspect if the most probable of the confident classes is another than its
-    own: what the paper counts beside the diagonal of the confident joint.
+    samples with its label. A sample is a suspect if the most probable of the confident classes is not its
+    label: what the paper counts off the diagonal of the confident joint.
 
     Parameters
     ----------
@@ -63,25 +63,25 @@ def suspect_labels(probabilities, codes) -> Suspects:
     [3]
     """
     chances, given = np.asarray(probabilities, dtype=np.float64), np.asarray(codes)
-    own = chances[np.arange(len(given)), given]
+    given_chances = chances[np.arange(len(given)), given]
     counts = np.bincount(given, minlength=chances.shape[1])
     # A class without samples is confident of none.
-    means = np.bincount(given, weights=own, minlength=chances.shape[1]) / np.maximum(counts, 1)
+    means = np.bincount(given, weights=given_chances, minlength=chances.shape[1]) / np.maximum(counts, 1)
     thresholds = np.where(counts > 0, means, np.inf)
     confident = np.where(chances >= thresholds, chances, -np.inf)
     suggested = confident.argmax(1)
-    margins = chances[np.arange(len(given)), suggested] - own
-    found = np.flatnonzero((confident.max(1) > -np.inf) & (suggested != given) & (margins > 0))
-    found = found[np.argsort(-margins[found], kind="stable")]
-    return Suspects(found, suggested[found], margins[found])
+    margins = chances[np.arange(len(given)), suggested] - given_chances
+    suspects = np.flatnonzero((confident.max(1) > -np.inf) & (suggested != given) & (margins > 0))
+    suspects = suspects[np.argsort(-margins[suspects], kind="stable")]
+    return Suspects(suspects, suggested[suspects], margins[suspects])
 
 
 def noise_rate(probabilities, codes) -> tuple[float, float]:
-    """How many labels are wrong, by those of the samples that the probabilities are surest of.
+    """Estimate how many labels are wrong, by the samples whose probabilities are highest.
 
     Classes that overlap are mistaken for each other where the probabilities are unsure; wrong labels are everywhere
-    alike. So the quarter of the samples with the highest probabilities tells the two apart: what is labelled otherwise
-    among them is wrong rather than hard.
+    alike. So the quarter of the samples with the highest probabilities tells the two apart: another label among
+    them is wrong rather than hard.
 
     Parameters
     ----------

@@ -70,7 +70,7 @@ def as_candidates(candidates: Any, *, layers: Any = None, embedder: Any = None) 
     """
     settings = _check_layers(layers)
     found = []
-    for label, candidate in _labelled(candidates):
+    for label, candidate in _with_labels(candidates):
         try:
             made = clone(candidate) if hasattr(candidate, "fit") else _named(candidate, embedder)
         except ValueError as error:
@@ -83,7 +83,7 @@ def as_candidates(candidates: Any, *, layers: Any = None, embedder: Any = None) 
     return found
 
 
-def _labelled(candidates: Any) -> list[tuple[str | None, Any]]:
+def _with_labels(candidates: Any) -> list[tuple[str | None, Any]]:
     if isinstance(candidates, (str, os.PathLike)) or hasattr(candidates, "fit"):
         raise TypeError(f"candidates={candidates!r} is a single one. Give a list of those to choose from.")
     if not isinstance(candidates, (Mapping, Sequence)):

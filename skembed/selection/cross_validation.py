@@ -25,7 +25,7 @@ def knn_score(
     task: str = "auto",
     random_state: int | None = 0,
 ) -> float:
-    """Cross-validated score of the nearest neighbours' vote, or of their mean for numbers.
+    """Cross-validate the vote of the nearest neighbors, or their mean for numbers.
 
     Parameters
     ----------
@@ -34,17 +34,17 @@ def knn_score(
     y : array-like of shape (n_samples,)
         Classes or numbers.
     n_neighbors : int, default=5
-        Neighbours that vote.
+        Number of neighbors that vote.
     metric : str, default="cosine"
         Distance, see `sklearn.neighbors.KNeighborsClassifier`.
     cv : int or splitter, default=5
         Folds, shuffled and for classes stratified; or a scikit-learn splitter.
     scoring : str, default=None
-        What is measured, see scikit-learn's scoring; None is accuracy for classes and R^2 for numbers.
+        Name of a scikit-learn score; None is accuracy for classes and R^2 for numbers.
     task : {"auto", "classification", "regression"}, default="auto"
-        "auto" takes floats that are no whole numbers for regression and all else for classes.
+        "auto" takes floats with a fraction for regression and everything else for classes.
     random_state : int or None, default=0
-        How folds are shuffled.
+        Seed that shuffles the folds.
 
     Returns
     -------
@@ -86,7 +86,7 @@ def linear_probe_score(
     task: str = "auto",
     random_state: int | None = 0,
 ) -> float:
-    """Cross-validated score of a linear model on standardised features.
+    """Cross-validate a linear model on standardized features.
 
     Parameters
     ----------

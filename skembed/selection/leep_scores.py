@@ -15,7 +15,7 @@ __all__ = ["leep", "nleep"]
 
 
 def leep(probabilities, y) -> float:
-    """LEEP: log-likelihood of the labels by what the source head's classes say about them.
+    """Compute LEEP: the log-likelihood of the labels by what the source head's classes say about them.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ def leep(probabilities, y) -> float:
     Returns
     -------
     float
-        Nats a sample, at most 0; a head that says nothing gives minus the entropy of y.
+        Nats per sample, at most 0; a head that says nothing gives minus the entropy of y.
 
     Raises
     ------
@@ -70,7 +70,7 @@ def nleep(
     covariance_type: str = "full",
     random_state: int | None = 0,
 ) -> float:
-    """NLEEP: LEEP with the parts of a Gaussian mixture, fitted to the embeddings, in place of a source head.
+    """Compute NLEEP: LEEP with the parts of a Gaussian mixture, fitted to the embeddings, in place of a source head.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def nleep(
     variance : float in (0, 1], default=0.8
         Share of the variance that the components keep.
     n_gaussians : int or "auto", default="auto"
-        Parts of the mixture; "auto" is five a class, and no more than one for every two samples.
+        Parts of the mixture; "auto" is five per class, and no more than one for every two samples.
     covariance_type : {"full", "tied", "diag", "spherical"}, default="full"
         See `sklearn.mixture.GaussianMixture`.
     random_state : int or None, default=0
@@ -90,7 +90,7 @@ def nleep(
     Returns
     -------
     float
-        Nats a sample, at most 0.
+        Nats per sample, at most 0.
 
     Raises
     ------

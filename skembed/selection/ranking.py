@@ -1,4 +1,4 @@
-"""Ranking candidates by how well their embeddings suit a labelled set."""
+"""Rank candidates by how well their embeddings suit a labeled set."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = ["SCORES", "Scored", "rank_backbones", "score_candidates", "score_name
 SCORES: dict[str, Callable[[np.ndarray, Any, str, int | None], float]] = {
     "logme": lambda rows, y, task, seed: logme(rows, y, task=task),
     "knn": lambda rows, y, task, seed: knn_score(
-        rows, y, n_neighbors=_neighbours(y, task), cv=_folds(y, task), task=task, random_state=seed
+        rows, y, n_neighbors=_n_neighbors(y, task), cv=_folds(y, task), task=task, random_state=seed
     ),
     "linear_probe": lambda rows, y, task, seed: linear_probe_score(
         rows, y, cv=_folds(y, task), task=task, random_state=seed
@@ -51,7 +51,7 @@ def _folds(y: Any, task: str) -> int:
     return int(np.clip(np.unique(y, return_counts=True)[1].min(), 2, _N_FOLDS))
 
 
-def _neighbours(y: Any, task: str) -> int:
+def _n_neighbors(y: Any, task: str) -> int:
     """Five, or as many samples as every fold leaves to learn from."""
     n_samples = len(y)
     return min(5, n_samples - -(-n_samples // _folds(y, task)))
@@ -87,7 +87,7 @@ def rank_backbones(
     max_samples: int | None = None,
     random_state: int | None = 0,
 ) -> pd.DataFrame:
-    """Rank backbones, layers and poolings for a labelled set, without fine-tuning any of them.
+    """Rank backbones, layers and poolings for a labeled set, without fine-tuning any of them.
 
     Parameters
     ----------

@@ -21,7 +21,7 @@ _NOISE_TO_PRIOR_RATIOS = np.logspace(-12, 6, 73)
 
 
 class BayesianEvidence(NamedTuple):
-    """The largest evidence of Bayesian linear regression, for each target.
+    """Largest evidence of Bayesian linear regression, for each target.
 
     Parameters
     ----------
@@ -39,21 +39,21 @@ class BayesianEvidence(NamedTuple):
 
 
 def logme(X, y, *, task: str = "auto") -> float:
-    """LogME: logarithm of the maximum evidence of a Bayesian linear model, per sample.
+    """Compute LogME: the logarithm of the maximum evidence of a Bayesian linear model, per sample.
 
     Parameters
     ----------
     X : array-like of shape (n_samples, n_features)
-        Embeddings. They are not centred, as in the paper.
+        Embeddings. They are not centered, as in the paper.
     y : array-like of shape (n_samples,) or (n_samples, n_targets)
-        Classes; or numbers, one or several a sample.
+        Classes; or numbers, one or several per sample.
     task : {"auto", "classification", "regression"}, default="auto"
-        "auto" takes floats that are no whole numbers for regression and all else for classes.
+        "auto" takes floats with a fraction for regression and everything else for classes.
 
     Returns
     -------
     float
-        Nats a sample, averaged over targets, which for classes are columns of 0 and 1. Any sign.
+        Nats per sample, averaged over targets, which for classes are columns of 0 and 1. Any sign.
 
     Raises
     ------
@@ -85,7 +85,7 @@ def logme(X, y, *, task: str = "auto") -> float:
 
 
 def maximum_evidence(X: np.ndarray, targets: np.ndarray) -> BayesianEvidence:
-    """The largest evidence of ``target = X @ w + noise`` over the precisions of w and of the noise.
+    """Maximize the evidence of ``target = X @ w + noise`` over the precisions of w and of the noise.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ def maximum_evidence(X: np.ndarray, targets: np.ndarray) -> BayesianEvidence:
 
 
 def h_score(X, y, *, shrinkage: str | float = "auto") -> float:
-    """H-score: between-class variance in units of the whole variance, over all directions.
+    """Compute the H-score: between-class variance in units of the whole variance, over all directions.
 
     Parameters
     ----------
@@ -168,9 +168,9 @@ def h_score(X, y, *, shrinkage: str | float = "auto") -> float:
     """
     rows = check_rows(X)
     codes, n_classes = class_codes(y, len(rows))
-    centred = rows - rows.mean(axis=0)
-    alpha = ledoit_wolf(centred) if shrinkage == "auto" else _check_shrinkage(shrinkage)
-    U, singular = _thin_svd(centred)
+    centered = rows - rows.mean(axis=0)
+    alpha = ledoit_wolf(centered) if shrinkage == "auto" else _check_shrinkage(shrinkage)
+    U, singular = _thin_svd(centered)
     variances = singular**2 / len(rows)
     indicators = np.eye(n_classes)[codes]
     # In the basis of the singular vectors the covariance is diagonal, and of the class means' one only the
@@ -180,12 +180,12 @@ def h_score(X, y, *, shrinkage: str | float = "auto") -> float:
     return float(((1 - alpha) * between / ((1 - alpha) * variances + alpha * spread)).sum())
 
 
-def ledoit_wolf(centred: np.ndarray) -> float:
-    """How far a covariance should be drawn to the identity.
+def ledoit_wolf(centered: np.ndarray) -> float:
+    """Compute how far a covariance should be shrunk to the identity.
 
     Parameters
     ----------
-    centred : ndarray of shape (n_samples, n_features)
+    centered : ndarray of shape (n_samples, n_features)
         Features less their means.
 
     Returns
@@ -197,12 +197,12 @@ def ledoit_wolf(centred: np.ndarray) -> float:
     ----------
     .. [1] Ledoit & Wolf (2004), A well-conditioned estimator for large-dimensional covariance matrices.
     """
-    n_samples, n_features = centred.shape
-    gram = centred.T @ centred if n_features <= n_samples else centred @ centred.T
+    n_samples, n_features = centered.shape
+    gram = centered.T @ centered if n_features <= n_samples else centered @ centered.T
     # Squared norm of the covariance, which the smaller of the two products has as well.
     norm = (gram**2).sum() / n_samples**2
     distance = norm / n_features - (np.trace(gram) / n_samples / n_features) ** 2
-    fourth = ((centred**2).sum(axis=1) ** 2).sum()
+    fourth = ((centered**2).sum(axis=1) ** 2).sum()
     error = (fourth / n_samples - norm) / n_samples / n_features
     return float(min(max(error, 0.0) / distance, 1.0)) if distance > 0 else 0.0
 
@@ -214,18 +214,18 @@ def _check_shrinkage(shrinkage: Any) -> float:
 
 
 def transrate(X, y, *, eps: float = 1e-4, normalize: bool = True, weights: str = "uniform") -> float:
-    """TransRate: the rate of coding all rows less that of coding each class, for the mutual information.
+    """Compute TransRate: the rate of coding all rows less that of coding each class, for the mutual information.
 
     Parameters
     ----------
     X : array-like of shape (n_samples, n_features)
-        Embeddings. They are centred.
+        Embeddings. They are centered.
     y : array-like of shape (n_samples,)
         Classes.
     eps : float, default=1e-4
         Squared error at which rows are coded.
     normalize : bool, default=True
-        Scale centred rows to length one, as the authors' code does: the rate depends on the scale of the features,
+        Scale centered rows to length one, as the authors' code does: the rate depends on the scale of the features,
         which says nothing about a backbone. False takes them as they are, as the listing in the paper does.
     weights : {"uniform", "frequency"}, default="uniform"
         How the rates of the classes are averaged: each the same, as in the paper, or by their samples, which is the
@@ -234,7 +234,7 @@ def transrate(X, y, *, eps: float = 1e-4, normalize: bool = True, weights: str =
     Returns
     -------
     float
-        Nats a row.
+        Nats per row.
 
     Raises
     ------
@@ -259,17 +259,17 @@ def transrate(X, y, *, eps: float = 1e-4, normalize: bool = True, weights: str =
         raise ValueError(f"eps={eps!r} must be above 0; the paper uses 1e-4.")
     if weights not in ("uniform", "frequency"):
         raise ValueError(f"weights={weights!r} is unknown. Use 'uniform' or 'frequency'.")
-    centred = rows - rows.mean(axis=0)
+    centered = rows - rows.mean(axis=0)
     if normalize:
-        lengths = np.linalg.norm(centred, axis=1, keepdims=True)
-        centred = centred / np.where(lengths == 0, 1, lengths)
-    rates = [_coding_rate(centred[codes == code], eps) for code in range(n_classes)]
+        lengths = np.linalg.norm(centered, axis=1, keepdims=True)
+        centered = centered / np.where(lengths == 0, 1, lengths)
+    rates = [_coding_rate(centered[codes == code], eps) for code in range(n_classes)]
     share = np.bincount(codes) / len(codes) if weights == "frequency" else np.full(n_classes, 1 / n_classes)
-    return float(_coding_rate(centred, eps) - share @ rates)
+    return float(_coding_rate(centered, eps) - share @ rates)
 
 
 def _coding_rate(rows: np.ndarray, eps: float) -> float:
-    """Half the log-determinant of the identity plus the rows' second moments over eps."""
+    """Return half the log-determinant of the identity plus the rows' second moments over eps."""
     n_samples, n_features = rows.shape
     # Both products have the same determinant; the smaller is the cheaper.
     gram = rows.T @ rows if n_features <= n_samples else rows @ rows.T
@@ -277,7 +277,7 @@ def _coding_rate(rows: np.ndarray, eps: float) -> float:
 
 
 def _thin_svd(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Left singular vectors and singular values, of those directions only that are more than rounding."""
+    """Return left singular vectors and singular values of the directions that are more than rounding."""
     U, singular, _ = np.linalg.svd(X, full_matrices=False)
     kept = singular > singular[0] * max(X.shape) * np.finfo(X.dtype).eps
     return U[:, kept], singular[kept]
