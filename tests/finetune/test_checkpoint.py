@@ -55,22 +55,33 @@ def _kill_after(monkeypatch, n_epochs):
     monkeypatch.setattr(Checkpoint, "save", save)
 
 
+def _count_epochs(monkeypatch) -> list:
+    """Return a list that becomes longer by one in each epoch, those of a refit among them."""
+    epochs, original = [], recipe_module.train_epoch
+    monkeypatch.setattr(recipe_module, "train_epoch", lambda *a, **k: epochs.append(1) or original(*a, **k))
+    return epochs
+
+
+@pytest.fixture(scope="module", params=[{}, {"ema": 0.9, "mixup": 0.3}, {"strategy": "full", "patience": 14}], ids=str)
+def whole(rows, request):
+    """Return parameters, a fit that nothing killed and the number of its epochs."""
+    with pytest.MonkeyPatch.context() as context:
+        epochs = _count_epochs(context)
+        return request.param, _classifier(**request.param).fit(*rows), len(epochs)
+
+
 @pytest.mark.parametrize("n_epochs", [1, 3, 4, 7])
-@pytest.mark.parametrize("parameters", [{}, {"ema": 0.9, "mixup": 0.3}, {"strategy": "full", "patience": 14}])
-def test_a_killed_fit_ends_at_the_same_result(rows, tmp_path, monkeypatch, n_epochs, parameters):
-    whole = _classifier(**parameters).fit(*rows)
+def test_a_killed_fit_ends_at_the_same_result(rows, whole, tmp_path, monkeypatch, n_epochs):
+    parameters, whole, n_whole = whole
     with monkeypatch.context() as context:
         _kill_after(context, n_epochs)
         with pytest.raises(Killed):
             _classifier(tmp_path, **parameters).fit(*rows)
     assert len(list(tmp_path.iterdir())) == 1
-    epochs = []
-    original = recipe_module.train_epoch
-    monkeypatch.setattr(recipe_module, "train_epoch", lambda *a, **k: epochs.append(1) or original(*a, **k))
-    resumed = _classifier(tmp_path, refit=False, **parameters).fit(*rows)
-    # What was done before is not done again.
-    assert len(epochs) == len(whole.history_) - n_epochs
+    epochs = _count_epochs(monkeypatch)
     resumed = _classifier(tmp_path, **parameters).fit(*rows)
+    # What was done before is not done again.
+    assert len(epochs) == n_whole - n_epochs
     np.testing.assert_array_equal(resumed.predict_proba(rows[0]), whole.predict_proba(rows[0]))
     assert [r["train_loss"] for r in resumed.history_] == [r["train_loss"] for r in whole.history_]
     assert resumed.report_.splitlines()[0] == whole.report_.splitlines()[0]
@@ -289,7 +300,7 @@ _TAMPERED = {
     "path of three": _fields(path=[(0, 0, 1)]),
     "path of no stage": _fields(path=[(7, 0, 1, 0)]),
     "path no list": _fields(path="all of it"),
-    "history too long": _fields(history=[{}] * 15),
+    "history too long": _fields(history=[{}] * 7),
     "history of nothing": _fields(history=[{}]),
     "ended": _fields(ended=1),
     "other shape": _weights(lambda state: state.update({"head.linear.bias": torch.zeros(9)})),
@@ -299,10 +310,14 @@ _TAMPERED = {
 }
 
 
+def _short(directory=None, **parameters):
+    return _classifier(directory, max_epochs=6, stage_epochs=2, **parameters)
+
+
 def _fits_like_a_new_one(rows, tmp_path):
     (file,) = tmp_path.iterdir()
     with pytest.warns(FitWarning, match="cannot be read") as caught:
-        fitted = _classifier(tmp_path).fit(*rows)
+        fitted = _short(tmp_path).fit(*rows)
     assert len(caught) == 1
     assert str(file) in str(caught[0].message)
     assert list(tmp_path.iterdir()) == []
@@ -311,7 +326,7 @@ def _fits_like_a_new_one(rows, tmp_path):
 
 @pytest.fixture(scope="module")
 def expected(rows):
-    return _classifier().fit(*rows).predict_proba(rows[0])
+    return _short().fit(*rows).predict_proba(rows[0])
 
 
 @pytest.mark.parametrize("tamper", _TAMPERED.values(), ids=_TAMPERED)
@@ -328,7 +343,7 @@ def test_a_sealed_checkpoint_with_wrong_fields_counts_as_absent(rows, expected, 
     with monkeypatch.context() as context:
         context.setattr(Checkpoint, "save", save)
         with pytest.raises(Killed):
-            _classifier(tmp_path).fit(*rows)
+            _short(tmp_path).fit(*rows)
     np.testing.assert_array_equal(_fits_like_a_new_one(rows, tmp_path), expected)
 
 
@@ -359,7 +374,7 @@ def test_an_edited_checkpoint_counts_as_absent(rows, expected, tmp_path, monkeyp
     with monkeypatch.context() as context:
         _kill_after(context, 3)
         with pytest.raises(Killed):
-            _classifier(tmp_path).fit(*rows)
+            _short(tmp_path).fit(*rows)
     (file,) = tmp_path.iterdir()
     _edit_progress(file, change)
     np.testing.assert_array_equal(_fits_like_a_new_one(rows, tmp_path), expected)
@@ -371,7 +386,7 @@ def test_a_checkpoint_of_another_fit_counts_as_absent(rows, expected, tmp_path, 
         with monkeypatch.context() as context:
             _kill_after(context, 3)
             with pytest.raises(Killed):
-                _classifier(tmp_path, **settings).fit(*rows)
+                _short(tmp_path, **settings).fit(*rows)
         names += [path for path in tmp_path.iterdir() if path not in names]
     names[0].replace(names[1])
     np.testing.assert_array_equal(_fits_like_a_new_one(rows, tmp_path), expected)
@@ -437,7 +452,7 @@ from skembed.testing import ArrayEmbedder
 from tests.finetune import tuning
 
 rng = np.random.default_rng(0)
-X = rng.normal(size=(400, 4)).astype(np.float32)
+X = rng.normal(size=(120, 4)).astype(np.float32)
 y = (X[:, 0] * (np.abs(X[:, 1]) - 0.7) > 0).astype(int)
 
 def fit(directory):
