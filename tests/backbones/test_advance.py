@@ -52,9 +52,9 @@ def test_the_rest_of_the_network_gives_the_same(family, inference):
     batch = backbone.collate(items)
     with torch.no_grad():
         (expected,) = backbone.forward_blocks(batch, [top])
+    fresh = open_spec(spec)
+    fresh.observed = backbone.observed
     for block in range(top):
-        fresh = open_spec(spec)
-        fresh.observed = backbone.observed
         with torch.inference_mode() if inference else torch.no_grad():
             if name in WITHOUT:
                 with pytest.raises(NotImplementedError):

@@ -85,16 +85,19 @@ def test_every_parameter_is_in_one_block(tiny, family):
 def test_blocks_are_in_their_true_order(tiny, family):
     """Disturbing block k changes layer k and those above, and not one bit below."""
     directory, _, modality = tiny(family)
-    layers = range(len(open_spec(BackboneSpec(modality, str(directory))).blocks))
+    backbone = open_spec(BackboneSpec(modality, str(directory)))
+    layers = range(len(backbone.blocks))
+    before = _outputs(backbone, modality, layers)
     for k in layers:
-        backbone = open_spec(BackboneSpec(modality, str(directory)))
-        before = _outputs(backbone, modality, layers)
+        own = [p for name, p in backbone.module.named_parameters() if backbone.blocks[k].owns(name)]
+        original = [parameter.clone() for parameter in own]
         generator = torch.Generator().manual_seed(k)
         with torch.no_grad():
-            for name, parameter in backbone.module.named_parameters():
-                if backbone.blocks[k].owns(name):
-                    parameter += 0.5 * torch.randn(parameter.shape, generator=generator)
-        after = _outputs(backbone, modality, layers)
+            for parameter in own:
+                parameter += 0.5 * torch.randn(parameter.shape, generator=generator)
+            after = _outputs(backbone, modality, layers)
+            for parameter, value in zip(own, original, strict=True):
+                parameter.copy_(value)
         changed = [not torch.equal(a, b) for a, b in zip(before, after, strict=True)]
         assert changed == [layer >= k for layer in layers], f"block {k}: {changed}"
 
