@@ -39,9 +39,11 @@ def embed(directory: Path | str, images: Sequence[Image.Image], **parameters) ->
 
 
 def opened(directory: Path | str, image_size: int | None = None) -> Backbone:
-    """The backbone of a directory, loaded anew."""
+    """The backbone of a directory, loaded anew and frozen."""
     options = () if image_size is None else (("image_size", image_size),)
-    return open_spec(BackboneSpec("image", str(directory), options=options))
+    backbone = open_spec(BackboneSpec("image", str(directory), options=options))
+    backbone.module.requires_grad_(False)
+    return backbone
 
 
 def run(backbone: Backbone, images: Sequence[Image.Image], layers: Iterable[int]) -> list[Tokens]:

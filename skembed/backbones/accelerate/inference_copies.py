@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import operator
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ from skembed.backbones.accelerate.folding import Pair, find_pairs, fold_pairs, f
 from skembed.backbones.accelerate.linear import multiply_plainly
 from skembed.utils.device import is_device_fault
 
-__all__ = ["InferenceCopies", "Watch", "find_foldable"]
+__all__ = ["InferenceCopies", "find_foldable"]
 
 #: Devices on which a copy was measured to be faster, or is known to be.
 _DEVICES = ("cpu", "cuda")
@@ -70,38 +69,7 @@ def _agree(expected: Tensor, found: Tensor) -> bool:
     return bool((expected - found).abs().max() <= 1e-4 * expected.abs().max())
 
 
-class Watch:
-    """Notices whether a tensor of a network was replaced, moved or written to.
-
-    Writing through `tensor.data` is what it cannot see.
-
-    Raises
-    ------
-    RuntimeError
-        If the network was made under `torch.inference_mode`: such tensors count no versions.
-    """
-
-    def __init__(self, module: nn.Module):
-        # The dicts that hold the tensors, not the network, which is to die when its owner lets go of it.
-        slots = [slots for sub in module.modules() for slots in (sub._parameters, sub._buffers)]
-        self._slots = [(held, name) for held in slots for name, tensor in held.items() if tensor is not None]
-        self._tensors = self._found()
-        self._states = self._seen()
-
-    def _found(self) -> list[Any]:
-        return [held.get(name) for held, name in self._slots]
-
-    def _seen(self) -> tuple[list[int], list[int]]:
-        return [each._version for each in self._tensors], [each.data_ptr() for each in self._tensors]
-
-    def holds(self) -> bool:
-        """Whether everything is as it was."""
-        # By whole lists: it is asked at every batch.
-        return all(map(operator.is_, self._found(), self._tensors)) and self._seen() == self._states
-
-
 class _Held(NamedTuple):
-    watch: Watch
     norms: tuple[nn.Module, ...]
     network: nn.Module
 
@@ -110,8 +78,8 @@ class InferenceCopies:
     """Copies of a network, and of those trained from it, for inference.
 
     A copy shares all tensors with its original but the weights of convolutions, and these with the copies of networks
-    that have the same; on processors these are held once more, laid out for oneDNN. It is made anew when the original
-    has changed. Nothing of this is copied or pickled with a backbone.
+    that have the same; on processors these are held once more, laid out for oneDNN. It is made once, at the first batch
+    of the original, whose weights must not change after that. Nothing of this is copied or pickled with a backbone.
 
     Parameters
     ----------
@@ -138,14 +106,11 @@ class InferenceCopies:
             return module
         with self._lock:
             held = self._held.get(module)
-            if held is None or not held.watch.holds():
-                self._held.pop(module, None)
-                if any(tensor.is_inference() for tensor in module.parameters()):
-                    return module
+            if held is None:
                 norms = tuple(module.get_submodule(pair.norm) for pair in self.pairs)
                 copied = _copied(module, self.pairs, self._first_values(module), channels_last=self.channels_last)
                 self._reuse(module, copied)
-                held = self._held[module] = _Held(Watch(module), norms, copied)
+                held = self._held[module] = _Held(norms, copied)
             # In training mode a normalisation reads its batch and not what it remembers.
             return module if any(norm.training for norm in held.norms) else held.network
 
@@ -158,8 +123,6 @@ class InferenceCopies:
         own = dict(module.named_modules())
         for other, held in self._held.items():
             theirs, ready = dict(other.named_modules()), dict(held.network.named_modules())
-            if not held.watch.holds():
-                continue
             for name, sub in copied.named_modules():
                 if isinstance(sub, nn.Conv2d) and name in theirs:
                     parts = [name, norms[name]] if name in norms else [name]

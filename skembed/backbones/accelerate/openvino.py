@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from skembed.backbones.accelerate.inference_copies import InferenceCopies, Watch
+from skembed.backbones.accelerate.inference_copies import InferenceCopies
 
 __all__ = ["CompiledForward"]
 
@@ -21,8 +21,8 @@ _PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16"}
 class CompiledForward:
     """A network, and those trained from it, as OpenVINO runs them.
 
-    Converted at its first batch (seconds), and again when its weights have changed. Only the layers that are read
-    are computed. Nothing of this is copied or pickled with a backbone.
+    Converted at its first batch (seconds); its weights must not change after that. Only the layers that are read are
+    computed. Nothing of this is copied or pickled with a backbone.
 
     Parameters
     ----------
@@ -77,10 +77,9 @@ class CompiledForward:
             raise ValueError(f'engine="openvino" has no {weight.dtype}. Use precision="float32" or "bfloat16".')
         with self._lock:
             held = self._held.get(module)
-            if held is None or not held[0].holds():
-                self._held.pop(module, None)
-                held = self._held[module] = (Watch(module), self._convert(module, pixels), {})
-            _, model, compiled = held
+            if held is None:
+                held = self._held[module] = (self._convert(module, pixels), {})
+            model, compiled = held
             top = self._n_layers - 1
             wanted = sorted(set(layers))
             if top in wanted and len(model.outputs) > self._n_layers:
@@ -114,7 +113,7 @@ class CompiledForward:
         return model
 
     def _forget(self) -> None:
-        self._held: WeakKeyDictionary[nn.Module, tuple[Watch, Any, dict]] = WeakKeyDictionary()
+        self._held: WeakKeyDictionary[nn.Module, tuple[Any, dict]] = WeakKeyDictionary()
         self._lock = threading.Lock()
 
     def __getstate__(self):

@@ -145,7 +145,11 @@ loaded = LoadedBackbones()
 
 @standard_modes()
 def load(spec: BackboneSpec, device: torch.device, precision: str) -> Backbone:
-    """The backbone of a spec, shared by all estimators of this process; it must not be trained in place."""
+    """Return the backbone of a spec, shared by all estimators of this process.
+
+    Its weights must not be changed in place: rows are cached by the weights that were loaded, and inference runs on
+    copies that are made once. They require no gradients, so that no optimizer can train them.
+    """
     return loaded.get(spec, device, precision)
 
 

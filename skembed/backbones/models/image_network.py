@@ -101,7 +101,8 @@ class ImageBackbone(Backbone):
         return [self._tokens(i, found[i], pooled if i == top else None) for i in layers]
 
     def _found(self, pixels: Tensor, layers: list[int]) -> tuple[dict[int, Tensor], Tensor | None]:
-        if not torch.is_inference_mode_enabled():
+        # Copies are made once: a network whose weights may still change runs as it is.
+        if not torch.is_inference_mode_enabled() or any(weight.requires_grad for weight in self.module.parameters()):
             return self._read(self.module, pixels, layers)
         if self.compiled is not None:
             return self.compiled(self.module, pixels, layers)
