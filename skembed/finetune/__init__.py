@@ -4,7 +4,7 @@ classifier.py, regressor.py   the public estimators; base.py and predicting.py a
 checks.py, validation.py      input and the held-out samples; y is checked in skembed.inputs
 request.py    what is to be fitted, all of it checked; fitting.py fits it: probe, recipe, guard, refit
 tasks.py      losses, scores and predictions of classes, labels and numbers
-recipe.py     stages of unfreezing; loop.py one epoch, optimizer.py and schedules.py its steps
+recipe.py     stages of unfreezing; loop.py one epoch; schedules.py learning rates over the steps
 network.py    a head on a network; methods.py what each method trains of it; groups.py learning rates
 data.py       samples on their way into training; activations.py stores them; features.py sources of features
 replay.py     activations of the frozen blocks, and the check that a network can be resumed behind them
