@@ -1,94 +1,195 @@
-"""Attention by whichever way is faster on this processor."""
+"""transformers' networks on packed texts: which of them can be packed, what they are called with, and their attention.
+
+Only the attention looks at more than one position. It is told, through transformers' own interface for it, where each
+text begins and ends.
+"""
 
 from __future__ import annotations
 
-import functools
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+import transformers
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
-from skembed.utils.device import cpu_features
+from skembed.backbones.adapters import prefixed
+from skembed.backbones.packing import Packed, attend
 
-__all__ = ["attend_plainly"]
+__all__ = [
+    "PACKABLE",
+    "allow_packing",
+    "is_packable",
+    "pack_inputs",
+    "plan_packing",
+    "read_packed",
+    "watch_attention",
+]
 
-#: Attention scores held at a time (elements): what two cores' caches hold in bfloat16.
-_SCORES = 4_500_000
-#: Keys from which on fused attention is faster than products in float32; with fewer, bfloat16 never goes through it.
-_FUSED_FROM = 160
+#: The attention's name in transformers' registry.
+_NAME = "skembed_packed"
+#: Families that can be packed, and whether their positions count from behind the padding index on. Each of them
+#: goes through transformers' attention interface, hands unknown keywords down to it, takes `position_ids`, and has
+#: absolute positions that are added before the first layer; the tests hold each against a plain loop.
+#: Not so the rest, which is run padded: the relative positions of MPNet, DeBERTa and T5 are a bias over whole rows,
+#: ModernBERT's window would have to be cut to each text, decoders and CLIP are causal.
+_FAMILIES = {
+    "bert": False,
+    "camembert": True,
+    "distilbert": False,
+    "electra": False,
+    "roberta": True,
+    "xlm-roberta": True,
+}
+PACKABLE = tuple(_FAMILIES)
+
+_watched: ContextVar[tuple[list, ...]] = ContextVar("_watched", default=())
+#: Leading bits of a number of tokens that tell one shape from another; see `_round_up`.
+_BITS = 6
 
 
-def attend_plainly(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    *,
-    added: Tensor | None = None,
-    dropout: float = 0.0,
-    scale: float | None = None,
-) -> Tensor:
-    """Attention as torch's `scaled_dot_product_attention` computes it.
+def allow_packing(module: nn.Module) -> None:
+    """Let a network be packed, where its family is one that can be.
+
+    It remains usable as before: called without a packing it does what "sdpa" does, masks and gradients included.
+    Copies are as the original, and the configuration that it saves does not mention it.
+    """
+    config: Any = module.config
+    plain = config._attn_implementation == "sdpa" and not getattr(config, "is_decoder", False)
+    if config.model_type in _FAMILIES and plain:
+        module.set_attn_implementation(_NAME)  # type: ignore[operator]
+
+
+def is_packable(module: nn.Module) -> bool:
+    """Whether a network's attention is the one of this module."""
+    return getattr(getattr(module, "config", None), "_attn_implementation", None) == _NAME
+
+
+@contextmanager
+def watch_attention():
+    """Note which attention modules are called meanwhile, with their numbers of heads and features a head."""
+    seen: list[tuple[nn.Module, int, int]] = []
+    token = _watched.set((*_watched.get(), seen))
+    try:
+        yield seen
+    finally:
+        _watched.reset(token)
+
+
+def plan_packing(module: nn.Module, mask: Tensor) -> Packed | None:
+    """How to pack a batch; None where it is better, or only possible, to run it padded.
 
     Parameters
     ----------
-    query : Tensor of shape (batch, heads, queries, head width)
-    key, value : Tensor of shape (batch, heads, keys, head width)
-    added : Tensor, optional
-        Added to the scores; as bool, of shape (batch, 1, 1, keys), the keys that are seen.
-    dropout : float
-        Share of attention weights that are dropped.
-    scale : float, optional
-        What the scores are multiplied by; None is the inverse root of the head width.
+    module : nn.Module
+        The network.
+    mask : Tensor of shape (batch, time), bool
+        True where a position is real.
     """
-    if (added is None or added.dtype == torch.bool) and not dropout and _prefers_products(query, key, value):
-        return _by_products(query, key, value, added, query.shape[-1] ** -0.5 if scale is None else scale)
-    return scaled_dot_product_attention(query, key, value, attn_mask=added, dropout_p=dropout, scale=scale)
+    # Whoever changed the attention since would have all texts look at each other. On accelerators nothing was
+    # measured, and a kernel for each length is the last thing that they like.
+    if not is_packable(module) or mask.device.type != "cpu":
+        return None
+    # By NumPy, whose operations on so little take half of the time of torch's.
+    real = mask.numpy()
+    time = real.shape[1]
+    lengths = np.count_nonzero(real, axis=1)
+    # Without padding there is nothing to gain. Padding on the left, inside or behind all texts, and texts of nothing,
+    # are none of collate's; they keep the meaning that transformers gives them.
+    if lengths.min() in (0, time) or lengths.max() < time:
+        return None
+    if not np.array_equal(real, np.arange(time) < lengths[:, None]):
+        return None
+    total = int(lengths.sum())
+    return Packed(lengths.tolist(), n_filler=_round_up(total) - total)
 
 
-def _prefers_products(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    return (
-        query.dtype == torch.bfloat16
-        and query.device.type == "cpu"
-        and not (torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value)))
-        and (key.shape[2] < _FUSED_FROM or not _has_matrix_units())
-    )
+def _round_up(total: int) -> int:
+    """The next of 32 numbers of tokens between a power of two and the next: at most 3 % more.
 
-
-@functools.cache
-def _has_matrix_units() -> bool:
-    """Whether torch's fused attention has bfloat16 kernels of its own here, as it has with AMX."""
-    return bool(cpu_features().get("amx_tile", True))
-
-
-def _by_products(query: Tensor, key: Tensor, value: Tensor, seen: Tensor | None, scale: float) -> Tensor:
-    """Attention as two products and a softmax, some queries of all heads at a time.
-
-    Without AMX torch's fused attention multiplies bfloat16 no faster than float32; plain products do. Measured on an
-    EPYC with AVX512-BF16: 14 ms against 24 with 6 heads of 64 over 1500 keys.
-
-    Scores are rounded to bfloat16, which suits the small ones of speech encoders: with a standard deviation of 1 the
-    error of a row is 0.004 of its length (torch's 0.002), with 10 it is 0.012. Vision transformers, whose scores can be
-    as large, would gain 10 % by it, or 5 % with scores in float32, and keep torch's.
+    oneDNN makes and keeps a kernel for each shape that it meets. With every sum of lengths a shape of its own, it made
+    new ones in nearly every batch, and memory grew by tens of kilobytes each time.
     """
-    batch, heads, n_queries, size = query.shape
-    n_keys = key.shape[2]
-    # Contiguous once, where the products would copy strided heads at every step.
-    query, key, value = (x.flatten(0, 1).contiguous() for x in (query * scale, key, value))
-    key = key.transpose(1, 2)
-    if seen is not None:
-        added = query.new_zeros(batch, 1, n_keys).masked_fill_(~seen.flatten(1, 2), -torch.inf)
-        added = added.repeat_interleave(heads, 0)
-    step = max(1, _SCORES // (batch * heads * n_keys))
-    # One buffer for all: fresh memory of this size costs more in page faults than the products do.
-    buffer = query.new_empty(batch * heads * min(step, n_queries) * n_keys)
-    out = query.new_empty(batch, n_queries, heads, size)
-    for start in range(0, n_queries, step):
-        part = query[:, start : start + step]
-        scores = buffer[: part.shape[0] * part.shape[1] * n_keys].view(part.shape[0], part.shape[1], n_keys)
-        if seen is None:
-            torch.bmm(part, key, out=scores)
-        else:
-            torch.baddbmm(added, part, key, out=scores)
-        torch.softmax(scores, -1, out=scores)
-        out[:, start : start + step] = torch.bmm(scores, value).unflatten(0, (batch, heads)).transpose(1, 2)
-    return out.transpose(1, 2)
+    step = 1 << max(0, total.bit_length() - _BITS)
+    return -(-total // step) * step
+
+
+def pack_inputs(module: nn.Module, ids: Tensor, packed: Packed, *, entered: bool = False) -> dict[str, Any]:
+    """What the network is called with, in place of padded ids and their mask.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The network.
+    ids : Tensor of shape (batch, time), int64
+        Padded tokens.
+    packed : Packed
+        The texts of this batch.
+    entered : bool, default=False
+        Whether the network is entered behind a block: what it computes below its layers, it then does of one token.
+    """
+    if entered:
+        token = ids[:1, :1]
+        return {"input_ids": token, "position_ids": torch.zeros_like(token), "packing": packed}
+    config: Any = module.config
+    if _FAMILIES[config.model_type]:
+        # As these networks count for themselves: a padding token that was written in a text has no number.
+        counted = ids != config.pad_token_id
+        positions = counted.cumsum(1) * counted + config.pad_token_id
+    else:
+        positions = torch.arange(ids.shape[1]).expand_as(ids)
+    rows, positions = (packed.fill(packed.unpad(padded)).unsqueeze(0) for padded in (ids, positions))
+    return {"input_ids": rows, "position_ids": positions, "packing": packed}
+
+
+def read_packed(output: Tensor, packed: Packed) -> Tensor:
+    """Return what a layer returned, of shape (1, n_rows, width), for the tokens of texts alone.
+
+    Raises
+    ------
+    RuntimeError
+        If the network's attention was not told where texts begin and end.
+    """
+    if not packed.attended:
+        # The network dropped the keyword on its way down, and all texts have looked at each other.
+        raise RuntimeError(
+            f"transformers {transformers.__version__} does not hand keywords on to the attention of this network. "
+            "Please report it; until then use an older transformers."
+        )
+    return output[0, : sum(packed.lengths)]
+
+
+def _attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    packing: Packed | None = None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention of each text to itself, over queries, keys and values of shape (1, heads, total, head width)."""
+    for seen in _watched.get():
+        seen.append((module, query.shape[1], query.shape[3]))
+    if packing is None:
+        attended, _ = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+        return prefixed(module, query, attended, scaling), None
+    packing.attended = True
+    # Not by an index, whose gradient is a copy into zeros.
+    q, k, v = (states.squeeze(0).transpose(0, 1) for states in (query, key, value))
+    attended = attend(q, k, v, packing, dropout=dropout, scale=scaling)
+    return prefixed(module, query, attended.unsqueeze(0), scaling), None
+
+
+AttentionInterface.register(_NAME, _attend)
+# Without a mask function of that name, transformers would drop the mask of padded calls.
+AttentionMaskInterface.register(_NAME, sdpa_mask)

@@ -140,7 +140,7 @@ def test_a_padded_batch_would_be_wrong_for_a_group_norm(wav2vec2_directory, monk
     clips = samples("audio")[:2]
     expected = np.stack([plain(clip) for clip in clips])
     np.testing.assert_allclose(mean(opened(directory), clips), expected, atol=1e-4)
-    monkeypatch.setattr("skembed.backbones.audio_packed._prefers_one_group", lambda device: True)
+    monkeypatch.setattr("skembed.backbones.packing._prefers_one_group", lambda device: True)
     mutant = opened(directory)
     np.testing.assert_allclose(mean(mutant, clips), expected, atol=1e-4)
     mutant.sees_padding = False

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from skembed.backbones import packing
+from skembed.backbones import attention
 from skembed.backbones.adapters import GatedPrefix, PromptedEmbedding, SoftPrompt, attach_prompt
 from skembed.backbones.loading.load import load
 from skembed.backbones.spec import TunedWeights
@@ -37,7 +37,7 @@ def test_rows_are_the_same_packed_padded_and_alone(family, method, monkeypatch):
     pairs = tuning.embedder(family, backbone=tuned, batch_size=3).fit_transform(TEXTS[::-1])[::-1]
     np.testing.assert_allclose(together, pairs, atol=1e-5)
     calls = []
-    plan = packing.plan_packing
+    plan = attention.plan_packing
     monkeypatch.setattr(
         "skembed.backbones.models.text_transformers.plan_packing", lambda *a: calls.append(plan(*a) is not None)
     )

@@ -7,6 +7,7 @@ convolution that gives positions, inside each clip. So a clip's features never d
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -17,10 +18,10 @@ from torch import Tensor
 from torch.nn.functional import conv2d, gelu, linear
 
 from skembed.backbones.adapters import adapted
-from skembed.backbones.audio_packed import Packing, attend, pad_rows
 from skembed.backbones.base import AudioOptions, Backbone, Item, Tokens, check_waveform_options, split_windows
 from skembed.backbones.blocks import first_tensor
 from skembed.backbones.models.resuming import advance_each, join_advanced
+from skembed.backbones.packing import Packed, attend
 
 __all__ = ["WaveformBackbone", "shortest_input"]
 
@@ -93,20 +94,19 @@ class WaveformBackbone(Backbone):
         layers, top = list(layers), len(self.blocks) - 1
         transformer: Any = self.module.get_submodule(self.transformer)
         norm_first = self.norm_first
-        start, hidden, frames = self._start(batch)
+        start, hidden, packed = self._start(batch)
         found = {start: hidden}
-        packing = Packing(frames, hidden.device)
-        bias = _PositionBias(transformer.layers[0].attention, max(frames))
+        bias = _PositionBias(transformer.layers[0].attention, packed)
         # What lies above the last block that was asked for is not computed.
         for i in range(start + 1, max(layers) + 1):
             layer = transformer.layers[i - 1]
-            found[i] = adapted(layer, _layer(layer, found[i - 1], packing, norm_first, bias))
+            found[i] = adapted(layer, _layer(layer, found[i - 1], packed, norm_first, bias))
             if i - 1 not in layers:
                 del found[i - 1]
         if norm_first and top in layers:
             found[top] = transformer.layer_norm(found[top])
-        padded = {i: pad_rows(found[i], frames) for i in set(layers)}
-        return [Tokens(*padded[i]) for i in layers]
+        values = {i: packed.pad(found[i]) for i in set(layers)}
+        return [Tokens(values[i], packed.mask) for i in layers]
 
     def advance(self, items: Sequence[Item], batch: Mapping[str, Tensor], blocks: Sequence[int]) -> list[list[Item]]:
         read = self.forward_blocks(batch, blocks)
@@ -114,27 +114,31 @@ class WaveformBackbone(Backbone):
         cut = ([row[:n] for row, n in zip(tokens.values, frames, strict=True)] for tokens in read)
         return advance_each(items, dict(zip(blocks, cut, strict=True)))
 
-    def _start(self, batch: Mapping[str, Tensor]) -> tuple[int, Tensor, list[int]]:
-        """The block that the network is entered behind, what it returned, packed, and the frames of each clip."""
+    def _start(self, batch: Mapping[str, Tensor]) -> tuple[int, Tensor, Packed]:
+        """Return the block that the network is entered behind, what it returned, and where each clip's frames are."""
         if "hidden" in batch:
-            return int(batch["block"]), batch["hidden"], batch["frames"].tolist()
+            hidden = batch["hidden"]
+            return int(batch["block"]), hidden, Packed(batch["frames"].tolist(), hidden.device, exact=True)
         transformer: Any = self.module.get_submodule(self.transformer)
         projection: Any = self.module.get_submodule(self.projection)
-        features, frames = self._front_end(batch["waveforms"], batch["lengths"].tolist())
+        features, packed = self._front_end(batch["waveforms"], batch["lengths"].tolist())
         hidden = first_tensor(projection(features))
-        hidden = hidden + _positions(transformer.pos_conv_embed, hidden, frames)
+        hidden = hidden + _positions(transformer.pos_conv_embed, hidden, packed.lengths)
         if not self.norm_first:
             hidden = transformer.layer_norm(hidden)
-        return 0, transformer.dropout(hidden), frames
+        return 0, transformer.dropout(hidden), packed
 
-    def _front_end(self, waveforms: Tensor, lengths: list[int]) -> tuple[Tensor, list[int]]:
-        """The packed features of all clips, and how many each has."""
-        rows = torch.cat([waveforms[i, :length] for i, length in enumerate(lengths)])
+    def _front_end(self, waveforms: Tensor, lengths: list[int]) -> tuple[Tensor, Packed]:
+        """Return the features of all clips end to end, and where those of each are."""
+        packed = Packed([self._count_frames(length) for length in lengths], waveforms.device, exact=True)
         # A group norm over time must never see padding; a layer norm need not care, and accelerators like one call.
-        samples = Packing(lengths, rows.device, together=False if self.sees_padding else None)
-        frames = [self._count_frames(length) for length in lengths]
-        features = Packing(frames, rows.device, together=samples.masks[0] is not None)
-        return features.join(self._convolve(part) for part in samples.split(rows)), frames
+        if packed.together and not self.sees_padding:
+            return packed.unpad(self._convolve(waveforms)), packed
+        parts, stop = [], 0
+        for length, clips in itertools.groupby(lengths):
+            start, stop = stop, stop + len(list(clips))
+            parts.append(self._convolve(waveforms[start:stop, :length]).flatten(0, 1))
+        return torch.cat(parts), packed
 
     def _convolve(self, waveforms: Tensor) -> Tensor:
         """Features of shape (clips, frames, channels) of waveforms of one length."""
@@ -166,12 +170,13 @@ class _PositionBias:
     """WavLM's gated bias by relative position; nothing for the other networks.
 
     Only the first layer has the table. A position sees another by their distance alone, so that the table of the
-    longest clip begins with that of every shorter one.
+    longest group begins with that of every shorter one.
     """
 
-    def __init__(self, first_attention: Any, longest: int):
+    def __init__(self, first_attention: Any, packed: Packed):
         self.table: Tensor | None = None
         if getattr(first_attention, "rel_attn_embed", None) is not None:
+            longest = max(group.shape[1] for group in packed.groups)
             self.table = first_attention.compute_bias(longest, longest)
 
     def __call__(self, gate: Tensor) -> Tensor:
@@ -207,23 +212,23 @@ def _positions(module: Any, hidden: Tensor, frames: Sequence[int]) -> Tensor:
     return getattr(module, "activation", gelu)(found.T.index_select(0, index))
 
 
-def _layer(layer: Any, hidden: Tensor, packing: Packing, norm_first: bool, bias: _PositionBias) -> Tensor:
+def _layer(layer: Any, hidden: Tensor, packed: Packed, norm_first: bool, bias: _PositionBias) -> Tensor:
     """A layer of either library on packed rows: its own modules, with attention inside each clip."""
     attention = layer.attention
     rows = layer.layer_norm(hidden) if norm_first else hidden
-    query, key, value, output = _projections(attention, rows)
+    *projected, output = _projections(attention, rows)
+    query, key, value = (x.unflatten(-1, (attention.num_heads, -1)) for x in projected)
     gate = bias.gate(attention, rows)
     mixed = attend(
         query,
         key,
         value,
-        attention.num_heads,
-        packing,
+        packed,
         bias=None if gate is None else bias,
         gate=gate,
         dropout=attention.dropout if attention.training else 0.0,
     )
-    hidden = hidden + layer.dropout(output(mixed))
+    hidden = hidden + layer.dropout(output(mixed.flatten(1)))
     if not norm_first:
         hidden = layer.layer_norm(hidden)
         return layer.final_layer_norm(hidden + layer.feed_forward(hidden))

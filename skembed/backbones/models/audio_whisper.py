@@ -16,11 +16,11 @@ from transformers import WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from skembed.backbones.adapters import adapted
-from skembed.backbones.audio_packed import Packing, attend, pad_rows
 from skembed.backbones.base import AudioOptions, Backbone, Item, Tokens, check_waveform_options, split_windows
 from skembed.backbones.blocks import blocks_from_layers
 from skembed.backbones.models.resuming import advanced, join_advanced
 from skembed.backbones.models.transformers_loading import load_pretrained, read_config, read_part
+from skembed.backbones.packing import Packed, attend
 from skembed.backbones.spec import BackboneSpec
 
 __all__ = ["LogMel", "WhisperBackbone", "open_whisper", "whole_frames"]
@@ -99,18 +99,19 @@ class WhisperBackbone(Backbone):
         layers = list(layers)
         real = batch["real"].tolist()
         parts = [self._encode(*start, real[part], attended, layers) for part, attended, start in self._starts(batch)]
-        padded = {i: pad_rows(torch.cat([part[i] for part in parts]), real) for i in set(layers)}
-        return [Tokens(*padded[i]) for i in layers]
+        packed = Packed(real, parts[0][layers[0]].device)
+        values = {i: packed.pad(torch.cat([part[i] for part in parts])) for i in set(layers)}
+        return [Tokens(values[i], packed.mask) for i in layers]
 
     def advance(self, items: Sequence[Item], batch: Mapping[str, Tensor], blocks: Sequence[int]) -> list[list[Item]]:
         """All rows that are attended to are kept, silence too: the next block attends to it."""
         encoder: Any = self.module
         done: dict[int, list[Item]] = {block: [] for block in blocks}
         for _, attended, (start, hidden) in self._starts(batch):
-            packing = Packing(attended, hidden.device)
+            packed = Packed(attended, hidden.device, exact=True)
             for i in range(start, max(blocks) + 1):
                 if i > start:
-                    hidden = _layer(encoder.layers[i - 1], hidden, packing, packing)
+                    hidden = _layer(encoder.layers[i - 1], hidden, packed, packed)
                 if i in done:
                     for row in hidden.split(attended):
                         done[i].append(advanced(items[len(done[i])], i, row, keep=("attended",)))
@@ -135,13 +136,13 @@ class WhisperBackbone(Backbone):
         """The real rows of the asked blocks, packed."""
         encoder: Any = self.module
         top, deepest = len(self.blocks) - 1, max(layers)
-        packing = Packing(attended, hidden.device, beside=real)
-        heard = Packing(real, hidden.device, beside=attended)
-        found = {start: packing.leading(hidden, real)} if start in layers else {}
+        packed = Packed(attended, hidden.device, exact=True)
+        heard = packed.first(real)
+        found = {start: packed.take_first(hidden, real)} if start in layers else {}
         for i in range(start + 1, deepest + 1):
-            hidden = _layer(encoder.layers[i - 1], hidden, packing, heard if i == deepest else packing)
+            hidden = _layer(encoder.layers[i - 1], hidden, packed, heard if i == deepest else packed)
             if i in layers:
-                found[i] = hidden if i == deepest else packing.leading(hidden, real)
+                found[i] = hidden if i == deepest else packed.take_first(hidden, real)
         if top in found:
             found[top] = encoder.layer_norm(found[top])
         return found
@@ -161,15 +162,16 @@ class WhisperBackbone(Backbone):
         return torch.cat([hidden[row, :length] for row, length in enumerate(attended)])
 
 
-def _layer(layer: Any, hidden: Tensor, packing: Packing, heard: Packing) -> Tensor:
+def _layer(layer: Any, hidden: Tensor, packed: Packed, heard: Packed) -> Tensor:
     """A layer on packed rows: its own modules, with attention inside each clip, and only the rows that are heard."""
     attention = layer.self_attn
     rows = layer.self_attn_layer_norm(hidden)
     key, value = attention.k_proj(rows), attention.v_proj(rows)
-    hidden, rows = (packing.leading(x, heard.lengths) for x in (hidden, rows))
-    query, share = attention.q_proj(rows), attention.dropout if layer.training else 0.0
-    mixed = attend(query, key, value, attention.num_heads, packing, queries=heard, dropout=share)
-    hidden = hidden + dropout(attention.out_proj(mixed), layer.dropout, layer.training)
+    hidden, rows = (packed.take_first(x, heard.lengths) for x in (hidden, rows))
+    projected = (attention.q_proj(rows), key, value)
+    query, key, value = (x.unflatten(-1, (attention.num_heads, -1)) for x in projected)
+    mixed = attend(query, key, value, packed, queries=heard, dropout=attention.dropout if layer.training else 0.0)
+    hidden = hidden + dropout(attention.out_proj(mixed.flatten(1)), layer.dropout, layer.training)
     rows = layer.activation_fn(layer.fc1(layer.final_layer_norm(hidden)))
     rows = layer.fc2(dropout(rows, layer.activation_dropout, layer.training))
     hidden = hidden + dropout(rows, layer.dropout, layer.training)

@@ -16,21 +16,14 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 from skembed.backbones.accelerate.memory import LARGEST_KEPT
+from skembed.backbones.attention import allow_packing, is_packable, pack_inputs, plan_packing, read_packed
 from skembed.backbones.base import Backbone, Block, Item, TextOptions, Tokens, split_windows
 from skembed.backbones.blocks import blocks_from_layers, enter_behind, observe_layers, record_blocks
 from skembed.backbones.models import text_tokens
 from skembed.backbones.models.resuming import advance_each, collate_advanced, join_advanced
 from skembed.backbones.models.sentence_layout import read_sentence_layout
 from skembed.backbones.models.transformers_loading import layer_names, load_pretrained, read_config, read_part
-from skembed.backbones.packing import (
-    PackedTokens,
-    Packing,
-    allow_packing,
-    is_packable,
-    pack_inputs,
-    pad_rows,
-    plan_packing,
-)
+from skembed.backbones.packing import Packed, PackedTokens
 from skembed.backbones.spec import BackboneSpec
 from skembed.backbones.weights.json_files import invalid_entry
 from skembed.backbones.weights.sentence_modules import network_directory
@@ -316,13 +309,13 @@ class TextBackbone(Backbone):
         layers, top = list(layers), len(self.blocks) - 1
         stack = [self.module.get_submodule(name) for name in self.layer_names]
         mask = batch["attention_mask"].bool()
-        packing = plan_packing(self.module, mask)
-        if packing is None:
+        packed = plan_packing(self.module, mask)
+        if packed is None:
             inputs: dict[str, Any] = {name: batch[name] for name in self.inputs}
         else:
-            inputs = pack_inputs(self.module, batch["input_ids"], packing, entered="hidden" in batch)
+            inputs = pack_inputs(self.module, batch["input_ids"], packed, entered="hidden" in batch)
         output = None
-        with self._entered(stack, batch, packing), record_blocks(stack, layers, stop=top not in layers) as found:
+        with self._entered(stack, batch, packed), record_blocks(stack, layers, stop=top not in layers) as found:
             output = self.module(**inputs, **self.forward_options)
         if output is not None:
             found[top] = output.last_hidden_state
@@ -332,20 +325,19 @@ class TextBackbone(Backbone):
         if "unpooled" in batch:
             mask = mask & (torch.arange(mask.shape[1], device=mask.device) >= batch["unpooled"].unsqueeze(1))
         summaries = [pooled if i == top else None for i in layers]
-        if packing is None:
+        if packed is None:
             return [Tokens(found[i], mask, pooled=own) for i, own in zip(layers, summaries, strict=True)]
-        rows = [packing.rows(found[i]) for i in layers]
-        return [PackedTokens(each, packing, mask, own) for each, own in zip(rows, summaries, strict=True)]
+        rows = [read_packed(found[i], packed) for i in layers]
+        return [PackedTokens(each, packed, mask, own) for each, own in zip(rows, summaries, strict=True)]
 
-    def _entered(self, stack, batch: Mapping[str, Tensor], packing: Packing | None):
+    def _entered(self, stack, batch: Mapping[str, Tensor], packed: Packed | None):
         if "hidden" not in batch:
             return nullcontext()
         hidden = batch["hidden"]
-        if packing is not None:
-            hidden = packing.arrange(hidden)
+        if packed is not None:
+            hidden = packed.fill(hidden).unsqueeze(0)
         elif not self.padded_length:
-            n_texts, time = (real := batch["attention_mask"]).shape
-            hidden = pad_rows(hidden, real.flatten().nonzero().squeeze(1), (n_texts, time))
+            hidden = Packed(batch["attention_mask"].sum(1).tolist(), hidden.device).pad(hidden)
         return enter_behind(stack, int(batch["block"]), hidden, beside=self.observed.beside)
 
 

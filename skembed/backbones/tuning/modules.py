@@ -147,9 +147,9 @@ def add_prefixes(backbone: Backbone, blocks: Sequence[Block], name: str, batch: 
     Raises
     ------
     ValueError
-        If the network's attention is not called through `skembed.backbones.packing`.
+        If the network's attention is not called through `skembed.backbones.attention`.
     """
-    from skembed.backbones.packing import watch_attention
+    from skembed.backbones.attention import watch_attention
 
     require_packable(backbone, "prefix")
     names = {module: name for name, module in backbone.module.named_modules()}
@@ -173,8 +173,8 @@ def add_prompt(backbone: Backbone, name: str, *, n_tokens: int) -> Record:
 
 
 def require_packable(backbone: Backbone, method: str) -> None:
-    """Refuse networks whose attention is not called through `skembed.backbones.packing`."""
-    from skembed.backbones.packing import PACKABLE, is_packable
+    """Refuse networks whose attention is not called through `skembed.backbones.attention`."""
+    from skembed.backbones.attention import PACKABLE, is_packable
 
     if not is_packable(backbone.module):
         raise ValueError(

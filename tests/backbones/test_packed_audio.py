@@ -8,12 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 
-from skembed.backbones import attention, audio_packed
-from skembed.backbones.audio_packed import Packing, attend, pad_rows
+from skembed.backbones import packing
 from skembed.backbones.base import AudioOptions
 from skembed.backbones.models import audio_waveform
+from skembed.backbones.packing import Packed, attend
 from tests.backbones.tiny import AUDIO
 from tests.backbones.tiny_audio import NOISE, PACKED, opened, run
 
@@ -40,7 +39,7 @@ def tiny(tmp_path_factory):
 @pytest.fixture(params=["own groups", "one group"])
 def grouping(request, monkeypatch):
     """As on a CPU, and as on an accelerator."""
-    monkeypatch.setattr(audio_packed, "_prefers_one_group", lambda device: request.param == "one group")
+    monkeypatch.setattr(packing, "_prefers_one_group", lambda device: request.param == "one group")
 
 
 def alone(backbone, layers, options=None):
@@ -72,9 +71,9 @@ def test_a_mutant_whose_attention_crosses_clips_is_far_off(tiny, monkeypatch, fa
     backbone, options = tiny(family), AudioOptions(pad_to_window=False)
     expected = alone(backbone, [1], options)
 
-    def across(query, key, value, n_heads, packing, **kwargs):
-        whole = Packing([len(key)], key.device)
-        return attend(query, key, value, n_heads, whole, **{**kwargs, "queries": None, "bias": None})
+    def across(query, key, value, packed, **kwargs):
+        whole = Packed([len(key)], key.device)
+        return attend(query, key, value, whole, **{**kwargs, "queries": None, "bias": None})
 
     monkeypatch.setattr("skembed.backbones.models.audio_whisper.attend", across)
     monkeypatch.setattr(audio_waveform, "attend", across)
@@ -131,59 +130,3 @@ def test_preprocessing_is_the_same_in_threads(tiny, family):
         for ours, theirs in zip(pool.map(prepare, CLIPS * 5), map(prepare, CLIPS * 5), strict=True):
             for key, value in theirs.items():
                 np.testing.assert_array_equal(ours[key], value)
-
-
-# -- packing itself ---------------------------------------------------------------------------------------
-
-
-def rows_of(lengths, width=8, dtype=torch.float32):
-    return torch.randn(sum(lengths), width, generator=torch.Generator().manual_seed(0)).to(dtype)
-
-
-@pytest.mark.parametrize("together", [True, False])
-@pytest.mark.parametrize("lengths", [[3, 5, 5, 1], [4, 4], [7]])
-def test_joining_undoes_splitting(lengths, together):
-    packing, rows = Packing(lengths, torch.device("cpu"), together=together), rows_of(lengths)
-    assert torch.equal(packing.join(packing.split(rows)), rows)
-    assert sum(clips for clips, _ in packing.groups) == len(lengths)
-    assert len(packing.groups) == (1 if together else len(set(lengths)))
-
-
-def test_padding_is_zeros_behind_the_clips():
-    values, mask = pad_rows(rows_of([2, 3, 1]), [2, 3, 1])
-    assert mask.tolist() == [[True, True, False], [True] * 3, [True, False, False]]
-    assert torch.equal(values[mask], rows_of([2, 3, 1]))
-    assert not values[~mask].any()
-
-
-@pytest.fixture
-def without_matrix_units(monkeypatch):
-    """As on a CPU whose fused attention has no bfloat16 of its own; counts how often products are taken."""
-    calls, products = [], attention._by_products
-    monkeypatch.setattr(attention, "_has_matrix_units", lambda: False)
-    monkeypatch.setattr(attention, "_by_products", lambda *heads: calls.append(1) or products(*heads))
-    return calls
-
-
-@pytest.mark.parametrize("scores", [10**7, 50_000])
-def test_attention_by_products_is_attention(without_matrix_units, monkeypatch, scores):
-    monkeypatch.setattr(attention, "_SCORES", scores)
-    lengths = [330, 150, 150, 20]
-    packing = Packing(lengths, torch.device("cpu"))
-    query, key, value = (rows_of(lengths, 48, torch.bfloat16) * scale for scale in (1.0, 2.0, 0.5))
-    found = attend(query, key, value, 2, packing).float()
-    # 330, both of 150 together, and 20.
-    assert len(without_matrix_units) == 3
-    expected = [
-        scaled_dot_product_attention(*(x.unflatten(-1, (2, -1)).transpose(1, 2).float() for x in heads))
-        for heads in zip(packing.split(query), packing.split(key), packing.split(value), strict=True)
-    ]
-    expected = packing.join(out.transpose(1, 2).flatten(2) for out in expected)
-    assert torch.nn.functional.cosine_similarity(found, expected, dim=1).min() > 0.9999
-
-
-def test_gradients_do_not_go_through_products(without_matrix_units):
-    packing, rows = Packing([200], torch.device("cpu")), rows_of([200], 16, torch.bfloat16).requires_grad_()
-    attend(rows, rows, rows, 2, packing).sum().backward()
-    assert not without_matrix_units
-    assert rows.grad.isfinite().all()

@@ -11,11 +11,11 @@ import pytest
 import torch
 import transformers as tf
 
-from skembed.backbones import packing
+from skembed.backbones import attention, packing
 from skembed.backbones.base import TextOptions, Tokens
 from skembed.backbones.models import text_transformers
 from skembed.backbones.models.text_transformers import open_backbone
-from skembed.backbones.ragged import Ragged
+from skembed.backbones.packing import Packed, attend
 from skembed.backbones.spec import BackboneSpec
 from skembed.inference.pooling import POOLINGS, pool
 from tests.backbones import tiny, tiny_texts
@@ -155,14 +155,11 @@ def test_only_the_asked_layers_are_returned_in_the_order_asked(directories, name
 @PACKED
 def test_texts_that_see_each_other_are_noticed(directories, monkeypatch, name):
     """The mutant: all tokens as one text. The comparison above must not be too coarse for it."""
-    plan = text_transformers.plan_packing
 
-    def blind(module, mask):
-        packed = plan(module, mask)
-        packed.texts = Ragged([len(packed.index)])
-        return packed
+    def blind(query, key, value, packed, **options):
+        return attend(query, key, value, Packed([sum(packed.lengths)], n_filler=packed.n_filler), **options)
 
-    monkeypatch.setattr(text_transformers, "plan_packing", blind)
+    monkeypatch.setattr(attention, "attend", blind)
     backbone = _open(directories(name))
     with pytest.raises(AssertionError):
         _assert_equal(_run(backbone, TEXTS), _alone(directories(name), TEXTS), atol=1e-3)
@@ -177,15 +174,14 @@ def test_without_padding_a_batch_is_run_as_it_is(directories, shapes, name, text
     _assert_equal(found, _alone(directories(name), texts))
 
 
-def test_the_longest_text_is_first(directories):
+def test_packed_texts_keep_their_order(directories):
     module = _open(directories("bert")).module
     mask = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0], [1, 1, 0, 0]]).bool()
-    packed = packing.plan_packing(module, mask)
-    assert packed.texts.lengths == (4, 2, 2, 1)
-    assert packed.index.tolist() == [4, 5, 6, 7, 0, 1, 12, 13, 8]
-    assert packed.pack(torch.arange(16).view(4, 4)).tolist() == [packed.index.tolist()]
-    # The same tokens where nothing lies between the texts.
-    assert packed.arrange(torch.arange(16).view(4, 4)[mask]).tolist() == [packed.index.tolist()]
+    packed = attention.plan_packing(module, mask)
+    assert packed.lengths == (2, 4, 1, 2)
+    assert packed.index.tolist() == [0, 1, 4, 5, 6, 7, 8, 12, 13]
+    assert packed.unpad(torch.arange(16).view(4, 4)).tolist() == packed.index.tolist()
+    assert torch.equal(packed.mask, mask)
 
 
 @PACKED
@@ -242,7 +238,7 @@ def test_behind_a_block_without_padding(directories, name):
 @PACKED
 @pytest.mark.parametrize("n_filler", [1, 3, 40])
 def test_the_filler_is_seen_by_no_text(directories, shapes, monkeypatch, name, n_filler):
-    monkeypatch.setattr(packing, "_round_up", lambda total: total + n_filler)
+    monkeypatch.setattr(attention, "_round_up", lambda total: total + n_filler)
     backbone = _open(directories(name))
     texts = _texts(backbone)
     found = _run(backbone, texts)
@@ -268,25 +264,28 @@ def test_gradients_of_a_packed_batch_are_those_of_one_text_at_a_time(directories
 
 
 def test_numbers_of_tokens_are_few_and_little_more_than_there_are():
-    found = {total: packing._round_up(total) for total in range(1, 4097)}
+    found = {total: attention._round_up(total) for total in range(1, 4097)}
     assert all(total <= rounded < 1.032 * total for total, rounded in found.items())
     # 32 from one power of two to the next; below 64 each number is its own.
     assert len({rounded for total, rounded in found.items() if 64 < total <= 4096}) == 6 * 32
     assert all(found[total] == total for total in range(1, 64))
 
 
-@pytest.mark.parametrize("rows", [[[0, 1, 1], [1, 1, 1]], [[1, 0, 1], [1, 1, 1]], [[0, 0, 0], [1, 1, 1]]])
+@pytest.mark.parametrize(
+    "rows",
+    [[[0, 1, 1], [1, 1, 1]], [[1, 0, 1], [1, 1, 1]], [[0, 0, 0], [1, 1, 1]], [[1, 0, 0], [1, 1, 0]]],
+)
 def test_what_collate_never_makes_is_not_packed(directories, rows):
     """Padding on the left or inside would be packed in the wrong place; nothing has no group."""
     module = _open(directories("bert")).module
-    assert packing.plan_packing(module, torch.tensor(rows).bool()) is None
+    assert attention.plan_packing(module, torch.tensor(rows).bool()) is None
 
 
 def test_accelerators_get_padded_batches(directories):
     module = _open(directories("bert")).module
     mask = torch.tensor([[1, 0], [1, 1]]).bool()
-    assert packing.plan_packing(module, mask) is not None
-    assert packing.plan_packing(module, mask.to("meta")) is None
+    assert attention.plan_packing(module, mask) is not None
+    assert attention.plan_packing(module, mask.to("meta")) is None
 
 
 @pytest.mark.parametrize("name", ["mpnet", "modernbert", "deberta_v2_with_convolution", "mt5", "qwen2", "opt", "clip"])
@@ -315,7 +314,7 @@ def test_an_attention_that_somebody_chose_is_kept(directories, name):
 
 def test_a_packing_that_goes_unheeded_is_an_error(directories, monkeypatch):
     def forgetful(*args, **kwargs):
-        return {k: v for k, v in packing.pack_inputs(*args, **kwargs).items() if k != "packing"}
+        return {k: v for k, v in attention.pack_inputs(*args, **kwargs).items() if k != "packing"}
 
     monkeypatch.setattr(text_transformers, "pack_inputs", forgetful)
     with pytest.raises(RuntimeError, match="does not hand keywords on"):
