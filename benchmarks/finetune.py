@@ -105,12 +105,14 @@ def _topics(n: int) -> tuple[list[str], np.ndarray]:
     return texts, np.unique(labels, return_inverse=True)[1].astype(np.int64)
 
 
-def _fitted(embedder, X, y, **parameters) -> Any:
-    from skembed import FineTuneClassifier
+def _fitted(embedder, X, y, *, replay: bool = True, **parameters) -> Any:
+    from skembed import FineTuneClassifier, Optimization
 
-    settings = {"max_epochs": EPOCHS, "validation_fraction": None, "refit": False, "random_state": 0, "dropout": 0.0}
-    settings |= parameters
-    return FineTuneClassifier(embedder, **settings).fit(X, y)
+    settings = {"max_epochs": EPOCHS, "validation_fraction": None, "refit": False, "random_state": 0}
+    settings |= {"optimization": Optimization(dropout=0.0), **parameters}
+    classifier = FineTuneClassifier(embedder, **settings)
+    classifier._replay = replay
+    return classifier.fit(X, y)
 
 
 # -- a head on a frozen backbone ----------------------------------------------------------------------------
@@ -190,8 +192,8 @@ def _frozen_images(images: list[Any], y: np.ndarray) -> Callable[[], float]:
 def _replayed(title: str, embedder, X, y, repeats: int, **parameters) -> dict[str, float]:
     """Our loop with the prefix replayed and without."""
     ways: Ways = {
-        "without replay": lambda: _fitted(embedder, X, y, strategy="partial", replay_prefix=False, **parameters),
-        "replayed": lambda: _fitted(embedder, X, y, strategy="partial", **parameters),
+        "without replay": lambda: _fitted(embedder, X, y, replay=False, **parameters),
+        "replayed": lambda: _fitted(embedder, X, y, **parameters),
     }
     timed = _timed(ways, repeats)
     curves = [np.array([r["train_loss"] for r in timed[name]["result"].history_]) for name in ways]
@@ -201,7 +203,7 @@ def _replayed(title: str, embedder, X, y, repeats: int, **parameters) -> dict[st
 
 def replay(repeats: int) -> dict[str, Any]:
     """MiniLM."""
-    from skembed import TextEmbedder
+    from skembed import Partial, TextEmbedder
 
     texts, y = _topics(320)
     found = {}
@@ -209,7 +211,7 @@ def replay(repeats: int) -> dict[str, Any]:
         for precision in ("float32", "auto"):
             embedder = TextEmbedder(data.minilm(), device="cpu", cache=None, precision=precision)
             title = f"top {n} of 6 layers, MiniLM, 320 texts, {EPOCHS} epochs, {precision}"
-            found[f"top {n}, {precision}"] = _replayed(title, embedder, texts, y, repeats, n_unfrozen=n)
+            found[f"top {n}, {precision}"] = _replayed(title, embedder, texts, y, repeats, strategy=Partial(n))
         work = f"top {n} of 6 layers, MiniLM"
         found[f"top {n}, plain loop"] = _against_plain_loop(work, f"{work}, 320 texts, {EPOCHS} epochs", repeats)
     return found
@@ -217,18 +219,18 @@ def replay(repeats: int) -> dict[str, Any]:
 
 def _top_of_texts(n: int, way: str) -> dict[str, float]:
     from benchmarks.trainers import top_each_epoch
-    from skembed import TextEmbedder
+    from skembed import Partial, TextEmbedder
 
     texts, y = _topics(320)
     if way == _EVERY_EPOCH:
         return _second(lambda: top_each_epoch(data.minilm(), texts, y, n_unfrozen=n, epochs=EPOCHS))
     embedder = TextEmbedder(data.minilm(), device="cpu", cache=None, precision=way.removeprefix("skembed, "))
-    return _second(lambda: _fitted(embedder, texts, y, strategy="partial", n_unfrozen=n))
+    return _second(lambda: _fitted(embedder, texts, y, strategy=Partial(n)))
 
 
 def deep(repeats: int) -> dict[str, Any]:
     """Twelve blocks."""
-    from skembed import ImageEmbedder, TextEmbedder
+    from skembed import ImageEmbedder, Partial, TextEmbedder
 
     texts, y = _topics(128)
     paths = data.images(48).samples
@@ -237,10 +239,10 @@ def deep(repeats: int) -> dict[str, Any]:
     classes = np.arange(len(paths)) % 4
     return {
         "ViT-S/16": _replayed(
-            "top 2 of 12 blocks, ViT-S/16", images, paths, classes, repeats, n_unfrozen=2
+            "top 2 of 12 blocks, ViT-S/16", images, paths, classes, repeats, strategy=Partial(2)
         ),
         "BERT base": _replayed(
-            "top 2 of 12 layers, BERT base", bert, texts, y, repeats, n_unfrozen=2
+            "top 2 of 12 layers, BERT base", bert, texts, y, repeats, strategy=Partial(2)
         ),
     }  # fmt: skip
 

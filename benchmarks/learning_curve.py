@@ -5,8 +5,8 @@
 
 One held-out set for all: three tenths of each class. From the rest so many samples a class are drawn anew for each
 repeat, and `FineTuneClassifier` is fitted to them with each strategy and otherwise its defaults, once as they are and
-once with ``augment="standard", augment_views=4``. "head" is the frozen backbone. A strategy that this version does not
-know is left out. A class that is smaller gives all it has; a size that most classes cannot give is left out.
+once with ``augment=Augmentation("standard", views=4)``. "head" is the frozen backbone. A strategy that this version
+does not know is left out. A class that is smaller gives all it has; a size that most classes cannot give is left out.
 
 Whether augmentation helps is said in a sentence for each strategy, from the differences between the two fits to the
 same samples and their standard error, which is over draws of training samples and for these held-out ones. Every fit is
@@ -30,7 +30,7 @@ from sklearn.model_selection import train_test_split
 
 from benchmarks import data
 from benchmarks.common import RESULTS, Goal, document, print_table, write
-from skembed import FineTuneClassifier, ImageEmbedder, TextEmbedder
+from skembed import Augmentation, FineTuneClassifier, ImageEmbedder, TextEmbedder
 
 __all__ = ["GOALS", "Pairs", "main", "sentence"]
 
@@ -38,7 +38,7 @@ SETS = ("topics", "images")
 SIZES = (5, 10, 20, 40)
 #: Those that this version does not know are left out.
 STRATEGIES = ("head", "partial", "lora")
-AUGMENTED = {"augment": "standard", "augment_views": 4}
+AUGMENTED = {"augment": Augmentation("standard", views=4)}
 HELD_OUT = 0.3
 
 
@@ -91,11 +91,16 @@ def _known(strategies: Sequence[str]) -> list[str]:
     known = []
     for strategy in strategies:
         try:
-            FineTuneClassifier(strategy=strategy)._validate_params()
+            FineTuneClassifier(**_parameters(strategy))._validate_params()
             known.append(strategy)
         except ValueError:
             print(f"strategy={strategy!r} is left out: this version does not have it.")
     return known
+
+
+def _parameters(name: str) -> dict[str, Any]:
+    """Parameters of a strategy, or of LoRA in all blocks."""
+    return {"strategy": "full", "method": "lora"} if name == "lora" else {"strategy": name}
 
 
 def _fit(pool: Pool, key: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,7 +108,7 @@ def _fit(pool: Pool, key: Mapping[str, Any]) -> dict[str, Any]:
     chosen = _drawn(pool.y, key["size"], key["repeat"])
     classifier = FineTuneClassifier(
         pool.embedder,
-        strategy=key["strategy"],
+        **_parameters(key["strategy"]),
         max_epochs=key["max_epochs"],
         random_state=key["repeat"],
         **(AUGMENTED if key["augmented"] else {}),

@@ -29,12 +29,21 @@ from sklearn.model_selection import train_test_split
 from benchmarks import data
 from benchmarks.common import RESULTS, Goal, document, print_table, write
 from benchmarks.measure import PeakMemory, last_json
-from skembed import FineTuneClassifier, ImageEmbedder, TextEmbedder
+from skembed import FineTuneClassifier, ImageEmbedder, Optimization, Partial, TextEmbedder
 
 __all__ = ["GOALS", "main"]
 
-#: Of a table's rows; "head" is the frozen network with the same number of epochs.
-WAYS = ("head", "full", "partial", "lora", "adapter", "prefix", "prompt", "bitfit", "norm", "partial+lora")
+#: Strategies and methods by the names of a table's rows; "head" is the frozen network with the same number of epochs.
+WAYS: dict[str, dict[str, Any]] = {
+    "head": {"strategy": "head"},
+    "full": {"strategy": "full"},
+    "partial": {"strategy": Partial(2)},
+    **{
+        name: {"strategy": "full", "method": name}
+        for name in ("lora", "adapter", "prefix", "prompt", "bitfit", "norms")
+    },
+    "partial+lora": {"strategy": Partial(2), "method": "lora"},
+}
 _TEXT_ONLY = ("prefix", "prompt")
 
 
@@ -82,11 +91,10 @@ def _one(name: str, way: str, seed: int, options: argparse.Namespace) -> dict[st
         import peft  # noqa: F401, what an import takes is no part of the method's memory
     classifier = FineTuneClassifier(
         embedder,
-        strategy=way,
-        n_unfrozen=2,
+        **WAYS[way],
         max_epochs=options.epochs,
         validation_fraction=None,
-        backbone_factor=options.factor,
+        optimization=Optimization(backbone_factor=options.factor),
         random_state=seed,
     )
     with PeakMemory() as memory, warnings.catch_warnings():

@@ -28,7 +28,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skembed import FineTuneClassifier, ImageEmbedder, TextEmbedder, rank_backbones
+from skembed import FineTuneClassifier, ImageEmbedder, Progressive, TextEmbedder, rank_backbones
 from skembed.displays import (
     ConfusionExamplesDisplay,
     DriftDisplay,
@@ -55,7 +55,9 @@ def pictures_of_digits():
     yield "layers", LayerProbeDisplay.from_embedder(embedder, X, y)
     table = rank_backbones(X, y, {"EfficientNet-Lite0": embedder}, layers=[1, 2, 3, 4, 5, 6, -1], scores=["logme"])
     yield "ranking", TransferabilityDisplay.from_ranking(table)
-    classifier = FineTuneClassifier(embedder, stage_epochs=3, max_epochs=15, refit=False, random_state=0).fit(X, y)
+    classifier = FineTuneClassifier(
+        embedder, strategy=Progressive(stage_epochs=3), max_epochs=15, refit=False, random_state=0
+    ).fit(X, y)
     print(classifier.report_)
     yield "history", FineTuneDisplay.from_estimator(classifier)
     yield "drift", DriftDisplay.from_estimator(classifier, X_test[:100])

@@ -23,7 +23,13 @@ if TYPE_CHECKING:
         testing,
     )
     from skembed.advice import advise
+    from skembed.augment import Augmentation, CutMix, Mixup
     from skembed.backbones.loading.registry import list_backbones
+    from skembed.backbones.tuning.adapter import Adapter
+    from skembed.backbones.tuning.lora import LoRA
+    from skembed.backbones.tuning.prefix import Prefix
+    from skembed.backbones.tuning.prompt import Prompt
+    from skembed.backbones.tuning.weights import BitFit, Norms, Weights
     from skembed.cache import EmbeddingCache
     from skembed.config import config_context, get_config, set_config
     from skembed.diagnosis import diagnose
@@ -33,21 +39,38 @@ if TYPE_CHECKING:
     from skembed.finetune.classifier import FineTuneClassifier
     from skembed.finetune.learning_rate import find_learning_rate
     from skembed.finetune.regressor import FineTuneRegressor
+    from skembed.optimization import Optimization
     from skembed.selection import BackboneSelector, rank_backbones
+    from skembed.strategies import Full, Head, Partial, Progressive
     from skembed.versions import show_versions
 
 logging.getLogger("skembed").addHandler(logging.NullHandler())
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
+    "Adapter": "skembed.backbones.tuning.adapter",
     "AudioEmbedder": "skembed.embedders.audio",
+    "Augmentation": "skembed.augment",
     "BackboneSelector": "skembed.selection",
+    "BitFit": "skembed.backbones.tuning.weights",
+    "CutMix": "skembed.augment",
     "EmbeddingCache": "skembed.cache",
     "FineTuneClassifier": "skembed.finetune.classifier",
     "FineTuneRegressor": "skembed.finetune.regressor",
+    "Full": "skembed.strategies",
+    "Head": "skembed.strategies",
     "ImageEmbedder": "skembed.embedders.image",
+    "LoRA": "skembed.backbones.tuning.lora",
+    "Mixup": "skembed.augment",
+    "Norms": "skembed.backbones.tuning.weights",
+    "Optimization": "skembed.optimization",
+    "Partial": "skembed.strategies",
+    "Prefix": "skembed.backbones.tuning.prefix",
+    "Progressive": "skembed.strategies",
+    "Prompt": "skembed.backbones.tuning.prompt",
     "TextEmbedder": "skembed.embedders.text",
+    "Weights": "skembed.backbones.tuning.weights",
     "advise": "skembed.advice",
     "config_context": "skembed.config",
     "diagnose": "skembed.diagnosis",
@@ -64,13 +87,28 @@ _MODULES = (
 )  # fmt: skip
 
 __all__ = [
+    "Adapter",
     "AudioEmbedder",
+    "Augmentation",
     "BackboneSelector",
+    "BitFit",
+    "CutMix",
     "EmbeddingCache",
     "FineTuneClassifier",
     "FineTuneRegressor",
+    "Full",
+    "Head",
     "ImageEmbedder",
+    "LoRA",
+    "Mixup",
+    "Norms",
+    "Optimization",
+    "Partial",
+    "Prefix",
+    "Progressive",
+    "Prompt",
     "TextEmbedder",
+    "Weights",
     "__version__",
     "advice",
     "advise",

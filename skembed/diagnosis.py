@@ -136,7 +136,7 @@ def _targets_of(fitted: BaseFineTuner, y: Any) -> KnownTargets:
 
 def _with_samples(fitted: BaseFineTuner, start, found: _Samples, positions: np.ndarray, rng) -> Diagnosis:
     before = fitted.diagnosis_
-    means = Means(fitted.get_params(deep=False), fitted.strategy_, fitted.kept_)
+    means = Means.of(fitted.get_params(deep=False), fitted.strategy_, fitted.method_.name, kept=fitted.kept_)
     blocks: dict[str, dict[str, float]] = {name: dict(row) for name, row in before.blocks.items()}
     numbers = dict(before.numbers)
     if fitted.embedder_.fingerprint_ != start.fingerprint_:

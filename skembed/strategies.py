@@ -1,175 +1,205 @@
-"""What a strategy means: how deep training goes, and what trains in the blocks that it reaches."""
+"""Strategies: which blocks of a backbone train, and when.
+
+What trains in these blocks is the method's (`skembed.backbones.tuning`), and how it trains is
+`skembed.optimization.Optimization`'s.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from abc import abstractmethod
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any, ClassVar
 
 from skembed.utils.naming import did_you_mean
+from skembed.utils.parameters import ParameterObject
+from skembed.utils.sklearn_private import Interval, StrOptions
 
-__all__ = [
-    "DEPTHS",
-    "METHODS",
-    "STRATEGIES",
-    "WEIGHTS",
-    "Method",
-    "Strategy",
-    "check_target_modules",
-    "hint_at_strategy",
-    "parse_strategy",
-    "resolve_factor",
-]
-
-DEPTHS = ("head", "partial", "full", "progressive")
-
-#: What trains in a block, by name; and what `learning_rate` is multiplied by for it where `backbone_factor` is "auto".
-#: Pre-trained weights want small steps: large ones lose what is in them. What was added begins at nothing, and
-#: biases and scales are few: they take the head's own rate. With MiniLM on 600 topics, four epochs from the probe, no
-#: method's accuracy on 700 others differed by a point (which is chance) between a tenth, a third and all of that rate.
-METHODS = {"weights": 0.1, "lora": 1.0, "adapter": 1.0, "prefix": 1.0, "prompt": 1.0, "bitfit": 1.0, "norm": 1.0}
-
-_ADDED = tuple(name for name in METHODS if name != "weights")
-#: A prompt is read below all blocks and has no depth.
-_PLACED = tuple(name for name in _ADDED if name != "prompt")
-STRATEGIES = (*DEPTHS, *_ADDED, *(f"{depth}+{name}" for depth in ("partial", "progressive") for name in _PLACED))
+__all__ = ["STRATEGIES", "Full", "Head", "Partial", "Progressive", "Stage", "Strategy", "hint_at_strategy"]
 
 
 @dataclass(frozen=True)
-class Strategy:
-    """A strategy in its two parts.
-
-    Parameters
-    ----------
-    depth : {"head", "partial", "full", "progressive"}
-        Which blocks train when.
-    method : str
-        A key of `METHODS`: what trains in them.
-    """
-
-    depth: str
-    method: str
-
-
-@dataclass(frozen=True)
-class Method:
-    """What trains in the blocks that a strategy reaches; all of it plain values.
+class Stage:
+    """Part of a fit in which the same blocks train.
 
     Parameters
     ----------
     name : str
-        A key of `METHODS`.
-    lora_rank, lora_alpha, lora_dropout, target_modules, adapter_width, n_virtual_tokens
-        See `skembed.FineTuneClassifier`.
+        Description for users, such as "top 2 blocks".
+    n_unfrozen : int
+        Number of blocks that train, counted from the top.
+    epochs : int
+        Largest number of epochs.
     """
 
-    name: str = "weights"
-    lora_rank: int = 8
-    lora_alpha: float = 16.0
-    lora_dropout: float = 0.0
-    target_modules: tuple[str, ...] | None = None
-    adapter_width: int = 32
-    n_virtual_tokens: int = 10
+    name: str
+    n_unfrozen: int
+    epochs: int
 
-    @classmethod
-    def of(cls, parameters: Mapping[str, Any]) -> Method:
-        """The method among an estimator's parameters.
 
-        Examples
-        --------
-        >>> method = Method.of({"strategy": "partial+lora", "lora_rank": 4, "target_modules": ["query"]})
-        >>> method.name, method.lora_rank, method.target_modules
-        ('lora', 4, ('query',))
+class Strategy(ParameterObject):
+    """Which blocks train when: the stages of a fit.
+
+    See Also
+    --------
+    Head, Partial, Full, Progressive : The strategies there are.
+    """
+
+    #: Name by which an estimator's `strategy` asks for the default object.
+    name: ClassVar[str]
+    _parameter_constraints: ClassVar[dict[str, Any]] = {}
+
+    @abstractmethod
+    def stages(self, depth: int, max_epochs: int) -> list[Stage]:
+        """Return the stages in order.
+
+        Parameters
+        ----------
+        depth : int
+            Number of blocks that can train.
+        max_epochs : int
+            Largest number of epochs of the whole fit.
         """
-        own = {field.name: parameters[field.name] for field in fields(cls) if field.name in parameters}
-        if own.get("target_modules") is not None:
-            own["target_modules"] = tuple(map(str, own["target_modules"]))
-        return cls(parse_strategy(parameters["strategy"]).method, **own)
 
 
-WEIGHTS = Method()
+class Head(Strategy):
+    """Train the head alone; the backbone stays frozen and runs once per sample.
+
+    Examples
+    --------
+    >>> from skembed import Head
+    >>> Head().stages(depth=7, max_epochs=30)
+    [Stage(name='head', n_unfrozen=0, epochs=30)]
+    """
+
+    name = "head"
+
+    def stages(self, depth, max_epochs):
+        return [_stage(0, depth, max_epochs)]
 
 
-def parse_strategy(strategy: str) -> Strategy:
-    """The parts of a strategy's name.
+class Partial(Strategy):
+    """Train the head and the top blocks from the start.
 
     Parameters
     ----------
-    strategy : str
-        One of `STRATEGIES`: a depth, a method (which then is used in all blocks), or both.
-
-    Raises
-    ------
-    ValueError
-        If it is none of them; names the nearest.
+    n_blocks : int, default=1
+        Number of blocks that train, counted from the top. More blocks adapt further, and cost more time and memory.
 
     Examples
     --------
-    >>> parse_strategy("partial+lora")
-    Strategy(depth='partial', method='lora')
-    >>> parse_strategy("lora"), parse_strategy("full")
-    (Strategy(depth='full', method='lora'), Strategy(depth='full', method='weights'))
+    >>> from skembed import Partial
+    >>> Partial(n_blocks=2).stages(depth=7, max_epochs=30)
+    [Stage(name='top 2 blocks', n_unfrozen=2, epochs=30)]
     """
-    if strategy not in STRATEGIES:
-        raise ValueError(
-            f"strategy={strategy!r} is not known.{hint_at_strategy(strategy)} "
-            f"Use one of {', '.join(map(repr, STRATEGIES))}."
-        )
-    first, _, second = strategy.partition("+")
-    if first in DEPTHS:
-        return Strategy(first, second or "weights")
-    return Strategy("full", first)
+
+    name = "partial"
+    _parameter_constraints: ClassVar[dict[str, Any]] = {"n_blocks": [Interval(Integral, 1, None, closed="left")]}
+
+    def __init__(self, n_blocks=1):
+        self.n_blocks = n_blocks
+
+    def stages(self, depth, max_epochs):
+        return [_stage(int(self.n_blocks), depth, max_epochs)]
 
 
-def hint_at_strategy(strategy: str) -> str:
-    """What was meant by a strategy that is none, with a space before it; nothing where nothing is near.
+class Full(Strategy):
+    """Train the head and all blocks from the start.
 
     Examples
     --------
-    >>> hint_at_strategy("loar")
-    " Did you mean 'lora'?"
+    >>> from skembed import Full
+    >>> Full().stages(depth=7, max_epochs=30)
+    [Stage(name='all blocks', n_unfrozen=7, epochs=30)]
     """
-    if strategy.partition("+")[2] == "prompt":
-        return (
-            " A prompt is read at the input, below all blocks, so there is no depth to choose and no frozen block to "
-            'replay. Use "prompt" alone.'
-        )
-    return did_you_mean(strategy, (*STRATEGIES, "auto"))
+
+    name = "full"
+
+    def stages(self, depth, max_epochs):
+        return [_stage(depth, depth, max_epochs)]
 
 
-def check_target_modules(given: Any) -> None:
-    """Refuse what is no list of names, whatever the network.
+class Progressive(Strategy):
+    """Train the head first, then more and more blocks from the top [1]_.
 
-    Raises
-    ------
-    ValueError
-        If it is empty, or holds what is no name.
-    """
-    if given is None:
-        return
-    names = list(given)
-    if not names:
-        raise ValueError("target_modules is empty: LoRA would change nothing. Give names of layers, or None for all.")
-    for name in names:
-        if not isinstance(name, str):
-            raise ValueError(
-                f"target_modules={names!r}: {name!r} is {_article(type(name).__name__)}, and no name of a layer. "
-                "Give a list of str."
-            )
-        if not name.strip(". "):
-            raise ValueError(f"target_modules={names!r}: {name!r} is an empty name. Give names of layers, or None.")
+    After each stage the best weights so far are restored. A stage that did harm, its held-out loss higher by more than
+    its standard error, is tried once more with stronger regularization before the fit ends, and so is the deepest where
+    it gained nothing. With all blocks unfrozen further rounds follow while they gain.
 
+    Parameters
+    ----------
+    step : int or "double", default="double"
+        Number of blocks that each stage adds; "double" trains the top 1, 2, 4, ... blocks.
+    stage_epochs : int, default=5
+        Largest number of epochs of one stage, over which its schedule goes. Where `max_epochs` is small, the head has
+        no more than half of it.
 
-def _article(noun: str) -> str:
-    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
-
-
-def resolve_factor(factor: float | str, method: str) -> float:
-    """What the head's learning rate is multiplied by for the top block.
+    References
+    ----------
+    .. [1] Howard & Ruder (2018), Universal Language Model Fine-tuning for Text Classification.
 
     Examples
     --------
-    >>> resolve_factor("auto", "weights"), resolve_factor("auto", "lora"), resolve_factor(0.5, "lora")
-    (0.1, 1.0, 0.5)
+    >>> from skembed import Progressive
+    >>> [stage.n_unfrozen for stage in Progressive(stage_epochs=3).stages(depth=7, max_epochs=9)]
+    [0, 1, 2, 4, 7]
+    >>> [stage.epochs for stage in Progressive().stages(depth=2, max_epochs=5)]
+    [2, 3, 3]
     """
-    return METHODS[method] if isinstance(factor, str) else float(factor)
+
+    name = "progressive"
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        "step": [Interval(Integral, 1, None, closed="left"), StrOptions({"double"})],
+        "stage_epochs": [Interval(Integral, 1, None, closed="left")],
+    }
+
+    def __init__(self, step="double", stage_epochs=5):
+        self.step = step
+        self.stage_epochs = stage_epochs
+
+    def stages(self, depth, max_epochs):
+        counts = [0, 1]
+        while counts[-1] < depth:
+            step = counts[-1] if isinstance(self.step, str) else int(self.step)
+            counts.append(min(depth, counts[-1] + step))
+        # The head is cheap and soon trained: where epochs are few, half of them are left to the blocks.
+        head = min(int(self.stage_epochs), max(1, max_epochs // 2))
+        later = min(int(self.stage_epochs), max(1, max_epochs - head))
+        return [_stage(count, depth, later if count else head) for count in counts]
+
+
+def _stage(n_unfrozen: int, depth: int, epochs: int) -> Stage:
+    if n_unfrozen == 0:
+        name = "head"
+    elif n_unfrozen == depth:
+        name = "all blocks"
+    else:
+        name = "top block" if n_unfrozen == 1 else f"top {n_unfrozen} blocks"
+    return Stage(name, n_unfrozen, epochs)
+
+
+#: Classes by the names of their default objects.
+STRATEGIES: dict[str, type[Strategy]] = {cls.name: cls for cls in (Head, Partial, Full, Progressive)}
+
+
+def hint_at_strategy(given: str, methods: tuple[str, ...]) -> str:
+    """Return what was meant by an unknown strategy, with a space before it, or an empty string.
+
+    Parameters
+    ----------
+    given : str
+        Unknown name of a strategy.
+    methods : tuple of str
+        Names of methods. Until version 0.1 these were strategies, as in "partial+lora".
+
+    Examples
+    --------
+    >>> hint_at_strategy("progresive", ("lora",))
+    " Did you mean 'progressive'?"
+    >>> hint_at_strategy("partial+lora", ("lora",))
+    " What trains is the method's: use strategy='partial', method='lora'."
+    """
+    strategy, _, method = given.rpartition("+")
+    if method in methods and strategy in ("", *STRATEGIES):
+        return f" What trains is the method's: use strategy={strategy or 'full'!r}, method={method!r}."
+    return did_you_mean(given, (*STRATEGIES, "auto"))

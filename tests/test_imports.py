@@ -15,7 +15,9 @@ PACKAGE = Path(__file__).parents[1] / "skembed"
 LAYERS = {
     "exceptions": 0,
     "utils": 1,
+    "schedules": 1,
     "strategies": 2,
+    "optimization": 2,
     "inputs": 2,
     "cache": 2,
     "config": 3,

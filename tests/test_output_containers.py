@@ -17,7 +17,15 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skembed import BackboneSelector, FineTuneClassifier, FineTuneRegressor, advise, diagnose, find_learning_rate
+from skembed import (
+    BackboneSelector,
+    FineTuneClassifier,
+    FineTuneRegressor,
+    Progressive,
+    advise,
+    diagnose,
+    find_learning_rate,
+)
 from skembed import rank_backbones as rank
 from skembed.displays import DriftDisplay, EmbeddingMapDisplay, LayerProbeDisplay
 from skembed.selection import nleep
@@ -37,7 +45,7 @@ RNG = np.random.default_rng(0)
 X = list(RNG.normal(size=(40, 4)).astype(np.float32))
 Y = np.where(np.array(X)[:, 0] > 0, "yes", "no")
 NUMBERS = np.array(X)[:, :2].astype(float)
-FIT = {"max_epochs": 2, "stage_epochs": 1, "random_state": 0}
+FIT = {"max_epochs": 2, "strategy": Progressive(stage_epochs=1), "random_state": 0}
 CONFIGURED = {
     "pandas, globally": ("pandas", None),
     "polars, by set_output": (None, "polars"),
@@ -50,7 +58,7 @@ def _embedder(output, **parameters):
 
 
 def _classifier(output, **parameters):
-    return FineTuneClassifier(_embedder(output, on_error="nan"), **{**FIT, **parameters})
+    return FineTuneClassifier(_embedder(output, on_error="nan")).set_params(**{**FIT, **parameters})
 
 
 def _fits(output):

@@ -10,8 +10,21 @@ import pytest
 from sklearn.utils import estimator_checks as checks
 
 import skembed
-from skembed import AudioEmbedder, FineTuneClassifier, FineTuneRegressor, ImageEmbedder, TextEmbedder
-from skembed.strategies import STRATEGIES, parse_strategy
+from skembed import (
+    AudioEmbedder,
+    Augmentation,
+    CutMix,
+    FineTuneClassifier,
+    FineTuneRegressor,
+    ImageEmbedder,
+    LoRA,
+    Mixup,
+    Optimization,
+    Partial,
+    Progressive,
+    TextEmbedder,
+)
+from skembed.strategies import STRATEGIES
 from skembed.testing import ArrayEmbedder
 from skembed.utils.naming import did_you_mean, nearest
 
@@ -20,18 +33,14 @@ SAMPLES = [[0.0, 1.0], [1.0, 0.0]] * 5
 
 @pytest.mark.parametrize(("parameter", "given", "meant"), [
     ("strategy", "progresive", "progressive"),
-    ("strategy", "loar", "lora"),
-    ("strategy", "LoRA", "lora"),
-    ("strategy", "partial+loar", "partial+lora"),
-    ("schedule", "slanted-triangular", "slanted_triangular"),
-    ("mixup_on", "feature", "features"),
+    ("method", "loar", "lora"),
+    ("method", "LoRA", "lora"),
     ("class_weight", "balance", "balanced"),
-    ("backbone_factor", "autos", "auto"),
 ])  # fmt: skip
 def test_the_nearest_value_is_offered(parameter, given, meant):
     with pytest.raises(
         ValueError,
-        match=rf"The '{parameter}' parameter .* Got '{given}' instead\. Did you mean '{meant}'\?".replace("+", r"\+"),
+        match=rf"The '{parameter}' parameter .* Got '{given}' instead\. Did you mean '{meant}'\?",
     ):
         FineTuneClassifier(ArrayEmbedder(), **{parameter: given}).fit(SAMPLES, [0, 1] * 5)
 
@@ -76,15 +85,38 @@ def test_what_is_far_from_everything_is_not_guessed_at():
         FineTuneRegressor(ArrayEmbedder(), strategy="zzz").fit(SAMPLES, range(10))
 
 
-@pytest.mark.parametrize("depth", ["partial", "progressive"])
-def test_a_prompt_has_no_depth_and_is_not_listed_with_one(depth):
-    assert f"{depth}+prompt" not in STRATEGIES
-    assert all(parse_strategy(strategy) for strategy in STRATEGIES)
-    with pytest.raises(ValueError, match=r'no depth to choose.*Use "prompt" alone'):
-        FineTuneClassifier(ArrayEmbedder(), strategy=f"{depth}+prompt").fit(SAMPLES, [0, 1] * 5)
-    with pytest.raises(ValueError, match="The 'strategy' parameter") as caught:
-        FineTuneClassifier(ArrayEmbedder(), strategy="zzz").fit(SAMPLES, [0, 1] * 5)
-    assert "+prompt" not in str(caught.value)
+@pytest.mark.parametrize(("strategy", "method"), [("partial", "lora"), ("progressive", "bitfit"), ("", "adapter")])
+def test_methods_given_as_strategies_are_told_apart(strategy, method):
+    given = f"{strategy}+{method}".lstrip("+")
+    use = f"use strategy='{strategy or 'full'}', method='{method}'"
+    with pytest.raises(ValueError, match=f"'strategy' parameter.*{use}"):
+        FineTuneClassifier(ArrayEmbedder(), strategy=given).fit(SAMPLES, [0, 1] * 5)
+
+
+@pytest.mark.parametrize(("parameters", "said"), [
+    ({"strategy": Partial(0)}, "'n_blocks' parameter of Partial must be an int in the range"),
+    ({"strategy": Progressive("doubled")}, r"'step' parameter of Progressive .*Did you mean 'double'\?"),
+    ({"method": LoRA(rank=0.5)}, "'rank' parameter of LoRA must be an int"),
+    ({"optimization": Optimization(schedule="slanted-triangular")}, r"Did you mean 'slanted_triangular'\?"),
+    ({"optimization": Optimization(backbone_factor="autos")}, r"Did you mean 'auto'\?"),
+    ({"augment": Augmentation(views=0)}, "'views' parameter of Augmentation must be an int"),
+    ({"mix": Mixup(alpha=-1)}, "'alpha' parameter of Mixup must be a float"),
+    ({"mix": Mixup(on="feature")}, r"'on' parameter of Mixup .*Did you mean 'features'\?"),
+    ({"mix": "mixupp"}, r"mix='mixupp': use Mixup\(\), CutMix\(\).* Did you mean 'mixup'\?"),
+    ({"mix": [Mixup(), "mixup"]}, "has Mixup twice"),
+    ({"mix": CutMix}, r"Give an object, not its class: CutMix\(\)"),
+    ({"method": LoRA}, r"Give an object, not its class: LoRA\(\)"),
+    ({"strategy": Partial}, r"Give an object, not its class: Partial\(\)"),
+], ids=str)  # fmt: skip
+def test_parameters_of_objects_are_checked_by_name(parameters, said):
+    with pytest.raises(ValueError, match=said):
+        FineTuneClassifier(ArrayEmbedder(), **parameters).fit(SAMPLES, [0, 1] * 5)
+
+
+def test_label_smoothing_is_refused_for_numbers():
+    regressor = FineTuneRegressor(ArrayEmbedder(), optimization=Optimization(label_smoothing=0.1))
+    with pytest.raises(ValueError, match=r"label_smoothing=0\.1 is for classes"):
+        regressor.fit(SAMPLES, range(10))
 
 
 @pytest.mark.parametrize("estimator", [

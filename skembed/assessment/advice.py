@@ -15,8 +15,12 @@ from skembed.assessment.evidence import Evidence, gather
 from skembed.assessment.findings import LINE_WIDTH, Finding, describe, worst_first
 from skembed.assessment.rules import RULES, Rule
 from skembed.assessment.wording import duration, words_for
+from skembed.backbones.tuning.method import Method, resolve_method
+from skembed.backbones.tuning.weights import Weights
 from skembed.embedders.base import BaseEmbedder
 from skembed.inputs.target_kinds import KnownTargets
+from skembed.optimization import Optimization
+from skembed.strategies import Strategy
 
 __all__ = ["Advice", "advise_samples"]
 
@@ -27,8 +31,8 @@ class Advice:
 
     Parameters
     ----------
-    strategy : str
-        A value of `FineTuneClassifier.strategy`.
+    strategy : Strategy
+        Value for `FineTuneClassifier.strategy`.
     settings : dict
         Further parameters of the estimator that differ from its defaults; ``embedder__layers`` is one of its embedder.
     reasons : tuple of str
@@ -42,6 +46,8 @@ class Advice:
         What to split by, so that copies and near copies stay together; None where there are none, or where the given
         groups do so already.
     task : {"classification", "multilabel", "regression"}
+    method : Method
+        Value for `FineTuneClassifier.method`.
     embedder : ImageEmbedder, TextEmbedder or AudioEmbedder
         As it was given.
     random_state : int or None
@@ -50,13 +56,14 @@ class Advice:
         Takes the advice and further parameters; returns the estimator.
     """
 
-    strategy: str
+    strategy: Strategy
     settings: Mapping[str, Any]
     reasons: tuple[str, ...]
     findings: tuple[Finding, ...]
     evidence: Mapping[str, float] = field(repr=False)
     groups: np.ndarray | None = field(repr=False, compare=False)
     task: str = "classification"
+    method: Method = field(default_factory=Weights)
     embedder: BaseEmbedder | None = field(default=None, repr=False, compare=False)
     random_state: int | None = None
     build: Callable[..., Any] | None = field(default=None, repr=False, compare=False)
@@ -88,7 +95,8 @@ class Advice:
         return self.build(self, **parameters)
 
     def __str__(self) -> str:
-        settings = "".join(f", {name}={value!r}" for name, value in self.settings.items())
+        method = {} if self.method == Weights() else {"method": self.method}
+        settings = "".join(f", {name}={value!r}" for name, value in {**method, **self.settings}.items())
         serious = [found for found in self.findings if found.severity == "serious"]
         others = [found for found in self.findings if found.severity != "serious"]
         lines = ["First of all:", describe(serious)] if serious else []
@@ -160,16 +168,22 @@ def _follow(evidence: Evidence, embedder: BaseEmbedder, random_state: int | None
     """Go through the table."""
     holding = [rule for rule in RULES if rule.when(evidence)]
     decider = next(rule for rule in holding if rule.strategy)
-    strategy = _usable_strategy(decider.strategy)
+    strategy, method = _usable(decider)
     # What adds no setting is told as a finding.
     added = [rule for rule in holding if not rule.strategy and _settings(rule, evidence)]
-    speaking = [decider, *(rule for rule in added if not rule.only_for or strategy in rule.only_for)]
+    chosen = strategy.name if method.name == "weights" else method.name
+    speaking = [decider, *(rule for rule in added if not rule.only_for or chosen in rule.only_for)]
     words = {**evidence.numbers, **words_for(evidence)}
     settings: dict[str, Any] = {}
     for rule in speaking:
         settings = {**_settings(rule, evidence), **settings}
+    strategy.set_params(**_taken_out(settings, "strategy"))
+    optimization = _taken_out(settings, "optimization")
+    if optimization:
+        settings["optimization"] = Optimization(**optimization)
     return Advice(
         strategy=strategy,
+        method=method,
         settings=settings,
         reasons=tuple(f"{rule.name}: {rule.reason.format(**words)} [{rule.source}]" for rule in speaking),
         findings=worst_first(_finding(rule, evidence, words) for rule in holding if rule.finding),
@@ -183,13 +197,21 @@ def _follow(evidence: Evidence, embedder: BaseEmbedder, random_state: int | None
 
 def _settings(rule: Rule, evidence: Evidence) -> dict[str, Any]:
     """Those that the estimator of the task has."""
-    foreign = ("class_weight", "label_smoothing") if evidence.task == "regression" else ()
+    foreign = ("class_weight", "optimization__label_smoothing") if evidence.task == "regression" else ()
     return {name: _filled(value, evidence) for name, value in rule.settings.items() if name not in foreign}
 
 
-def _usable_strategy(names: Sequence[str]) -> str:
-    """The first that can be followed here: LoRA needs a package that not everybody has."""
-    return next(name for name in names if name != "lora" or find_spec("peft") is not None)
+def _usable(rule: Rule) -> tuple[Strategy, Method]:
+    """Return the strategy and the method of a rule, as new objects: LoRA needs a package that not everybody has."""
+    if rule.method == "lora" and find_spec("peft") is None:
+        return clone(rule.without), Weights()
+    return clone(rule.strategy), resolve_method(rule.method)
+
+
+def _taken_out(settings: dict[str, Any], name: str) -> dict[str, Any]:
+    """Remove the settings of a parameter object, and return them by their own names."""
+    nested = [key for key in settings if key.startswith(f"{name}__")]
+    return {key.partition("__")[2]: settings.pop(key) for key in nested}
 
 
 def _filled(value: Any, evidence: Evidence) -> Any:

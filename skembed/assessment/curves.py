@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from skembed.assessment.certainty import TEMPERATURE_RANGE
 from skembed.assessment.findings import Finding
 from skembed.assessment.remedies import RATE_DIVISOR, UNSTABLE_RATE_DIVISOR, Means, enumerated
+from skembed.strategies import Head, Partial
 
 __all__ = ["CHECKED", "CHECKED_WITHOUT_HELD_OUT", "Curves", "read_curves"]
 
@@ -127,9 +128,9 @@ def _losses(record: dict[str, Any]) -> str:
 
 def _instability(curves: Curves) -> Iterator[Finding]:
     means = curves.means
-    milder = [*means.slower(UNSTABLE_RATE_DIVISOR), *means.at_most(clip_norm=1.0)]
-    if means.parameters.get("schedule") == "constant":
-        milder.append("schedule='slanted_triangular', which warms up")
+    milder = [*means.slower(UNSTABLE_RATE_DIVISOR), *means.at_most(optimization__clip_norm=1.0)]
+    if means.parameters.get("optimization__schedule") == "constant":
+        milder.append("optimization__schedule='slanted_triangular', which warms up")
     remedy = f"{enumerated(milder)}; find_learning_rate(estimator, X, y) measures it."
     if curves.ended.startswith("diverged"):
         after = f"after {len(curves.history)} epochs" if curves.history else "in the first epoch"
@@ -216,7 +217,7 @@ def _overfitted(curves: Curves, attempt: list[dict[str, Any]], kept: dict[str, A
         )
         yours = "scoring=None, which judges by the held-out loss, if probabilities matter to you"
         remedy = (
-            f"{enumerated([yours, *means.regularised(), *means.slower(RATE_DIVISOR)[:1]])}; more samples help most."
+            f"{enumerated([yours, *means.regularized(), *means.slower(RATE_DIVISOR)[:1]])}; more samples help most."
         )
         yield Finding("overfitting", "warning", evidence, remedy, numbers=_numbers(curves, lowest, kept))
         return
@@ -224,7 +225,7 @@ def _overfitted(curves: Curves, attempt: list[dict[str, Any]], kept: dict[str, A
     if (kept is None or attempt[0]["unfrozen"]) and _rose(curves, best, last):
         what = "the linear probe" if kept is None else f"epoch {kept['epoch']}"
         evidence = f"In {last['stage']} {_path(best, last)}. What was kept, {what}, is not touched by it."
-        more = enumerated([*means.regularised(), *means.slower(RATE_DIVISOR)[:1], *means.shallower()])
+        more = enumerated([*means.regularized(), *means.slower(RATE_DIVISOR)[:1], *means.shallower()])
         remedy = f"Nothing has to be mended. If training is to gain more: {more}; more samples help most."
         yield Finding("overfitting", "note", evidence, remedy, numbers=_numbers(curves, best, last))
 
@@ -278,7 +279,7 @@ def _narrower(means: Means, kept: dict[str, Any] | None) -> str:
     if kept is None:
         return "More samples help most; or another layer (layers=) or backbone (rank_backbones)."
     # A training loss far below the held-out loss is what stronger regularization acts on.
-    regularized = enumerated([*means.regularised(), *means.shallower()])
+    regularized = enumerated([*means.regularized(), *means.shallower()])
     return f"More samples help most; {regularized or 'or another backbone (rank_backbones)'}."
 
 
@@ -396,11 +397,8 @@ def _cut_short(curves: Curves) -> bool:
 def _shorter(curves: Curves) -> str:
     """The way to what was kept, without what came after it."""
     chosen = curves.history[(curves.chosen or 1) - 1]
-    n_unfrozen, means = len(chosen["unfrozen"]), curves.means
-    if not n_unfrozen:
-        return "strategy='head'"
-    suffix = "" if means.method == "weights" else f"+{means.method}"
-    return f"strategy='partial{suffix}' with n_unfrozen={n_unfrozen}"
+    n_unfrozen = len(chosen["unfrozen"])
+    return f"strategy={Partial(n_unfrozen) if n_unfrozen else Head()!r}"
 
 
 def _calibration(curves: Curves) -> Iterator[Finding]:

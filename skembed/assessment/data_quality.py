@@ -91,7 +91,7 @@ def find_noise(
     ) + ("" if sure else " It may be chance.")
     severity = "warning" if sure else "note"
     remedy = "Look at the samples of this finding (its .samples, the surest first)"
-    softer = [] if means.kept == "probe" else means.at_least(label_smoothing=0.1)
+    softer = [] if means.kept == "probe" else means.at_least(optimization__label_smoothing=0.1)
     remedy += f"; {softer[0]} lessens the harm of wrong ones that stay." if softer else "."
     return [
         Finding(

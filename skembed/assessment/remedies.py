@@ -6,7 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from skembed.strategies import parse_strategy, resolve_factor
+from skembed.augment.mixing import Mixup, resolve_mix
+from skembed.backbones.tuning.weights import Weights
+from skembed.optimization import Optimization
+from skembed.strategies import Head, Partial, Progressive, Strategy
 
 __all__ = ["RATE_DIVISOR", "UNSTABLE_RATE_DIVISOR", "Means", "enumerated"]
 
@@ -23,9 +26,12 @@ class Means:
     Parameters
     ----------
     parameters : dict
-        The estimator's own, as from ``get_params(deep=False)``.
-    strategy : str
-        As it was followed, where "auto" was asked for.
+        Values of the estimator's parameters by the names that `set_params` takes, those of `optimization` included;
+        see `of`.
+    strategy : Strategy
+        Strategy that was followed.
+    method : str
+        Name of the method that trained the blocks.
     kept : {"fine-tuned", "probe"}
         What the estimator is. What acts on training only does nothing for a probe.
     grouped, own_validation : bool, default=False
@@ -33,21 +39,31 @@ class Means:
 
     Examples
     --------
-    >>> means = Means({"dropout": 0.1, "clip_norm": 1.0, "l2_sp": 0.1}, "partial+lora", "fine-tuned")
-    >>> means.at_least(dropout=0.3, l2_sp=0.01), means.at_most(clip_norm=1.0)
-    (['dropout=0.3 (now 0.1)'], [])
+    >>> means = Means.of({"optimization": Optimization(l2_sp=0.1)}, Partial(), "lora")
+    >>> means.at_least(optimization__dropout=0.3, optimization__l2_sp=0.01)
+    ['optimization__dropout=0.3 (now 0.1)']
     >>> means.shallower(), means.deeper()
-    (["strategy='head'"], ["strategy='progressive+lora'"])
+    (['strategy=Head()'], ['strategy=Progressive()'])
     """
 
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    strategy: str = "progressive"
+    strategy: Strategy = field(default_factory=Progressive)
+    method: str = "weights"
     kept: str = "fine-tuned"
     grouped: bool = False
     own_validation: bool = False
 
+    @classmethod
+    def of(cls, parameters: Mapping[str, Any], strategy: Strategy, method: str, **others: Any) -> Means:
+        """Return the means of an estimator with these parameters, as from ``get_params(deep=False)``."""
+        optimization = parameters.get("optimization") or Optimization()
+        values = {f"optimization__{name}": value for name, value in optimization.get_params().items()}
+        if "class_weight" not in parameters:  # numbers have no labels to smooth
+            del values["optimization__label_smoothing"]
+        return cls({**values, **parameters}, strategy, method, **others)
+
     def at_least(self, **wanted: float) -> list[str]:
-        """Of these values those that are above the estimator's own; parameters that it does not have are left out."""
+        """Return those of these values that are above the estimator's own; unknown parameters are left out."""
         return [
             _changed(name, value, self.parameters[name])
             for name, value in wanted.items()
@@ -55,7 +71,7 @@ class Means:
         ]
 
     def at_most(self, **wanted: float) -> list[str]:
-        """Of these values those that are below the estimator's own, where None is without bounds."""
+        """Return those of these values that are below the estimator's own, where None is without bounds."""
         return [
             _changed(name, value, self.parameters[name])
             for name, value in wanted.items()
@@ -63,7 +79,7 @@ class Means:
         ]
 
     def unset(self, **wanted: Any) -> list[str]:
-        """Of these parameters those that are None in the estimator."""
+        """Return those of these parameters that are None in the estimator."""
         return [
             f"{name}={value!r}"
             for name, value in wanted.items()
@@ -72,68 +88,68 @@ class Means:
 
     @property
     def trains_blocks(self) -> bool:
-        """Whether more than a head is trained."""
-        return parse_strategy(self.strategy).depth != "head"
-
-    @property
-    def method(self) -> str:
-        """Name of the method that trains the blocks, one of `skembed.strategies.METHODS`."""
-        return parse_strategy(self.strategy).method
+        """Return True if more than a head is trained."""
+        return not isinstance(self.strategy, Head)
 
     def shallower(self) -> list[str]:
-        """The strategy, or the number of blocks, with less to train; empty for a head alone."""
-        depth, own = parse_strategy(self.strategy).depth, self.parameters.get("n_unfrozen", 1)
-        if depth == "head":
+        """Return strategies with less to train; none for a head alone."""
+        if isinstance(self.strategy, Head):
             return []
-        if depth == "partial" and own > 1:
-            return [_changed("n_unfrozen", own // 2, own)]
-        if depth == "partial" or self.method == "prompt":
-            return ["strategy='head'"]
-        return [f"strategy={self._named('partial')!r}"]
+        if isinstance(self.strategy, Partial) and self.strategy.n_blocks > 1:
+            return [_changed("strategy", Partial(int(self.strategy.n_blocks) // 2), self.strategy)]
+        if isinstance(self.strategy, Partial) or self.method == "prompt":
+            return ["strategy=Head()"]
+        return ["strategy=Partial()"]
 
     def deeper(self) -> list[str]:
-        """The strategy that reaches more blocks; empty where all are reached."""
-        depth = parse_strategy(self.strategy).depth
-        return [f"strategy={self._named('progressive')!r}"] if depth in ("head", "partial") else []
+        """Return a strategy that reaches more blocks; none where all are reached."""
+        return ["strategy=Progressive()"] if isinstance(self.strategy, Head | Partial) else []
 
     def slower(self, factor: float) -> list[str]:
-        """Lower learning rates: of all that trains, and, where pre-trained blocks train, of these alone."""
+        """Return lower learning rates: of all that trains, and, where pre-trained blocks train, of these alone."""
         rate = self.parameters["learning_rate"]
         rates = [_changed("learning_rate", rate / factor, rate)]
         if self.trains_blocks and self.method == "weights":
-            own = resolve_factor(self.parameters["backbone_factor"], self.method)
-            rates.append(_changed("backbone_factor", own / factor, own))
+            given = self.parameters["optimization__backbone_factor"]
+            current = Weights.rate_factor if given == "auto" else given
+            rates.append(_changed("optimization__backbone_factor", current / factor, current))
         return rates
 
     def nearer(self) -> list[str]:
-        """What holds trained blocks near what they were."""
+        """Return settings that hold trained blocks near what they were."""
         if not self.trains_blocks:
             return []
-        decay = self.at_most(layer_decay=0.6) if self.method == "weights" else []
-        return [*decay, *self.at_least(l2_sp=0.01)]
+        decay = self.at_most(optimization__layer_decay=0.6) if self.method == "weights" else []
+        return [*decay, *self.at_least(optimization__l2_sp=0.01)]
 
-    def regularised(self) -> list[str]:
-        """Stronger regularisation of training."""
-        found = self.at_least(dropout=0.3, weight_decay=0.1)
+    def regularized(self) -> list[str]:
+        """Return settings of stronger regularization."""
+        stronger = self.at_least(optimization__dropout=0.3, optimization__weight_decay=0.1)
         if self.trains_blocks:
-            found += self.at_least(l2_sp=0.01)
-        if not self.parameters.get("cutmix"):
-            found += self.at_least(mixup=0.2)
-        return [*found, *self.unset(augment="standard")]
+            stronger += self.at_least(optimization__l2_sp=0.01)
+        return [*stronger, *self._mixed(), *self.unset(augment="standard")]
 
     def softened(self) -> list[str]:
-        """Training targets that are less sure."""
-        mixing = [] if self.parameters.get("cutmix") else self.at_least(mixup=0.2)
-        return [*self.at_least(label_smoothing=0.1), *mixing]
+        """Return settings with training targets that are less sure."""
+        return [*self.at_least(optimization__label_smoothing=0.1), *self._mixed()]
+
+    def _mixed(self) -> list[str]:
+        mixup, cutmix = resolve_mix(self.parameters.get("mix"))
+        if "mix" not in self.parameters or cutmix is not None:
+            return []
+        default = Mixup()
+        if mixup is None:
+            return [f"mix={default!r}"]
+        return [_changed("mix", default, mixup)] if mixup.alpha < default.alpha else []
 
     def longer(self) -> list[str]:
-        """Twice the epochs."""
-        own = self.parameters
-        names = ["max_epochs", *(["stage_epochs"] if parse_strategy(self.strategy).depth == "progressive" else [])]
-        return [_changed(name, 2 * own[name], own[name]) for name in names]
-
-    def _named(self, depth: str) -> str:
-        return depth if self.method == "weights" else f"{depth}+{self.method}"
+        """Return twice the epochs."""
+        epochs = self.parameters["max_epochs"]
+        changes = [_changed("max_epochs", 2 * epochs, epochs)]
+        if isinstance(self.strategy, Progressive):
+            longer = Progressive(self.strategy.step, 2 * int(self.strategy.stage_epochs))
+            changes.append(_changed("strategy", longer, self.strategy))
+        return changes
 
 
 def enumerated(parts: Iterable[str]) -> str:
@@ -148,7 +164,7 @@ def enumerated(parts: Iterable[str]) -> str:
     return f"{', '.join(first)} or {last}" if first else last
 
 
-def _changed(name: str, value: Any, own: Any) -> str:
+def _changed(name: str, value: Any, current: Any) -> str:
     """A parameter, what it should be and what it is.
 
     Examples
@@ -157,4 +173,4 @@ def _changed(name: str, value: Any, own: Any) -> str:
     ('learning_rate=0.00033 (now 0.001)', 'clip_norm=1.0 (now None)')
     """
     value = float(f"{value:.2g}") if isinstance(value, float) else value
-    return f"{name}={value!r} (now {own!r})"
+    return f"{name}={value!r} (now {current!r})"

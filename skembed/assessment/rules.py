@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from skembed.assessment.evidence import Evidence
+from skembed.augment.mixing import Mixup
 from skembed.measures.label_noise import MIN_PROBE_R2, NOISY_RATE
+from skembed.strategies import Full, Head, Partial, Progressive, Strategy
 
 __all__ = ["RULES", "Rule"]
 
@@ -34,12 +36,17 @@ class Rule:
     reason : str
         Why its strategy or settings follow, as a sentence; the evidence's numbers, and words that fit the task, are put
         into its braces. Empty where none follow.
-    strategy : tuple of str
-        The first of these that the estimators know is advised; empty leaves it to others.
+    strategy : Strategy, optional
+        Advised strategy; None leaves it to others.
+    method : str
+        Name of the advised method, if it can be used here.
+    without : Strategy, optional
+        Advised strategy, with the weights as the method, where it cannot.
     settings : dict
-        First settings to try. A string in braces stands for a whole number of the evidence.
+        First settings to try, by the names that `set_params` takes. A string in braces stands for a whole number of the
+        evidence.
     only_for : tuple of str
-        Strategies that its settings mean something to; empty for all.
+        Names of strategies, or of methods besides "weights", that its settings mean something to; empty for all.
     finding : str, optional
         Severity, where the user should hear of it whatever is done.
     evidence : str
@@ -54,7 +61,9 @@ class Rule:
     when: Callable[[Evidence], bool]
     source: str
     reason: str = ""
-    strategy: tuple[str, ...] = ()
+    strategy: Strategy | None = None
+    method: str = "weights"
+    without: Strategy | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     only_for: tuple[str, ...] = ()
     finding: str | None = None
@@ -94,7 +103,7 @@ _LEAKAGE: dict[str, Callable[[Evidence], bool]] = {
 
 #: Twice the defaults, by the strategies that have them.
 _EPOCHS: dict[tuple[str, ...], dict[str, Any]] = {
-    ("progressive",): {"stage_epochs": 10, "max_epochs": 60},
+    ("progressive",): {"strategy__stage_epochs": 10, "max_epochs": 60},
     ("partial", "full", "lora"): {"max_epochs": 60},
 }
 
@@ -105,7 +114,7 @@ RULES: tuple[Rule, ...] = (
         lambda e: e.is_chance == 1 and not _is_far(e),
         "Ojala & Garriga (2010): a permutation test tells whether a classifier found structure.",
         reason="the head is the cheapest that can be fitted; more of the network would learn the noise by heart.",
-        strategy=("head",),
+        strategy=Head(),
         finding="serious",
         evidence="predicting each of {n_probed:.0f} samples from all others, a linear probe on the embeddings "
         "{probe_score}; with shuffled {target}s, which is chance, it comes to {shuffled_range}. As far as "
@@ -155,7 +164,7 @@ RULES: tuple[Rule, ...] = (
         lambda e: e.noise_rate - 2 * e.noise_error >= NOISY_RATE and e.probe_r2 >= MIN_PROBE_R2,
         "Northcutt, Jiang & Chuang (2021): confident learning; Lukasik et al. (2020): label smoothing helps.",
         reason="label smoothing lessens the harm of wrong labels.",
-        settings={"label_smoothing": 0.1},
+        settings={"optimization__label_smoothing": 0.1},
         finding="warning",
         evidence="of the quarter of the samples that a linear probe is surest of, without having seen their labels, "
         "{noise_rate:.1%} are labelled otherwise, where 1 % or less is normal; {n_suspects:.0f} labels are suspect.",
@@ -190,7 +199,7 @@ RULES: tuple[Rule, ...] = (
         lambda e: e.per_target < 20,
         "Tian et al. (2020): a linear classifier on a good frozen embedding beats more complex few-shot methods.",
         reason="a linear head on frozen features is hard to beat with so few; batches of 16 give it more steps.",
-        strategy=("head",),
+        strategy=Head(),
         settings={"batch_size": 16},
         finding="note",
         evidence="{size}: too few to train a network on and to hold some out that judge it.{unmeasured}",
@@ -201,11 +210,13 @@ RULES: tuple[Rule, ...] = (
         lambda e: e.training_bytes > 0.8 * e.free_bytes,
         "Hu et al. (2021): low-rank updates match full fine-tuning, and need moments for few parameters.",
         reason="few parameters train, and the memory of all others' gradients and moments is saved.",
-        strategy=("lora", "partial"),
+        strategy=Full(),
+        method="lora",
+        without=Partial(),
         finding="note",
         evidence="to train all blocks takes about {memory_needed} for weights, gradients and the optimiser's moments; "
         "{memory_free} are free.",
-        remedy="Stay with strategy='lora', or 'partial' with a small n_unfrozen; or take a smaller backbone.",
+        remedy="Stay with method='lora', or a Partial strategy of few blocks; or take a smaller backbone.",
     ),
     Rule(
         "limited by conflicts",
@@ -213,7 +224,7 @@ RULES: tuple[Rule, ...] = (
         "Northcutt, Athalye & Mueller (2021): errors in labels are common, and mislead the choice of models.",
         reason="what limits the score are copies with conflicting {target}s, and no training mends that. The head is "
         "the cheapest to fit; ask again once the copies agree.",
-        strategy=("head",),
+        strategy=Head(),
     ),
     Rule(
         "solved",
@@ -221,15 +232,14 @@ RULES: tuple[Rule, ...] = (
         "Kumar et al. (2022): fine-tuning can distort good features.",
         reason="with nothing trained but a linear probe on the embeddings, it {probe_score} (each predicted from all "
         "others): training more than a head has next to nothing to gain.",
-        strategy=("head",),
+        strategy=Head(),
     ),
     Rule(
         "slow",
         lambda e: _is_slow(e) and not _is_far(e),
         "Howard & Ruder (2018): the last layers hold the least general knowledge, and are the ones to begin with.",
         reason="of the top block alone an epoch takes {top_epoch}, for what lies below is computed once.",
-        strategy=("partial",),
-        settings={"n_unfrozen": 1},
+        strategy=Partial(n_blocks=1),
         finding="note",
         evidence="an epoch of all blocks takes {epoch} here, and twenty of them more than the budget of "
         "{budget_given}.",
@@ -241,8 +251,8 @@ RULES: tuple[Rule, ...] = (
         "Lee et al. (2022): which blocks to tune depends on the shift; where inputs have changed, the first ones.",
         reason="the lower blocks ought to change, too, and there are enough samples to train all of them ({size}); "
         "with layer_decay=0.95 the lower ones learn nearly as fast as the top.",
-        strategy=("full",),
-        settings={"layer_decay": 0.95},
+        strategy=Full(),
+        settings={"optimization__layer_decay": 0.95},
     ),
     Rule(
         "far domain",
@@ -250,8 +260,8 @@ RULES: tuple[Rule, ...] = (
         "Yosinski et al. (2014): features of higher layers are more specific to the source task.",
         reason="the lower blocks ought to change, too, and are unfrozen step by step as long as that gains; with "
         "layer_decay=0.95 they learn nearly as fast as the top.",
-        strategy=("progressive",),
-        settings={"layer_decay": 0.95},
+        strategy=Progressive(),
+        settings={"optimization__layer_decay": 0.95},
         finding="warning",
         evidence="{layers_compared}. Normal is that the last layers do at least as well; where they do worse, they "
         "have left out what these {target}s are about, most likely since the network was trained on other data or for "
@@ -264,14 +274,14 @@ RULES: tuple[Rule, ...] = (
         lambda e: e.n_distinct >= 10_000 and e.per_target >= 500,
         "Kumar et al. (2022): full fine-tuning that starts from the linear probe distorts features less.",
         reason="there are enough samples to train all blocks from the start ({size}); training begins at the probe.",
-        strategy=("full",),
+        strategy=Full(),
     ),
     Rule(
         "many images",
         lambda e: e.modality == "image" and e.n_distinct >= 10_000 and e.per_target >= 500 and e.task != "regression",
         "He et al. (2019), Bag of Tricks: a cosine schedule, label smoothing and mixup each improve image networks.",
         reason="with so many images the usual refinements of training pay.",
-        settings={"schedule": "cosine", "label_smoothing": 0.1, "mixup": 0.2},
+        settings={"optimization__schedule": "cosine", "optimization__label_smoothing": 0.1, "mix": Mixup(0.2)},
         only_for=("full",),
     ),
     Rule(
@@ -281,7 +291,7 @@ RULES: tuple[Rule, ...] = (
         "rest.",
         reason="the safe way for {size}: train the head first, then more and more blocks from the top, and keep each "
         "stage only if it gains on held-out samples.",
-        strategy=("progressive",),
+        strategy=Progressive(),
     ),
     # -- settings that depend on what was said before ----------------------------------------------------
     *(

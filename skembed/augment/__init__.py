@@ -1,16 +1,24 @@
 """Augmentation: small data stretched by changed copies that keep their labels.
 
-`resolve_augmentation` turns what `augment=` says into an `Augmentation`, which changes samples by draws from the
-generator it is given and from nothing else; `sample_rng` makes that generator, so that a sample is changed alike
+`resolve_augmentation` turns what `augment=` says into an `AugmentationPipeline`, which changes samples by draws from
+the generator it is given and from nothing else; `sample_rng` makes that generator, so that a sample is changed alike
 whichever worker reads it.
 """
 
 from skembed.augment.audio import Gain, Noise, SpeedPerturbation, TimeShift
 from skembed.augment.image import ColorJitter, Flip, RandomErasing, RandomResizedCrop, Rotation
-from skembed.augment.mixing import cutmix, mixup
+from skembed.augment.mixing import CutMix, Mixup, cutmix, mixup
 from skembed.augment.operation import Operation, sample_rng
 from skembed.augment.rand_augment import RandAugment
-from skembed.augment.resolve import OPERATIONS, PRESETS, Augmentation, UserOperation, describe, resolve_augmentation
+from skembed.augment.resolve import (
+    OPERATIONS,
+    PRESETS,
+    Augmentation,
+    AugmentationPipeline,
+    UserOperation,
+    describe,
+    resolve_augmentation,
+)
 from skembed.augment.spec_augment import SpecAugment
 from skembed.augment.text import SynonymReplacement, WordDropout, WordSwap
 from skembed.augment.tokens import TokenDropout, TokenMasking
@@ -19,9 +27,12 @@ __all__ = [
     "OPERATIONS",
     "PRESETS",
     "Augmentation",
+    "AugmentationPipeline",
     "ColorJitter",
+    "CutMix",
     "Flip",
     "Gain",
+    "Mixup",
     "Noise",
     "Operation",
     "RandAugment",

@@ -5,20 +5,134 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from numbers import Real
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+
+from skembed.utils.naming import did_you_mean
+from skembed.utils.parameters import ParameterObject
+from skembed.utils.sklearn_private import Interval, StrOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Mix", "cutmix", "draw_mix", "mixup", "resolve_mixup_on"]
+__all__ = ["CutMix", "Mix", "Mixup", "cutmix", "draw_mix", "mixed_level", "mixup", "resolve_mix"]
 
 #: What is in the inputs of samples that have no pixels.
 _NO_PIXELS = {
     "text": "the inputs of texts are the numbers of their tokens, which have no average",
     "audio": "the inputs of recordings differ in length, and the shorter of two would be mixed with silence",
 }
+
+
+class Mixup(ParameterObject):
+    """Average the samples of a batch in pairs, and their targets with them [1]_.
+
+    Parameters
+    ----------
+    alpha : float, default=0.2
+        Parameter of the Beta distribution of the shares. Small values leave one of the two nearly alone; 1 makes all
+        shares equally likely.
+    on : {"auto", "inputs", "features"}, default="auto"
+        What is averaged: pixels, or embeddings. "auto" is "inputs" for images, as mixup is meant, and "features" for
+        texts and recordings, whose inputs have no average. No frozen block can be replayed for mixed inputs: all of
+        them run in every epoch, with `Head` too. "features" costs nothing.
+
+    See Also
+    --------
+    CutMix : Paste a rectangle instead.
+
+    References
+    ----------
+    .. [1] Zhang et al. (2018), mixup: Beyond Empirical Risk Minimization. On features: Verma et al. (2019), Manifold
+       Mixup.
+
+    Examples
+    --------
+    >>> from skembed import FineTuneClassifier, Mixup
+    >>> FineTuneClassifier(mix=Mixup(alpha=0.4))
+    FineTuneClassifier(mix=Mixup(alpha=0.4))
+    """
+
+    name = "mixup"
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        "alpha": [Interval(Real, 0, None, closed="neither")],
+        "on": [StrOptions({"auto", "inputs", "features"})],
+    }
+
+    def __init__(self, alpha=0.2, on="auto"):
+        self.alpha = alpha
+        self.on = on
+
+
+class CutMix(ParameterObject):
+    """Paste a rectangle of another image of the batch into every image; targets are mixed by the areas [1]_.
+
+    It mixes pixels, so no frozen block can be replayed: all of them run in every epoch.
+
+    Parameters
+    ----------
+    alpha : float, default=1
+        Parameter of the Beta distribution of the share of the area that stays.
+
+    See Also
+    --------
+    Mixup : Average samples instead. Of a list of both, each batch is mixed by one, drawn with equal chances.
+
+    References
+    ----------
+    .. [1] Yun et al. (2019), CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features.
+
+    Examples
+    --------
+    >>> from skembed import CutMix, FineTuneClassifier, ImageEmbedder
+    >>> FineTuneClassifier(ImageEmbedder(), mix=[CutMix(), "mixup"])
+    FineTuneClassifier(embedder=ImageEmbedder(), mix=[CutMix(), 'mixup'])
+    """
+
+    name = "cutmix"
+    _parameter_constraints: ClassVar[dict[str, Any]] = {"alpha": [Interval(Real, 0, None, closed="neither")]}
+
+    def __init__(self, alpha=1.0):
+        self.alpha = alpha
+
+
+MIXERS = {"mixup": Mixup, "cutmix": CutMix}
+
+
+def resolve_mix(mix: Any) -> tuple[Mixup | None, CutMix | None]:
+    """Return the mixers that an estimator's `mix` asks for, with checked parameters.
+
+    Parameters
+    ----------
+    mix : None, Mixup, CutMix, "mixup", "cutmix", or a list of these
+        None or an empty list mixes nothing.
+
+    Raises
+    ------
+    ValueError
+        If it is something else, names one kind twice, or has a parameter out of range.
+
+    Examples
+    --------
+    >>> resolve_mix("mixup"), resolve_mix([CutMix(0.5), "mixup"])
+    ((Mixup(), None), (Mixup(), CutMix(alpha=0.5)))
+    """
+    parts = [] if mix is None else list(mix) if isinstance(mix, list | tuple) else [mix]
+    mixers: dict[str, Any] = {}
+    for part in parts:
+        mixer = MIXERS[part]() if isinstance(part, str) and part in MIXERS else part
+        if not isinstance(mixer, Mixup | CutMix):
+            hint = did_you_mean(part, MIXERS) if isinstance(part, str) else ""
+            hint = f" Give an object, not its class: {part.__name__}()." if isinstance(part, type) else hint
+            raise ValueError(
+                f"mix={mix!r}: use Mixup(), CutMix(), their names 'mixup' and 'cutmix', a list of both, or None.{hint}"
+            )
+        if mixer.name in mixers:
+            raise ValueError(f"mix={mix!r} has {type(mixer).__name__} twice. Give each kind at most once.")
+        mixer.validate()
+        mixers[mixer.name] = mixer
+    return mixers.get("mixup"), mixers.get("cutmix")
 
 
 @dataclass(frozen=True)
@@ -88,21 +202,15 @@ def draw_mix(n: int, rng: np.random.Generator, *, mixup: float = 0.0, cutmix: fl
     return Mix(share, other, (rng.random(), rng.random()) if pastes else None)
 
 
-def resolve_mixup_on(mixup_on: str, modality: str, *, cutmix: float = 0.0) -> str:
-    """What mixup acts on for samples of a modality.
+def mixed_level(mixup: Mixup | None, cutmix: CutMix | None, modality: str) -> str:
+    """Return what mixup mixes for samples of a modality, "inputs" or "features".
 
     Parameters
     ----------
-    mixup_on : {"auto", "inputs", "features"}
-        "auto" is "inputs" for images and "features" for all else.
+    mixup, cutmix
+        From `resolve_mix`.
     modality : {"image", "text", "audio", "array"}
-        Of the embedder.
-    cutmix : float, default=0
-        Its alpha.
-
-    Returns
-    -------
-    {"inputs", "features"}
+        Modality of the embedder.
 
     Raises
     ------
@@ -111,19 +219,20 @@ def resolve_mixup_on(mixup_on: str, modality: str, *, cutmix: float = 0.0) -> st
 
     Examples
     --------
-    >>> resolve_mixup_on("auto", "image"), resolve_mixup_on("auto", "text")
+    >>> mixed_level(Mixup(), None, "image"), mixed_level(Mixup(), None, "text")
     ('inputs', 'features')
     """
-    if cutmix and modality != "image":
+    if cutmix is not None and modality != "image":
         reason = _NO_PIXELS.get(modality, "there is no rectangle to cut out")
-        raise ValueError(f"cutmix={cutmix!r} is for images: {reason}. Use mixup={cutmix!r}, which mixes embeddings.")
-    if mixup_on == "inputs" and modality in _NO_PIXELS:
+        raise ValueError(f"mix={cutmix!r} is for images: {reason}. Use Mixup(), which mixes embeddings.")
+    on = "auto" if mixup is None else mixup.on
+    if on == "inputs" and modality in _NO_PIXELS:
         raise ValueError(
-            f"mixup_on='inputs' is for images: {_NO_PIXELS[modality]}. Use mixup_on='features', which mixes embeddings."
+            f"mix={mixup!r} is for images: {_NO_PIXELS[modality]}. Use Mixup(on='features'), which mixes embeddings."
         )
-    if mixup_on == "auto":
+    if on == "auto":
         return "inputs" if modality == "image" else "features"
-    return mixup_on
+    return on
 
 
 def mixup(inputs: Tensor, targets: Tensor, rng: np.random.Generator, alpha: float = 0.2) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from numbers import Integral
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -17,11 +18,21 @@ from skembed.augment.spec_augment import SpecAugment
 from skembed.augment.text import SynonymReplacement, WordDropout, WordSwap
 from skembed.augment.tokens import TokenDropout, TokenMasking
 from skembed.utils.naming import did_you_mean, shown
+from skembed.utils.parameters import ParameterObject
+from skembed.utils.sklearn_private import Interval
 
 if TYPE_CHECKING:
     from skembed.backbones.base import Backbone, Item
 
-__all__ = ["OPERATIONS", "PRESETS", "Augmentation", "UserOperation", "describe", "resolve_augmentation"]
+__all__ = [
+    "OPERATIONS",
+    "PRESETS",
+    "Augmentation",
+    "AugmentationPipeline",
+    "UserOperation",
+    "describe",
+    "resolve_augmentation",
+]
 
 #: What can be named.
 OPERATIONS: dict[str, type[Operation]] = {
@@ -101,8 +112,46 @@ class UserOperation(Operation):
         return shown(self.function)
 
 
+class Augmentation(ParameterObject):
+    """How training samples are changed, and how many changed views of each are kept.
+
+    Parameters
+    ----------
+    operations : str, Operation, callable or sequence, default="standard"
+        "light", "standard" or "strong"; operations by name, as ("name", {parameters}) or as objects of
+        `skembed.augment`; a function of a decoded sample; or several of them in order.
+    views : int, default=None
+        Number of views of each sample that are kept, the unchanged one among them, and used in turn from epoch to
+        epoch; activations of the frozen blocks are computed once per view. None changes samples anew in every epoch,
+        so that the frozen blocks run in every epoch too.
+
+    See Also
+    --------
+    skembed.FineTuneClassifier : Takes it as `augment`; its `n_views` averages predictions over views.
+
+    Examples
+    --------
+    >>> from skembed import Augmentation, FineTuneClassifier, ImageEmbedder
+    >>> FineTuneClassifier(ImageEmbedder(), augment=Augmentation(["flip", ("rotation", {"degrees": 5})], views=4))
+    FineTuneClassifier(augment=Augmentation(operations=['flip',
+                                                        ('rotation',
+                                                         {'degrees': 5})],
+                                            views=4),
+                       embedder=ImageEmbedder())
+    """
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        "operations": "no_validation",
+        "views": [Interval(Integral, 1, None, closed="left"), None],
+    }
+
+    def __init__(self, operations="standard", views=None):
+        self.operations = operations
+        self.views = views
+
+
 @dataclass(frozen=True)
-class Augmentation:
+class AugmentationPipeline:
     """Operations, one after another. Made by `resolve_augmentation`.
 
     Parameters
@@ -139,12 +188,12 @@ class Augmentation:
         return item
 
 
-def resolve_augmentation(augment: Any, modality: str) -> Augmentation | None:
+def resolve_augmentation(augment: Any, modality: str) -> AugmentationPipeline | None:
     """Turn a parameter into operations.
 
     Parameters
     ----------
-    augment : None, str, Operation, callable, or sequence of them
+    augment : None, Augmentation, str, Operation, callable, or sequence of them
         A preset ("light", "standard", "strong"), the name of an operation, ("name", {parameters}), an operation, a
         function of a decoded sample (see `UserOperation`), or several of these in order.
     modality : {"image", "text", "audio"}
@@ -152,7 +201,7 @@ def resolve_augmentation(augment: Any, modality: str) -> Augmentation | None:
 
     Returns
     -------
-    Augmentation or None
+    AugmentationPipeline or None
         None where there is nothing to do.
 
     Raises
@@ -177,10 +226,10 @@ def resolve_augmentation(augment: Any, modality: str) -> Augmentation | None:
                 f"Use {_known(modality)}."
             )
         operation.require()
-    return Augmentation(operations, modality) if operations else None
+    return AugmentationPipeline(operations, modality) if operations else None
 
 
-def describe(augmentation: Augmentation | None) -> str:
+def describe(augmentation: AugmentationPipeline | None) -> str:
     """One line for reports: the operations in order, with the parameters that are not at their defaults.
 
     Examples
@@ -197,6 +246,9 @@ def _parse(augment: Any, modality: str) -> tuple[Operation, ...]:
     if augment is None:
         return ()
     if isinstance(augment, Augmentation):
+        augment.validate()
+        return _parse(augment.operations, modality)
+    if isinstance(augment, AugmentationPipeline):
         return augment.operations
     if isinstance(augment, Operation):
         return (augment,)

@@ -10,6 +10,6 @@ adapters.py  small modules that act inside a network
 models/      one adapter per family: the only place that imports timm, transformers and torchaudio
 weights/     directories of weights: finding, fetching, vetting and packing them
 loading/     from a name to a loaded network: registry, card, load
-tuning/      LoRA, adapters and prompts: adding them and building them again
+tuning/      methods: what fine-tuning trains or adds, and how it is built again
 accelerate/  the same rows, sooner
 """

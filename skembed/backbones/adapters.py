@@ -16,18 +16,18 @@ from torch.nn.functional import gelu, scaled_dot_product_attention
 from skembed.backbones.blocks import first_tensor, is_passed_over
 
 __all__ = [
-    "Adapter",
+    "Bottleneck",
     "GatedPrefix",
     "PromptedEmbedding",
     "SoftPrompt",
     "adapted",
-    "attach_adapter",
+    "attach_bottleneck",
     "attach_prompt",
     "prefixed",
 ]
 
 
-class Adapter(nn.Module):
+class Bottleneck(nn.Module):
     """h + up(gelu(down(h))), at every position alike [1]_, [2]_. `up` begins at zero, so that nothing is changed.
 
     Parameters
@@ -54,9 +54,9 @@ class Adapter(nn.Module):
         return hidden + self.up(gelu(self.down(hidden)))
 
 
-def attach_adapter(layer: nn.Module, name: str, adapter: Adapter) -> None:
+def attach_bottleneck(layer: nn.Module, name: str, adapter: Bottleneck) -> None:
     """Let an adapter change what a layer returns, after those that it has."""
-    if not any(isinstance(child, Adapter) for child in layer.children()):
+    if not any(isinstance(child, Bottleneck) for child in layer.children()):
         layer.register_forward_hook(_adapt)
     layer.add_module(name, adapter)
 
@@ -64,7 +64,7 @@ def attach_adapter(layer: nn.Module, name: str, adapter: Adapter) -> None:
 def adapted(layer: nn.Module, hidden: Tensor) -> Tensor:
     """What a layer returned, through its adapters; for those who run a layer without calling it."""
     for child in layer.children():
-        if isinstance(child, Adapter):
+        if isinstance(child, Bottleneck):
             hidden = child(hidden)
     return hidden
 

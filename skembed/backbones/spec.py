@@ -88,7 +88,7 @@ class TunedWeights:
         are one object, in memory and in a pickle.
     added : dict of str to dict, optional
         What was added to the network, by name, in order: "method" and its settings, all of them values that JSON has.
-        See `skembed.backbones.tuning.modules`.
+        See `skembed.backbones.tuning`.
 
     Attributes
     ----------

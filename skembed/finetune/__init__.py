@@ -1,11 +1,12 @@
 """Estimators that train a pre-trained backbone, from a frozen head to the whole network.
 
-classifier.py, regressor.py   the public estimators; base.py and predicting.py are what they share
+classifier.py, regressor.py   the public estimators; base.py, parameters.py and predicting.py are what they share
 checks.py, validation.py      input and the held-out samples; y is checked in skembed.inputs
-request.py    what is to be fitted, all of it checked; fitting.py fits it: probe, recipe, guard, refit
+plan.py       the plan of a fit, derived once; fitting.py follows it: probe, recipe, guard, refit
+record.py     what a fit ended with, for the report and the diagnosis
 tasks.py      losses, scores and predictions of classes, labels and numbers
-recipe.py     stages of unfreezing; loop.py one epoch; schedules.py learning rates over the steps
-network.py    a head on a network; methods.py what each method trains of it; groups.py learning rates
+recipe.py     stages of unfreezing; loop.py one epoch
+network.py    a head on a network, of which a method trains some; groups.py learning rates
 data.py       samples on their way into training; activations.py stores them; features.py sources of features
 replay.py     activations of the frozen blocks, and the check that a network can be resumed behind them
 checkpoint.py, restoring.py, snapshot.py, warm_start.py   states of a fit, to resume it or begin with

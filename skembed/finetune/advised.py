@@ -27,5 +27,7 @@ def build_advised(advice: Advice, **parameters: Any) -> BaseFineTuner:
 
     chosen = FineTuneRegressor if advice.task == "regression" else FineTuneClassifier
     embedder = None if advice.embedder is None else clone(advice.embedder)
-    built = chosen(embedder, strategy=advice.strategy, random_state=advice.random_state)
-    return built.set_params(**{**advice.settings, **parameters})
+    strategy, method = clone(advice.strategy), clone(advice.method)
+    built = chosen(embedder, strategy=strategy, method=method, random_state=advice.random_state)
+    settings = {name: clone(value, safe=False) for name, value in advice.settings.items()}
+    return built.set_params(**{**settings, **parameters})

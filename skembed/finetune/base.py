@@ -1,12 +1,10 @@
-"""What the fine-tuning estimators share: checked input, and one fit."""
+"""The base of the fine-tuning estimators: parameters, checked input, and one fit."""
 
 from __future__ import annotations
 
-import os
 import time
 from abc import abstractmethod
 from dataclasses import replace
-from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -14,27 +12,34 @@ from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
+from skembed.augment import Augmentation, AugmentationPipeline, resolve_augmentation
+from skembed.augment.mixing import mixed_level, resolve_mix
+from skembed.backbones.tuning.method import Method, resolve_method
 from skembed.embedders.base import BaseEmbedder
 from skembed.embedders.encoder import Encoder
 from skembed.exceptions import FitWarning, TruncationWarning
 from skembed.finetune import checks
 from skembed.finetune.advised import build_advised
+from skembed.finetune.checks import CheckedData
+from skembed.finetune.parameters import FineTuneParametersMixin
 from skembed.finetune.predicting import PredictingMixin
 from skembed.finetune.report import describe_epoch, describe_fit
-from skembed.finetune.schedules import SCHEDULES
 from skembed.finetune.validation import hold_out
 from skembed.inputs import check_present
 from skembed.inputs.target_kinds import describe_one_hot, know_targets
-from skembed.strategies import STRATEGIES, Method, check_target_modules, hint_at_strategy, resolve_factor
-from skembed.utils.parameters import HintingParametersMixin, check_path
+from skembed.optimization import Optimization
+from skembed.strategies import STRATEGIES, Progressive, Strategy
 from skembed.utils.progress import showing
-from skembed.utils.sklearn_private import CallbackSupportMixin, Interval, StrOptions
+from skembed.utils.sklearn_private import CallbackSupportMixin
 from skembed.utils.warnings import silenced, warn
 
 if TYPE_CHECKING:
     from skembed.assessment.advice import Advice
     from skembed.finetune.callbacks import FitCallbacks
-    from skembed.finetune.request import Request
+    from skembed.finetune.data import Views
+    from skembed.finetune.loop import Settings
+    from skembed.finetune.plan import FitPlan
+    from skembed.finetune.record import FitRecord
     from skembed.finetune.warm_start import EarlierFit
 
 __all__ = ["BaseFineTuner", "check_targets_of", "score_name_of"]
@@ -50,52 +55,14 @@ def check_targets_of(fitted: BaseFineTuner, y: Any) -> np.ndarray:
     return fitted._check_targets(y)
 
 
-class BaseFineTuner(PredictingMixin, HintingParametersMixin, TransformerMixin, CallbackSupportMixin, BaseEstimator):
+class BaseFineTuner(PredictingMixin, FineTuneParametersMixin, TransformerMixin, CallbackSupportMixin, BaseEstimator):
     """A head, and as much of the backbone as the strategy says, trained on raw samples.
 
     See `skembed.FineTuneClassifier`, where every parameter is explained.
     """
 
-    _parameter_constraints: ClassVar[dict[str, Any]] = {
-        "embedder": [BaseEmbedder, None],
-        "strategy": [StrOptions({*STRATEGIES, "auto"})],
-        "n_unfrozen": [Interval(Integral, 1, None, closed="left")],
-        "learning_rate": [Interval(Real, 0, None, closed="neither")],
-        "lora_rank": [Interval(Integral, 1, None, closed="left")],
-        "lora_alpha": [Interval(Real, 0, None, closed="neither")],
-        "lora_dropout": [Interval(Real, 0, 1, closed="left")],
-        "target_modules": ["array-like", None],
-        "adapter_width": [Interval(Integral, 1, None, closed="left")],
-        "n_virtual_tokens": [Interval(Integral, 1, None, closed="left")],
-        "backbone_factor": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
-        "layer_decay": [Interval(Real, 0, 1, closed="right")],
-        "schedule": [StrOptions(set(SCHEDULES))],
-        "max_epochs": [Interval(Integral, 0, None, closed="left")],
-        "stage_epochs": [Interval(Integral, 1, None, closed="left")],
-        "unfreeze_step": [Interval(Integral, 1, None, closed="left"), StrOptions({"double"})],
-        "patience": [Interval(Integral, 1, None, closed="left")],
-        "batch_size": [Interval(Integral, 1, None, closed="left")],
-        "dropout": [Interval(Real, 0, 1, closed="left")],
-        "weight_decay": [Interval(Real, 0, None, closed="left")],
-        "l2_sp": [Interval(Real, 0, None, closed="left")],
-        "mixup": [Interval(Real, 0, None, closed="left")],
-        "mixup_on": [StrOptions({"auto", "inputs", "features"})],
-        "cutmix": [Interval(Real, 0, None, closed="left")],
-        "augment": "no_validation",
-        "augment_views": [Interval(Integral, 1, None, closed="left"), None],
-        "n_views": [Interval(Integral, 1, None, closed="left")],
-        "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
-        "ema": [Interval(Real, 0, 1, closed="neither"), None],
-        "scoring": [str, callable, None],
-        "validation_fraction": [Interval(Real, 0, 1, closed="neither"), None],
-        "refit": ["boolean"],
-        "replay_prefix": ["boolean"],
-        "checkpoint_dir": [str, os.PathLike, None],
-        "on_interrupt": [StrOptions({"raise", "keep"})],
-        "warm_start": ["boolean"],
-        "random_state": ["random_state"],
-        "verbose": ["verbose"],
-    }
+    #: Whether activations of frozen blocks are stored; tests compare with a fit that computes them in every epoch.
+    _replay: ClassVar[bool] = True
 
     # -- what a subclass says ---------------------------------------------------------------------------
 
@@ -112,24 +79,6 @@ class BaseFineTuner(PredictingMixin, HintingParametersMixin, TransformerMixin, C
     #: What one column of targets is.
     _kind: ClassVar[str]
 
-    # -- parameters -------------------------------------------------------------------------------------
-
-    def _validate_params(self) -> None:
-        super()._validate_params()
-        check_path(self.checkpoint_dir, "checkpoint_dir")
-        check_target_modules(self.target_modules)
-
-    def _hint(self, name: str, value: Any) -> str:
-        if name == "strategy" and isinstance(value, str):
-            return hint_at_strategy(value)
-        if name == "target_modules" and isinstance(value, str):
-            return f" Give a list: target_modules=[{value!r}]."
-        if name == "embedder" and isinstance(value, type):
-            return f" Give an object, not its class: {value.__name__}()."
-        if name == "embedder" and isinstance(value, str):
-            return f" Give an embedder of it, such as TextEmbedder({value!r})."
-        return super()._hint(name, value)
-
     # -- fit --------------------------------------------------------------------------------------------
 
     def _fit(self, X, y, sample_weight, groups, X_val, y_val):
@@ -142,21 +91,18 @@ class BaseFineTuner(PredictingMixin, HintingParametersMixin, TransformerMixin, C
         from skembed.finetune.callbacks import FitCallbacks
         from skembed.finetune.examine import diagnose_fit
         from skembed.finetune.fitting import run_fit
+        from skembed.finetune.plan import FitHooks
         from skembed.finetune.recipe import INTERRUPTED
 
-        request = self._request(X, y, sample_weight, groups, X_val, y_val)
-        callbacks = FitCallbacks(self, request, X, y, sample_weight)
-        request = replace(
-            request, report=self._begin_report(callbacks), follow=callbacks.follow, announce=self._announce
-        )
-        outcome = run_fit(request)
-        self.strategy_, self.advice_ = request.strategy, request.advice
-        self._finish(outcome, request.task, len(request.train), len(request.held_out))
-        interrupted = outcome.progress.ended == INTERRUPTED
+        plan = self._plan(X, y, sample_weight, groups, X_val, y_val)
+        callbacks = FitCallbacks(self, plan, X, y, sample_weight)
+        record = run_fit(plan, FitHooks(self._begin_report(callbacks), callbacks.follow, self._announce))
+        self._finish(plan, record)
+        interrupted = record.progress.ended == INTERRUPTED
         # Replaces the diagnosis of an earlier fit, in case the new one is interrupted.
         self.diagnosis_ = Diagnosis(findings=(), checked=())
         try:
-            self.diagnosis_ = diagnose_fit(request, outcome, self, grouped=groups is not None)
+            self.diagnosis_ = diagnose_fit(plan, record, self)
         except KeyboardInterrupt:
             interrupted = True
         callbacks.end()
@@ -174,13 +120,55 @@ class BaseFineTuner(PredictingMixin, HintingParametersMixin, TransformerMixin, C
             "weights so far. To go on without this exception, use on_interrupt='keep'."
         )
 
-    def _request(self, X, y, sample_weight=None, groups=None, X_val=None, y_val=None) -> Request:
-        """What is to be fitted, all of it checked."""
-        from skembed.finetune.request import Request
+    def _plan(self, X, y, sample_weight=None, groups=None, X_val=None, y_val=None) -> FitPlan:
+        """Return the plan of a fit, from checked input."""
+        from skembed.finetune.plan import FitPlan, plan_stages
 
         earlier = self._earlier_fit()
         embedder = self._starting_embedder(X, earlier)
         encoder = Encoder(embedder)
+        given = self._checked_samples(encoder, X, y, sample_weight, groups)
+        task = self._task(given.y)
+        start = None if earlier is None else earlier.start(embedder, task)
+        seed, rng = self._seed()
+        data = self._split(given, embedder, X_val, y_val, rng)
+        n_held_out, own_validation = len(data.held_out), X_val is not None
+        views = self._views(encoder, seed)
+        checks.warn_of_idle_views(self.augment, self.n_views)
+        checks.warn_of_single(len(given.y), n_held_out, self.validation_fraction, given=own_validation)
+        advice = self._advice(embedder, data, seed)
+        strategy, method = self._followed(advice)
+        max_epochs = int(self.max_epochs)
+        return FitPlan(
+            encoder=encoder,
+            samples=data.samples,
+            y=data.y,
+            targets=task.encode(data.y),
+            weights=data.weights * self._class_weights(data.y),
+            task=task,
+            train=data.train,
+            held_out=data.held_out,
+            positions=data.positions,
+            strategy=strategy,
+            method=method,
+            stages=plan_stages(strategy, method, encoder, max_epochs),
+            settings=self._settings(encoder.modality, method),
+            max_epochs=max_epochs,
+            patience=int(self.patience),
+            seed=seed,
+            refit=bool(self.refit) and not own_validation,
+            views=views,
+            replay=self._replay,
+            own_validation=own_validation,
+            grouped=groups is not None,
+            checkpoint_dir=self.checkpoint_dir,
+            advice=advice,
+            start=start,
+            notes=data.notes,
+        )
+
+    def _checked_samples(self, encoder: Encoder, X, y, sample_weight, groups) -> CheckedData:
+        """Return the samples of X that can be embedded and have weight, with what belongs to them."""
         samples = encoder.samples(X)
         if y is None:
             raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None.")
@@ -190,77 +178,59 @@ class BaseFineTuner(PredictingMixin, HintingParametersMixin, TransformerMixin, C
         y = self._check_targets(y)
         weights = checks.check_weights(sample_weight, len(y))
         n_rows, weighing = len(samples), np.flatnonzero(weights)
-        positions = weighing[checks.readable(embedder, [samples[i] for i in weighing])]
+        positions = weighing[checks.readable(encoder.embedder, [samples[i] for i in weighing])]
         notes = checks.describe_left_out(n_rows, weighing, positions) + describe_one_hot(y)
         samples, y, weights, groups = checks.taken(positions, samples, y, weights, groups)
-        n_given = len(y)
-        if X_val is not None or y_val is not None:
-            X_val, y_val, lost = self._check_validation(embedder, X_val, y_val)
-            notes += lost
-        task = self._task(y)
-        start = None if earlier is None else earlier.start(embedder, task)
-        seed, rng = self._seed()
-        if X_val is None:
-            stratify = self._stratified and y.ndim == 1
-            train, held_out = hold_out(y, self.validation_fraction, rng, groups=groups, stratify=stratify)
-            self._check_split(y, train)
-        else:
-            if y.shape[1:] != y_val.shape[1:]:
-                raise ValueError(f"y has shape {y.shape} and y_val {y_val.shape}: give both in one form.")
-            self._check_known(y_val)
-            samples, y = [*samples, *X_val], np.concatenate([y, y_val])
-            positions = np.concatenate([positions, n_rows + np.arange(len(y_val))])
-            weights = np.concatenate([weights, np.ones(len(y_val))])
-            train, held_out = np.arange(n_given), np.arange(n_given, len(y))
-        checks.warn_of_idle_views(self.augment, self.n_views, self.augment_views)
-        checks.warn_of_single(n_given, len(held_out), self.validation_fraction, given=X_val is not None)
-        advice = self._advice(embedder, samples, y, train, groups, positions, seed)
-        strategy = self.strategy if advice is None else advice.strategy
-        method = Method.of({**self.get_params(deep=False), "strategy": strategy})
-        return Request(
-            encoder=encoder,
-            samples=samples,
-            y=y,
-            weights=weights * self._class_weights(y),
-            task=task,
-            train=train,
-            held_out=held_out,
-            settings=self._settings(embedder, method),
-            strategy=strategy,
-            n_unfrozen=int(self.n_unfrozen if advice is None else advice.settings.get("n_unfrozen", self.n_unfrozen)),
-            max_epochs=int(self.max_epochs),
-            stage_epochs=int(self.stage_epochs),
-            unfreeze_step=self.unfreeze_step,
-            patience=int(self.patience),
-            replay=bool(self.replay_prefix),
-            refit=bool(self.refit) and X_val is None,
-            seed=seed,
-            augmentation=self._augmentation(embedder),
-            augment_views=None if self.augment_views is None else int(self.augment_views),
-            method=method,
-            checkpoint_dir=self.checkpoint_dir,
-            positions=positions,
-            own_validation=X_val is not None,
-            advice=advice,
-            start=start,
-            notes=tuple(notes),
+        return CheckedData(samples, y, weights, groups, positions, tuple(notes), n_rows)
+
+    def _split(self, given: CheckedData, embedder: BaseEmbedder, X_val, y_val, rng) -> CheckedData:
+        """Return the samples with those of X_val behind them, if it is given, and the positions of the two sides."""
+        n_given = len(given.y)
+        if X_val is None and y_val is None:
+            stratify = self._stratified and given.y.ndim == 1
+            train, held_out = hold_out(given.y, self.validation_fraction, rng, groups=given.groups, stratify=stratify)
+            self._check_split(given.y, train)
+            return replace(given, train=train, held_out=held_out)
+        X_val, y_val, lost = self._check_validation(embedder, X_val, y_val)
+        if given.y.shape[1:] != y_val.shape[1:]:
+            raise ValueError(f"y has shape {given.y.shape} and y_val {y_val.shape}: give both in one form.")
+        self._check_known(y_val)
+        return replace(
+            given,
+            samples=[*given.samples, *X_val],
+            y=np.concatenate([given.y, y_val]),
+            weights=np.concatenate([given.weights, np.ones(len(y_val))]),
+            positions=np.concatenate([given.positions, given.n_rows + np.arange(len(y_val))]),
+            notes=(*given.notes, *lost),
+            train=np.arange(n_given),
+            held_out=np.arange(n_given, n_given + len(y_val)),
         )
 
-    def _advice(self, embedder: BaseEmbedder, samples, y, train, groups, positions, seed: int) -> Advice | None:
-        """With ``strategy="auto"``, what is advised for the samples to train on; what is held out has no say."""
+    def _followed(self, advice: Advice | None) -> tuple[Strategy, Method]:
+        """Return the strategy and the method of this fit, as objects of its own."""
+        method = clone(resolve_method(self.method))
+        if advice is None:
+            return clone(STRATEGIES[self.strategy]() if isinstance(self.strategy, str) else self.strategy), method
+        # Longer stages are advised together with more epochs, and `max_epochs` is the user's.
+        strategy = Progressive() if isinstance(advice.strategy, Progressive) else clone(advice.strategy)
+        return strategy, method if method.name != "weights" else clone(advice.method)
+
+    def _advice(self, embedder: BaseEmbedder, data: CheckedData, seed: int) -> Advice | None:
+        """With ``strategy="auto"``, advice for the samples to train on; the held-out ones have no say."""
         if self.strategy != "auto":
             return None
         from skembed.assessment.advice import advise_samples
         from skembed.assessment.findings import of_positions
 
+        y, train = data.y, data.train
         known = know_targets(y[train], self._kind if y.ndim == 1 or self._kind == "regression" else "multilabel")
-        own = None if groups is None else np.asarray(groups)[train]
+        groups = None if data.groups is None else np.asarray(data.groups)[train]
         with silenced(TruncationWarning):  # the fit itself warns
             advice = advise_samples(
-                embedder, [samples[i] for i in train], known, groups=own, seed=seed, build=build_advised
+                embedder, [data.samples[i] for i in train], known, groups=groups, seed=seed, build=build_advised
             )
         # Groups of a part of the samples are of no use to anyone.
-        return replace(advice, findings=of_positions(advice.findings, positions[train]), groups=None)
+        return replace(advice, findings=of_positions(advice.findings, data.positions[train]), groups=None)
 
     def _earlier_fit(self) -> EarlierFit | None:
         """Return what a warm start begins with; None for a cold one."""
@@ -311,30 +281,31 @@ class BaseFineTuner(PredictingMixin, HintingParametersMixin, TransformerMixin, C
         seed = int(check_random_state(state).randint(2**31 - 1))
         return seed, np.random.default_rng(seed)
 
-    def _augmentation(self, embedder: BaseEmbedder):
-        from skembed.augment import resolve_augmentation
-
+    def _augmentation(self, embedder: BaseEmbedder) -> AugmentationPipeline | None:
         return None if self.augment is None else resolve_augmentation(self.augment, Encoder(embedder).modality)
 
-    def _settings(self, embedder: BaseEmbedder, method: Method):
-        from skembed.augment.mixing import resolve_mixup_on
+    def _views(self, encoder: Encoder, seed: int) -> Views | None:
+        from skembed.finetune.data import Views
+
+        augmentation = self._augmentation(encoder.embedder)
+        if augmentation is None:
+            return None
+        views = self.augment.views if isinstance(self.augment, Augmentation) else None
+        return Views(augmentation, seed, None if views is None else int(views))
+
+    def _settings(self, modality: str, method: Method) -> Settings:
         from skembed.finetune.loop import Settings
 
-        return Settings(
+        optimization = Optimization() if self.optimization is None else self.optimization
+        mixup, cutmix = resolve_mix(self.mix)
+        return Settings.of(
+            optimization,
             learning_rate=float(self.learning_rate),
-            backbone_factor=resolve_factor(self.backbone_factor, method.name),
-            layer_decay=float(self.layer_decay),
-            schedule=self.schedule,
             batch_size=int(self.batch_size),
-            dropout=float(self.dropout),
-            weight_decay=float(self.weight_decay),
-            l2_sp=float(self.l2_sp),
-            label_smoothing=float(getattr(self, "label_smoothing", 0.0)),
-            mixup=float(self.mixup),
-            mixup_on=resolve_mixup_on(self.mixup_on, Encoder(embedder).modality, cutmix=self.cutmix),
-            cutmix=float(self.cutmix),
-            clip_norm=None if self.clip_norm is None else float(self.clip_norm),
-            ema=None if self.ema is None else float(self.ema),
+            rate_factor=method.rate_factor,
+            mixup=0.0 if mixup is None else float(mixup.alpha),
+            mixup_on=mixed_level(mixup, cutmix, modality),
+            cutmix=0.0 if cutmix is None else float(cutmix.alpha),
         )
 
     def _announce(self, sentence: str) -> None:
@@ -353,32 +324,34 @@ class BaseFineTuner(PredictingMixin, HintingParametersMixin, TransformerMixin, C
 
         return report
 
-    def _finish(self, outcome, task, n_train: int, n_held_out: int) -> None:
+    def _finish(self, plan: FitPlan, record: FitRecord) -> None:
         from skembed.finetune.warm_start import origin_of
 
-        self.embedder_ = outcome.embedder
+        n_held_out = len(plan.held_out)
+        self.strategy_, self.method_, self.advice_ = plan.strategy, plan.method, plan.advice
+        self.embedder_ = record.embedder
         self._origin = origin_of(self._given_embedder())
-        self.kept_ = outcome.kept
-        self.history_ = outcome.progress.history
-        self.n_epochs_ = len(outcome.progress.history)
-        self.validation_score_ = outcome.scores.score if n_held_out else None
-        self.probe_score_ = outcome.probe_scores.score if n_held_out else None
-        self.head_coef_ = outcome.head.weight
-        self.head_intercept_ = outcome.head.bias
-        self.temperature_ = outcome.head.temperature
-        self._predicting = task
+        self.kept_ = record.kept
+        self.history_ = record.progress.history
+        self.n_epochs_ = len(record.progress.history)
+        self.validation_score_ = record.scores.score if n_held_out else None
+        self.probe_score_ = record.probe_scores.score if n_held_out else None
+        self.head_coef_ = record.head.weight
+        self.head_intercept_ = record.head.bias
+        self.temperature_ = record.head.temperature
+        self._predicting = plan.task
         self.report_ = describe_fit(
-            outcome.progress,
-            outcome.stages,
-            kept=outcome.kept,
-            n_train=n_train,
+            record.progress,
+            plan.stages,
+            kept=record.kept,
+            n_train=len(plan.train),
             n_held_out=n_held_out,
             score_name=self._score_name(),
-            notes=outcome.notes,
+            notes=record.notes,
         )
-        if outcome.progress.ended.startswith("diverged"):
+        if record.progress.ended.startswith("diverged"):
             warn(
-                f"Training stopped: {outcome.progress.ended.partition(': ')[2]} The best weights so far were kept. "
+                f"Training stopped: {record.progress.ended.partition(': ')[2]} The best weights so far were kept. "
                 f"learning_rate={self.learning_rate} is too high for this data: try {self.learning_rate / 10:.2g}, "
                 "or see find_learning_rate.",
                 FitWarning,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from skembed.finetune.request import Request
+from skembed.finetune.plan import FitPlan
 
 __all__ = ["FitCallbacks"]
 
@@ -19,20 +19,20 @@ class FitCallbacks:
     ----------
     estimator : FineTuneClassifier or FineTuneRegressor
         Being fitted.
-    request : Request
-        The fit.
+    plan : FitPlan
+        Plan of the fit.
     X, y, sample_weight
         As `fit` was given them. Callbacks get X without the samples that the fit leaves out, and y as the fit has
         checked it: a scorer takes fewer forms of y than `fit`.
     """
 
-    def __init__(self, estimator: Any, request: Request, X: Any, y: Any, sample_weight: Any):
+    def __init__(self, estimator: Any, plan: FitPlan, X: Any, y: Any, sample_weight: Any):
         self.estimator = estimator
         self._best: Callable[[], dict[str, Any]] | None = None
         self._context = None
         if hasattr(estimator, "_init_callback_context"):  # scikit-learn 1.9 and later
-            self._data = _training_data(request, X, y, sample_weight)
-            self._context = estimator._init_callback_context(max_subtasks=request.max_epochs)
+            self._data = _training_data(plan, X, y, sample_weight)
+            self._context = estimator._init_callback_context(max_subtasks=plan.max_epochs)
             self._context.call_on_fit_task_begin(estimator=estimator, **self._data)
 
     def follow(self, best: Callable[[], dict[str, Any]]) -> None:
@@ -55,14 +55,14 @@ class FitCallbacks:
             self._context.call_on_fit_task_end(estimator=self.estimator, **self._data, reconstruction_attributes={})
 
 
-def _training_data(request: Request, X: Any, y: Any, sample_weight: Any) -> dict[str, Any]:
+def _training_data(plan: FitPlan, X: Any, y: Any, sample_weight: Any) -> dict[str, Any]:
     """Return X as it was given, or a list of the samples that the fit uses where it leaves some out, and their y."""
-    n_used = len(request.train) if request.own_validation else len(request.y)
+    n_used = len(plan.train) if plan.own_validation else len(plan.y)
     n_given = np.shape(np.asarray(y))[0]  # not len, which what is merely like an array may lack
     weights = None if sample_weight is None else np.broadcast_to(np.asarray(sample_weight), n_given)
     if n_used < n_given:
-        X = list(request.samples[:n_used])
-        weights = None if weights is None else weights[request.positions[:n_used]]
+        X = list(plan.samples[:n_used])
+        weights = None if weights is None else weights[plan.positions[:n_used]]
     metadata = None if weights is None else {"sample_weight": weights}
-    used = request.y if n_used == len(request.y) else request.y[:n_used]
+    used = plan.y if n_used == len(plan.y) else plan.y[:n_used]
     return {"X": X, "y": used, "metadata": metadata}

@@ -67,7 +67,7 @@ class Checkpoint:
 
     def save(self, recipe: Recipe, optimizer: torch.optim.Optimizer, average: Averaged | None) -> None:
         """Write what is needed to go on, in one piece: a reader sees the old file or the new one."""
-        stage = recipe.stages[recipe.progress.stage]
+        stage = recipe.plan.stages[recipe.progress.stage]
         tensors = {f"now/{name}": value for name, value in recipe.network.state(stage.n_unfrozen).items()}
         tensors |= {f"best/{name}": value for name, value in recipe.best_state.items()}
         tensors |= {f"optimizer/{name}": value for name, value in _optimizer_state(recipe, optimizer).items()}

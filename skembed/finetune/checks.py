@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from skembed.utils.blas import one_blas_thread
 from skembed.utils.warnings import warn
 
 __all__ = [
+    "CheckedData",
     "check_lengths",
     "check_weights",
     "describe_alike",
@@ -144,6 +146,41 @@ def describe_left_out(n_samples: int, tried: np.ndarray, kept: np.ndarray, name:
     return [f"{len(lost)} of {n_samples} samples of {name} could not be embedded and {were} left out: {named}."]
 
 
+@dataclass(frozen=True)
+class CheckedData:
+    """Samples that a fit uses, with what belongs to them.
+
+    Parameters
+    ----------
+    samples : sequence
+        Raw samples.
+    y : ndarray
+        Their targets.
+    weights : ndarray of shape (n_samples,), float64
+        Positive.
+    groups : array-like or None
+        Groups of the samples of X.
+    positions : ndarray of shape (n_samples,), int64
+        Positions in X, behind which those of X_val follow.
+    notes : tuple of str
+        Sentences for the report.
+    n_rows : int
+        Number of samples in X, those that were left out included.
+    train, held_out : ndarray of int64
+        Positions in `samples` of the two sides of the split.
+    """
+
+    samples: Sequence[Any]
+    y: np.ndarray
+    weights: np.ndarray
+    groups: Any
+    positions: np.ndarray
+    notes: tuple[str, ...]
+    n_rows: int
+    train: np.ndarray = field(default_factory=lambda: np.arange(0))
+    held_out: np.ndarray = field(default_factory=lambda: np.arange(0))
+
+
 def taken(chosen: np.ndarray, samples, y, weights, groups):
     """Some of the samples, with what belongs to them."""
     if len(chosen) == len(y):
@@ -235,15 +272,14 @@ def _near(rows: np.ndarray) -> np.ndarray:
     return apart <= _ALIKE**2 * squares.mean()
 
 
-def warn_of_idle_views(augment: Any, n_views: int, augment_views: int | None) -> None:
+def warn_of_idle_views(augment: Any, n_views: int) -> None:
     """Warn of views that are all the same."""
-    for name, value, none in (("n_views", n_views, 1), ("augment_views", augment_views, None)):
-        if augment is None and value != none:
-            warn(
-                f"{name}={value} has no effect: augment is None, so that all views of a sample are the same. Give "
-                f"augment='light', say; or leave {name} out.",
-                FitWarning,
-            )
+    if augment is None and n_views != 1:
+        warn(
+            f"n_views={n_views} has no effect: augment is None, so that all views of a sample are the same. Give "
+            "augment='light', say; or leave n_views out.",
+            FitWarning,
+        )
 
 
 def warn_of_single(n_samples: int, n_held_out: int, fraction: float | None, *, given: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from numbers import Real
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -14,7 +13,7 @@ from skembed.exceptions import FitWarning
 from skembed.finetune.base import BaseFineTuner
 from skembed.inputs import check_comparable
 from skembed.inputs.target_kinds import as_classes_or_labels, check_class_weight, looks_like_numbers
-from skembed.utils.sklearn_private import Interval, StrOptions, fit_context, with_callbacks
+from skembed.utils.sklearn_private import StrOptions, fit_context, with_callbacks
 from skembed.utils.warnings import warn
 
 __all__ = ["FineTuneClassifier"]
@@ -31,91 +30,41 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
     embedder : ImageEmbedder, TextEmbedder or AudioEmbedder, default=None
         Names the backbone, and how samples are read; None is ``TextEmbedder()``. Search its parameters as
         ``embedder__backbone`` and so on. Its `precision` is that of training too: where it is bfloat16, processors
-        that multiply in it do so in the backbone's linear layers [15]_; all that is stored is float32.
-    strategy : str, default="progressive"
-        How deep training goes: "head" trains the head alone, "partial" the top `n_unfrozen` blocks as well, "full" all
-        of them. "progressive" begins with the head and unfreezes more and more blocks from the top [1]_. After each
-        stage the best weights so far are restored. A stage that did harm, its held-out loss higher by more than its
-        standard error, is tried once more with stronger regularisation before the fit ends, and so is the deepest where
-        it gained nothing. With all blocks unfrozen further rounds follow while they gain.
+        that multiply in it do so in the backbone's linear layers [3]_; all that is stored is float32.
+    strategy : {"head", "partial", "full", "progressive", "auto"} or Strategy, default="progressive"
+        Which blocks of the backbone train, and when; a name stands for the default object.
 
-        Or what trains in all blocks, in place of their weights: "lora", low-rank changes of linear maps and
-        convolutions [6]_ (needs ``pip install skembed[peft]``); "adapter", a bottleneck behind each block [7]_, [8]_;
-        "prefix", gated keys and values in each attention [9]_, [10]_; "prompt", virtual tokens behind the text [11]_;
-        "bitfit", the biases [12]_; "norm", scales and shifts of normalisations. Both together, as "partial+lora" or
-        "progressive+adapter", train it in some blocks; a prompt is read below all blocks and stands alone. "prefix"
-        and "prompt" are for text backbones of BERT's kind, the others for all. All but "prompt" begin as the frozen
-        network.
-
-        "auto" looks at the samples to train on, not at those held out, and takes the strategy that `skembed.advise`
-        names for them; see `strategy_` and `advice_`. Of its settings it takes `n_unfrozen` alone: all other parameters
-        are yours. The machine is not timed for it, so that `random_state` repeats the choice everywhere.
-    n_unfrozen : int, default=1
-        Blocks of "partial", counted from the top.
-    lora_rank : int, default=8
-        Of each change; no more than the smaller side of the widest layer.
-    lora_alpha : float, default=16
-        A change is multiplied by ``lora_alpha / lora_rank``.
-    lora_dropout : float, default=0
-        Share of a layer's inputs that are dropped before the change.
-    target_modules : list of str, default=None
-        Endings of the names of layers that LoRA changes, such as ["query", "value"]; None takes every linear map and
-        every convolution that is neither grouped nor dilated in the blocks that train.
-    adapter_width : int, default=32
-        Features of an adapter's bottleneck.
-    n_virtual_tokens : int, default=10
-        Of a prefix or a prompt. Those of a prompt take their places of the embedder's `max_length`.
+        - `Head`: the head alone. The cheapest, and enough where the backbone knows data like yours.
+        - `Partial`: the top blocks as well, from the start.
+        - `Full`: all blocks from the start. For thousands of samples per class.
+        - `Progressive`: first the head, then more and more blocks from the top, as long as that gains. The safe choice.
+        - "auto": what `skembed.advise` names for the samples to train on, without a look at those held out; see
+          `strategy_` and `advice_`. It chooses the method too, unless you give another than "weights". All other
+          parameters are yours. The machine is not timed for it, so that `random_state` repeats the choice everywhere.
+    method : {"weights", "lora", "adapter", "prefix", "prompt", "bitfit", "norms"} or Method, default="weights"
+        What trains in these blocks; a name stands for the default object. `Weights` are all of their tensors. `LoRA`,
+        `Adapter`, `BitFit` and `Norms` train far fewer, for all backbones; `Prefix` and `Prompt` are for text
+        backbones of BERT's kind. All but `Prompt` begin as the frozen network.
     learning_rate : float, default=1e-3
-        Of the head, at the height of the schedule. See `find_learning_rate`.
-    backbone_factor : float or "auto", default="auto"
-        What it is multiplied by for the top block: 0.1 for the blocks' weights, 1 for all other methods.
-    layer_decay : float, default=0.8
-        What a block's rate is multiplied by for the block below [1]_, [2]_.
-    schedule : {"slanted_triangular", "cosine", "one_cycle", "constant"}, default="slanted_triangular"
-        How the rates go over a stage.
+        Peak learning rate of the head. See `find_learning_rate`.
     max_epochs : int, default=30
-        Epochs of the whole fit, at most; 0 fits the probe alone.
-    stage_epochs : int, default=5
-        Epochs of one stage of "progressive", over which its schedule goes. Of few `max_epochs` the head has half.
-    unfreeze_step : int or "double", default="double"
-        Blocks that each stage of "progressive" adds; "double" trains the top 1, 2, 4, ... blocks.
-    patience : int, default=10
-        Epochs without a gain that end a stage.
+        Largest number of epochs of the whole fit; 0 fits the probe alone.
     batch_size : int, default=32
-        Samples a step. Where memory does not hold them they are trained in parts, to the same effect.
-    dropout : float, default=0.1
-        Share of the features that are dropped before the head.
-    weight_decay : float, default=0.01
-        Decoupled (AdamW), of matrices only: not of biases and normalisations.
-    l2_sp : float, default=0
-        Strength of the pull of trained blocks towards their pre-trained weights [3]_: with LoRA, of the changed
-        weights towards those before; of what else was added, towards where it began.
-    label_smoothing : float, default=0
-        Part of each target that is spread over all classes.
-    mixup : float, default=0
-        Parameter of the Beta distribution, such as 0.2, by which the samples of a batch are averaged in pairs, and
-        their targets with them [13]_; 0 for none. With weights, each target counts by that of its own sample.
-    mixup_on : {"auto", "inputs", "features"}, default="auto"
-        What mixup averages: pixels, or embeddings. "auto" is "inputs" for images, as mixup is meant, and "features"
-        for texts and recordings, whose inputs have no average. No frozen block can be replayed for mixed inputs: all
-        of them are run in every epoch, also by "head". "features" costs nothing.
-    cutmix : float, default=0
-        Parameter of the Beta distribution, such as 1, from which the area of a rectangle is drawn that is pasted from
-        one image of a batch into another, targets mixed by the areas [14]_; 0 for none. Of inputs, as above. With
-        `mixup` too, each batch is mixed by one of them, drawn with equal chances.
-    augment : None, str, callable or sequence, default=None
+        Samples per step. Where memory does not hold them they are trained in parts, to the same effect.
+    patience : int, default=10
+        Number of epochs without a gain that end a stage.
+    optimization : Optimization, default=None
+        Rates of the blocks, schedule and regularization: weight decay, dropout, L2-SP, label smoothing, gradient
+        clipping, moving average. None is ``Optimization()``.
+    augment : str, callable, sequence or Augmentation, default=None
         How samples are changed for training: "light", "standard" or "strong"; operations by name, as ("name",
         {parameters}) or as objects of `skembed.augment`; a function of a decoded sample; or several of them in order.
-        What is held out is never changed.
-    augment_views : int, default=None
-        So many views of each sample are kept, the unchanged one among them, and gone through from epoch to epoch; what
-        frozen blocks return for them is computed once. None changes samples anew in every epoch.
+        `Augmentation` also says how many changed views of each sample are kept. Held-out samples are never changed.
+    mix : {"mixup", "cutmix"}, Mixup, CutMix or list of both, default=None
+        How the samples of a batch, and their targets, are mixed with each other. With sample or class weights, each
+        target counts by the weight of its own sample. Of a list, each batch is mixed by one, drawn with equal chances.
     n_views : int, default=1
-        Views of each sample whose outputs are averaged in prediction, the unchanged one among them.
-    clip_norm : float, default=1
-        Largest norm of a step's gradient; None for any.
-    ema : float, default=None
-        Decay of an exponential moving average of the weights, which is then what is judged and kept, such as 0.99.
+        Number of views of each sample whose outputs are averaged in prediction, the unchanged one among them.
     class_weight : dict or "balanced", default=None
         See `sklearn.utils.class_weight.compute_class_weight`.
     scoring : str or callable, default=None
@@ -123,11 +72,9 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
         no epoch win whose accuracy is below the probe's.
     validation_fraction : float, default=0.2
         Part of the samples that is held out, in proportion to the classes. None holds out none: nothing is judged, all
-        of `max_epochs` is run (of "progressive" `stage_epochs` for each stage) and the last weights are kept.
+        of `max_epochs` is run (of `Progressive` its `stage_epochs` for each stage) and the last weights are kept.
     refit : bool, default=True
         Whether what was found is fitted once more, in the same way, on all samples.
-    replay_prefix : bool, default=True
-        Whether what frozen blocks return is computed once and kept, instead of in every epoch. Same losses.
     checkpoint_dir : str or PathLike, default=None
         Where each epoch is written down: the same fit, killed, goes on from there and ends at the same result. Several
         fits may share a directory. With ``random_state=None`` the seed is 0 then.
@@ -164,8 +111,10 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
         The path of the fit in words.
     diagnosis_ : Diagnosis
         What went wrong, if anything did, and the remedy; see `skembed.diagnose`. Print it.
-    strategy_ : str
-        The strategy that was followed.
+    strategy_ : Strategy
+        Strategy that was followed.
+    method_ : Method
+        Method that was used.
     advice_ : Advice or None
         What "auto" was advised, and why.
     n_epochs_ : int
@@ -177,28 +126,25 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
     head_intercept_ : ndarray of shape (n_outputs,)
         Its bias.
     temperature_ : float
-        What the outputs are divided by, so that probabilities are right on average [4]_. Its logarithm has a prior,
+        What the outputs are divided by, so that probabilities are right on average [2]_. Its logarithm has a prior,
         normal about zero, so that it stays near 1 where few samples are held out.
+
+    See Also
+    --------
+    FineTuneRegressor : The same for numbers.
+    advise : Which strategy suits some data, and why.
+    diagnose : What went wrong in a fit.
+    find_learning_rate : A learning rate for some data.
+
+    Notes
+    -----
+    Training starts from the probe, since a fresh head distorts pre-trained features [1]_.
 
     References
     ----------
-    .. [1] Howard & Ruder (2018), Universal Language Model Fine-tuning for Text Classification.
-    .. [2] Clark et al. (2020), ELECTRA: Pre-training Text Encoders as Discriminators Rather Than Generators.
-    .. [3] Li, Grandvalet & Davoine (2018), Explicit Inductive Bias for Transfer Learning with Convolutional Networks.
-    .. [4] Guo et al. (2017), On Calibration of Modern Neural Networks.
-    .. [5] Kumar et al. (2022), Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution: why
-       training starts from the probe.
-    .. [6] Hu et al. (2021), LoRA: Low-Rank Adaptation of Large Language Models.
-    .. [7] Houlsby et al. (2019), Parameter-Efficient Transfer Learning for NLP.
-    .. [8] Pfeiffer et al. (2020), AdapterFusion: Non-Destructive Task Composition for Transfer Learning.
-    .. [9] Li & Liang (2021), Prefix-Tuning: Optimizing Continuous Prompts for Generation.
-    .. [10] Zhang et al. (2023), LLaMA-Adapter: Efficient Fine-tuning of Language Models with Zero-init Attention.
-    .. [11] Lester, Al-Rfou & Constant (2021), The Power of Scale for Parameter-Efficient Prompt Tuning.
-    .. [12] Ben Zaken, Goldberg & Ravfogel (2022), BitFit: Simple Parameter-efficient Fine-tuning for Transformers.
-    .. [13] Zhang et al. (2018), mixup: Beyond Empirical Risk Minimization. On features: Verma et al. (2019), Manifold
-       Mixup.
-    .. [14] Yun et al. (2019), CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features.
-    .. [15] Micikevicius et al. (2018), Mixed Precision Training.
+    .. [1] Kumar et al. (2022), Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution.
+    .. [2] Guo et al. (2017), On Calibration of Modern Neural Networks.
+    .. [3] Micikevicius et al. (2018), Mixed Precision Training.
 
     Examples
     --------
@@ -208,11 +154,18 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
     >>> classifier = FineTuneClassifier(strategy="head", max_epochs=3, random_state=0).fit(texts, labels)
     >>> classifier.predict(["where is my package?"])
     array(['parcel'], dtype='<U6')
+
+    Parameter objects are searched like any other parameter:
+
+    >>> from skembed import LoRA, Partial
+    >>> from sklearn.model_selection import ParameterGrid
+    >>> grid = ParameterGrid([{"strategy": [Partial()], "strategy__n_blocks": [1, 2]}, {"method": [LoRA()]}])
+    >>> [classifier.set_params(**params).strategy for params in grid]
+    [Partial(), Partial(n_blocks=2), Partial(n_blocks=2)]
     """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **BaseFineTuner._parameter_constraints,
-        "label_smoothing": [Interval(Real, 0, 1, closed="left")],
         "class_weight": [dict, StrOptions({"balanced"}), None],
     }
     _stratified = True
@@ -223,39 +176,19 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
         embedder=None,
         *,
         strategy="progressive",
-        n_unfrozen=1,
-        lora_rank=8,
-        lora_alpha=16.0,
-        lora_dropout=0.0,
-        target_modules=None,
-        adapter_width=32,
-        n_virtual_tokens=10,
+        method="weights",
         learning_rate=1e-3,
-        backbone_factor="auto",
-        layer_decay=0.8,
-        schedule="slanted_triangular",
         max_epochs=30,
-        stage_epochs=5,
-        unfreeze_step="double",
-        patience=10,
         batch_size=32,
-        dropout=0.1,
-        weight_decay=0.01,
-        l2_sp=0.0,
-        label_smoothing=0.0,
-        mixup=0.0,
-        mixup_on="auto",
-        cutmix=0.0,
+        patience=10,
+        optimization=None,
         augment=None,
-        augment_views=None,
+        mix=None,
         n_views=1,
-        clip_norm=1.0,
-        ema=None,
         class_weight=None,
         scoring=None,
         validation_fraction=0.2,
         refit=True,
-        replay_prefix=True,
         checkpoint_dir=None,
         on_interrupt="raise",
         warm_start=False,
@@ -264,39 +197,19 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
     ):
         self.embedder = embedder
         self.strategy = strategy
-        self.n_unfrozen = n_unfrozen
-        self.lora_rank = lora_rank
-        self.lora_alpha = lora_alpha
-        self.lora_dropout = lora_dropout
-        self.target_modules = target_modules
-        self.adapter_width = adapter_width
-        self.n_virtual_tokens = n_virtual_tokens
+        self.method = method
         self.learning_rate = learning_rate
-        self.backbone_factor = backbone_factor
-        self.layer_decay = layer_decay
-        self.schedule = schedule
         self.max_epochs = max_epochs
-        self.stage_epochs = stage_epochs
-        self.unfreeze_step = unfreeze_step
-        self.patience = patience
         self.batch_size = batch_size
-        self.dropout = dropout
-        self.weight_decay = weight_decay
-        self.l2_sp = l2_sp
-        self.label_smoothing = label_smoothing
-        self.mixup = mixup
-        self.mixup_on = mixup_on
-        self.cutmix = cutmix
+        self.patience = patience
+        self.optimization = optimization
         self.augment = augment
-        self.augment_views = augment_views
+        self.mix = mix
         self.n_views = n_views
-        self.clip_norm = clip_norm
-        self.ema = ema
         self.class_weight = class_weight
         self.scoring = scoring
         self.validation_fraction = validation_fraction
         self.refit = refit
-        self.replay_prefix = replay_prefix
         self.checkpoint_dir = checkpoint_dir
         self.on_interrupt = on_interrupt
         self.warm_start = warm_start

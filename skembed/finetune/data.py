@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from skembed.augment import Augmentation, sample_rng
+from skembed.augment import AugmentationPipeline, sample_rng
 from skembed.backbones.base import Backbone
 from skembed.embedders.encoder import Encoder
 from skembed.finetune.activations import INPUT, MEMORY, ActivationStore, Sample
@@ -25,7 +25,7 @@ from skembed.utils.progress import progress_bar
 __all__ = ["TrainingData", "Views", "embed_view", "prepared_chunks"]
 
 #: What lets frozen blocks be replayed in spite of mixing.
-_INSTEAD = {"mixup": "with mixup_on='features'", "cutmix": "without cutmix"}
+_INSTEAD = {"mixup": "with Mixup(on='features')", "cutmix": "without CutMix"}
 #: Description of the progress bar while activations are recorded.
 _RECORDING = "recording activations"
 #: Samples on which a resumed pass is compared with a plain one.
@@ -38,7 +38,7 @@ class Views:
 
     Parameters
     ----------
-    augmentation : Augmentation
+    augmentation : AugmentationPipeline
     seed : int
         With the number of the view and the position of the sample it decides everything.
     stored : int, optional
@@ -46,7 +46,7 @@ class Views:
         samples anew in every epoch.
     """
 
-    augmentation: Augmentation
+    augmentation: AugmentationPipeline
     seed: int
     stored: int | None = None
 
@@ -180,7 +180,7 @@ class TrainingData:
             self.replay = False
             self.notes.append(
                 "The frozen blocks were computed in every epoch: samples were changed anew each time. "
-                "augment_views=4, say, keeps four views of each sample, and what the frozen blocks return for them."
+                "Augmentation(..., views=4), say, keeps four views of each sample, and their activations."
             )
         if mixers:
             self.replay = False

@@ -18,7 +18,8 @@ from skembed.assessment.remedies import RATE_DIVISOR, UNSTABLE_RATE_DIVISOR, Mea
 
 if TYPE_CHECKING:
     from skembed.finetune.base import BaseFineTuner
-    from skembed.finetune.request import Outcome, Request
+    from skembed.finetune.plan import FitPlan
+    from skembed.finetune.record import FitRecord
 
 __all__ = ["diagnose_fit", "slower_by"]
 
@@ -31,59 +32,58 @@ _BY_HELD_OUT = ("overfitting", "generalization gap", "negative transfer", "misca
 _MOOT = ("underfitting", "generalization gap", "miscalibration")
 
 
-def diagnose_fit(request: Request, outcome: Outcome, estimator: BaseFineTuner, *, grouped: bool = False) -> Diagnosis:
+def diagnose_fit(plan: FitPlan, record: FitRecord, estimator: BaseFineTuner) -> Diagnosis:
     """What a fit says of itself at its end: no sample goes through the network again.
 
     Parameters
     ----------
-    request : Request
-    outcome : Outcome
-        What came of it.
+    plan : FitPlan
+        Plan of the fit.
+    record : FitRecord
+        What it ended with.
     estimator : FineTuneClassifier or FineTuneRegressor
         Whose parameters remedies are given in.
-    grouped : bool, default=False
-        Whether its `fit` was given groups.
     """
-    means = Means(
+    means = Means.of(
         estimator.get_params(deep=False),
-        request.strategy,
-        outcome.kept,
-        grouped=grouped,
-        own_validation=request.own_validation,
+        plan.strategy,
+        plan.method.name,
+        kept=record.kept,
+        grouped=plan.grouped,
+        own_validation=plan.own_validation,
     )
-    rng = np.random.default_rng(request.seed)
-    encoded = request.task.encode(request.y)
-    read = _curves(request, outcome, encoded, means)
-    scores, judges = outcome.scores, request.weights[request.held_out]
+    rng = np.random.default_rng(plan.seed)
+    read = _curves(plan, record, means)
+    scores, judges = record.scores, plan.weights[plan.held_out]
     judging, bounds = describe_judging(scores.each, judges, scores.loss, read.accuracy)
     findings = curves.read_curves(read)
-    about, checked = _of_data(request, outcome, encoded, rng, means)
+    about, checked = _of_data(plan, record, rng, means)
     # Targets that frozen features know nothing of may yet be learned; then there is no want of structure.
-    learned = outcome.kept == "fine-tuned" and read.part(read.best_loss) < 0.9
+    learned = record.kept == "fine-tuned" and read.part(read.best_loss) < 0.9
     findings += [finding for finding in about if not (learned and finding.name == "no signal")]
     # High losses, and outputs too sure, are what comes of it: more epochs and blocks would learn noise by heart.
     moot: tuple[str, ...] = _MOOT if any(finding.name == "no signal" for finding in findings) else ()
     # The losses of one sample have no standard error: whatever they do may be chance.
-    moot = (*moot, *_BY_HELD_OUT) if len(request.held_out) == 1 else moot
+    moot = (*moot, *_BY_HELD_OUT) if len(plan.held_out) == 1 else moot
     findings = [finding for finding in findings if finding.name not in moot]
-    start, kept = request.encoder.embedder, outcome.embedder
+    start, kept = plan.encoder.embedder, record.embedder
     trained = kept.fingerprint_ != start.fingerprint_
     moved = block_drift(start.spec_, kept.spec_) if trained else {}
     blocks = {name: {"drift": value} for name, value in moved.items()}
-    n_judged = len(request.held_out)
+    n_judged = len(plan.held_out)
     judged = n_judged >= _LEAST_JUDGED
     findings += forgetting.find_forgetting(blocks, means, judged=judged, slower_by=slower_by(findings))
-    findings += [] if judged or not request.max_epochs else [_not_judged(n_judged)]
+    findings += [] if judged or not plan.max_epochs else [_not_judged(n_judged)]
     numbers = {"naive_loss": read.naive_loss, "probe_loss": read.probe_loss, "best_loss": read.best_loss, **bounds}
     losses = [name for name in (curves.CHECKED if judged else curves.CHECKED_WITHOUT_HELD_OUT) if name not in moot]
-    looked = [*(losses if request.max_epochs else ()), *checked, *(["forgetting"] if blocks else [])]
+    looked = [*(losses if plan.max_epochs else ()), *checked, *(["forgetting"] if blocks else [])]
     return Diagnosis(worst_first(findings), tuple(looked), blocks, numbers, judging)
 
 
-def _accuracy(request: Request, outcome: Outcome, means: Means) -> float | None:
+def _accuracy(plan: FitPlan, record: FitRecord, means: Means) -> float | None:
     """Held-out accuracy of what was kept; None where the score is something else."""
-    has_accuracy = hasattr(request.task, "classes") and means.parameters.get("scoring") is None
-    return outcome.scores.score if has_accuracy and len(request.held_out) else None
+    has_accuracy = hasattr(plan.task, "classes") and means.parameters.get("scoring") is None
+    return record.scores.score if has_accuracy and len(plan.held_out) else None
 
 
 def slower_by(findings: Sequence[Finding]) -> float:
@@ -107,58 +107,58 @@ def _not_judged(n_held_out: int) -> Finding:
     return Finding("not judged", "note", evidence, f"{remedy}; or diagnose(fitted, X, y) with other samples.")
 
 
-def _curves(request: Request, outcome: Outcome, encoded: np.ndarray, means: Means) -> curves.Curves:
-    judged, settings = len(request.held_out) > 0, request.settings
+def _curves(plan: FitPlan, record: FitRecord, means: Means) -> curves.Curves:
+    judged, settings = len(plan.held_out) > 0, plan.settings
     return curves.Curves(
-        history=outcome.progress.history,
-        kept=outcome.kept,
-        ended=outcome.progress.ended,
+        history=record.progress.history,
+        kept=record.kept,
+        ended=record.progress.ended,
         means=means,
-        depth=request.encoder.depth,
-        naive_loss=_naive_loss(request, encoded),
-        probe_loss=outcome.probe_scores.loss if judged else float("nan"),
-        best_loss=outcome.scores.loss if judged else float("nan"),
-        temperature=outcome.scores.temperature,
+        depth=plan.encoder.depth,
+        naive_loss=_naive_loss(plan),
+        probe_loss=record.probe_scores.loss if judged else float("nan"),
+        best_loss=record.scores.loss if judged else float("nan"),
+        temperature=record.scores.temperature,
         softened=settings.mixup > 0 or settings.cutmix > 0 or settings.label_smoothing > 0,
-        altered=request.augmentation is not None,
-        probe_train_loss=_probe_train_loss(request, outcome, encoded),
-        best_error=standard_error(outcome.scores.each),
-        accuracy=_accuracy(request, outcome, means),
+        altered=plan.views is not None,
+        probe_train_loss=_probe_train_loss(plan, record),
+        best_error=standard_error(record.scores.each),
+        accuracy=_accuracy(plan, record, means),
     )
 
 
-def _probe_train_loss(request: Request, outcome: Outcome, encoded: np.ndarray) -> float:
+def _probe_train_loss(plan: FitPlan, record: FitRecord) -> float:
     """Training loss of the probe, where that was kept and can be compared with a held-out loss."""
-    if outcome.kept != "probe" or len(request.held_out) < _LEAST_JUDGED:
+    if record.kept != "probe" or len(plan.held_out) < _LEAST_JUDGED:
         return float("nan")
-    train = request.train
-    outputs = outcome.head(outcome.frozen[train])
-    return request.task.judge(outputs, request.y[train], encoded[train], request.weights[train]).loss
+    train = plan.train
+    outputs = record.head(record.frozen[train])
+    return plan.task.judge(outputs, plan.y[train], plan.targets[train], plan.weights[train]).loss
 
 
-def _naive_loss(request: Request, encoded: np.ndarray) -> float:
+def _naive_loss(plan: FitPlan) -> float:
     """The loss of knowing the frequencies of the targets, or their mean, and nothing else.
 
     Of the held-out samples or of those trained on, whichever is the larger: a few that are all of one class have none.
     """
-    weights, train = request.weights, request.train
-    mean = np.average(encoded[train], axis=0, weights=weights[train])
-    losses = request.task.naive_losses(mean, encoded)
-    sides = [side for side in (train, request.held_out) if len(side)]
+    weights, train = plan.weights, plan.train
+    mean = np.average(plan.targets[train], axis=0, weights=weights[train])
+    losses = plan.task.naive_losses(mean, plan.targets)
+    sides = [side for side in (train, plan.held_out) if len(side)]
     return max(float(np.average(losses[side], weights=weights[side])) for side in sides)
 
 
 def _of_data(
-    request: Request, outcome: Outcome, encoded: np.ndarray, rng: np.random.Generator, means: Means
+    plan: FitPlan, record: FitRecord, rng: np.random.Generator, means: Means
 ) -> tuple[list[Finding], list[str]]:
     """What frozen embeddings and the held-out losses say, and what was looked for."""
-    rows, train, held_out = outcome.frozen, request.train, request.held_out
-    classes = getattr(request.task, "classes", None)
-    codes = None if classes is None else encoded.argmax(1)
-    names = range(encoded.shape[1]) if classes is None else classes.tolist()
+    rows, train, held_out = record.frozen, plan.train, plan.held_out
+    classes = getattr(plan.task, "classes", None)
+    codes = None if classes is None else plan.targets.argmax(1)
+    names = range(plan.targets.shape[1]) if classes is None else classes.tolist()
     chosen = np.sort(rng.permutation(len(rows))[:MAX_DIAGNOSED_SAMPLES])
     own = None if codes is None else codes[chosen]
-    noise = of_positions(find_noise(rows[chosen], encoded[chosen], own, names, rng, means), chosen)
+    noise = of_positions(find_noise(rows[chosen], plan.targets[chosen], own, names, rng, means), chosen)
     findings, checked = [*noise], ["no signal", *([] if codes is None else ["label noise"])]
     if len(held_out):
         paired = np.sort(rng.permutation(len(rows))[:_MOST_PAIRED])
@@ -167,22 +167,22 @@ def _of_data(
         checked.append("leaked duplicates")
     if codes is not None:
         given = train if means.own_validation else np.arange(len(codes))
-        counts = np.bincount(codes[given], minlength=encoded.shape[1])
-        findings += find_imbalance(*_chances(request, outcome, codes), counts, names, means)
+        counts = np.bincount(codes[given], minlength=plan.targets.shape[1])
+        findings += find_imbalance(*_chances(plan, record, codes), counts, names, means)
         findings += find_few(counts, len(held_out), means)
         checked += ["class imbalance", "few samples"]
-    return [replace(found, samples=_in_X(request, found)) for found in findings], checked
+    return [replace(found, samples=_in_X(plan, found)) for found in findings], checked
 
 
-def _chances(request: Request, outcome: Outcome, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _chances(plan: FitPlan, record: FitRecord, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The probability that each held-out sample's class got, and the class; nothing where they were not judged."""
-    losses, judged = np.asarray(outcome.scores.each), request.held_out
+    losses, judged = np.asarray(record.scores.each), plan.held_out
     if len(losses) != len(judged) or not len(judged):
         return np.zeros(0), codes[:0]
-    weights = request.weights[judged]
+    weights = plan.weights[judged]
     return np.exp(-losses * weights.mean() / weights), codes[judged]
 
 
-def _in_X(request: Request, found: Finding) -> tuple[int, ...]:
+def _in_X(plan: FitPlan, found: Finding) -> tuple[int, ...]:
     """Positions in X, of which samples may have been left out."""
-    return tuple(request.positions[list(found.samples)].tolist()) if found.samples else ()
+    return tuple(plan.positions[list(found.samples)].tolist()) if found.samples else ()

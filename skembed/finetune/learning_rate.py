@@ -12,12 +12,14 @@ import numpy as np
 import torch
 from sklearn.base import clone
 
+from skembed.backbones.tuning.method import resolve_method
 from skembed.exceptions import TrainingError, TruncationWarning
 from skembed.finetune.fitting import untrained
 from skembed.finetune.loop import Epoch, epoch_rng
 from skembed.finetune.rate_budget import bounded, shortened
 from skembed.finetune.rate_display import RateCurveDisplay
 from skembed.finetune.recipe import Recipe
+from skembed.strategies import Progressive
 from skembed.utils.progress import progress_bar, showing
 from skembed.utils.seeding import seeded
 from skembed.utils.torch_modes import standard_modes
@@ -148,18 +150,19 @@ def find_learning_rate(
     trial = clone(estimator)
     trial.set_params(validation_fraction=None, refit=False, checkpoint_dir=None, warm_start=False, verbose=False)
     trial._validate_params()
-    n_virtual_tokens = int(trial.n_virtual_tokens) if "prompt" in trial.strategy else 0
+    n_positions = resolve_method(trial.method).n_positions
     with showing(bool(estimator.verbose)), silenced(TruncationWarning):
-        trial.set_params(embedder=shortened(trial._given_embedder(), n_virtual_tokens))
+        trial.set_params(embedder=shortened(trial._given_embedder(), n_positions))
         return _search(trial, X, y, np.geomspace(low, high, n_steps))
 
 
 def _search(trial: BaseFineTuner, X: Any, y: Any, rates: np.ndarray) -> RateCurve:
     """Return the curve of an estimator whose parameters are those of a short trial."""
-    request = bounded(trial._request(X, y))
-    if request.strategy.startswith("progressive"):
-        request = replace(request, strategy=request.strategy.replace("progressive", "partial"), n_unfrozen=1)
-    steps, losses = _rising_losses(untrained(request), rates)
+    plan = bounded(trial._plan(X, y))
+    if isinstance(plan.strategy, Progressive):
+        # The first of its stages that trains blocks.
+        plan = replace(plan, stages=tuple(stage for stage in plan.stages if stage.n_unfrozen)[:1])
+    steps, losses = _rising_losses(untrained(plan), rates)
     tried, smooth = rates[steps], _smoothed(losses)
     return RateCurve(tried, smooth, _suggest(tried, smooth))
 
@@ -170,13 +173,13 @@ def _rising_losses(recipe: Recipe, rates: np.ndarray) -> tuple[list[int], np.nda
 
     Each loss is a pair: that of the step, and what an untrained head would have had for the same batch.
     """
-    trainer = recipe.trainer(recipe.stages[-1], recipe.settings)
-    rng = epoch_rng(recipe.seed, 0)
-    batches = _batches(rng.permutation(recipe.train), recipe.settings.batch_size)
+    trainer = recipe.trainer(recipe.plan.stages[-1], recipe.plan.settings)
+    rng = epoch_rng(recipe.plan.seed, 0)
+    batches = _batches(rng.permutation(recipe.plan.train), recipe.plan.settings.batch_size)
     steps: list[int] = []
     losses: list[tuple[float, float]] = []
     recipe.network.train(True)
-    with seeded(recipe.seed, recipe.network.device), progress_bar(len(rates), "find_learning_rate", "rate") as bar:
+    with seeded(recipe.plan.seed, recipe.network.device), progress_bar(len(rates), "find_learning_rate", "rate") as bar:
         step, stride = 0, _stride(rates)
         while step < len(rates):
             batch = next(batches)

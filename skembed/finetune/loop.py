@@ -14,8 +14,9 @@ from torch import Tensor
 from skembed.augment.mixing import Mix, draw_mix
 from skembed.exceptions import DeviceWarning, TrainingError
 from skembed.finetune.network import FrozenNetwork
-from skembed.finetune.schedules import SCHEDULES
 from skembed.finetune.tasks import Task
+from skembed.optimization import Optimization
+from skembed.schedules import SCHEDULES
 from skembed.utils.device import is_out_of_memory
 from skembed.utils.seeding import seeded
 from skembed.utils.warnings import warn
@@ -25,7 +26,7 @@ __all__ = ["Averaged", "Settings", "Source", "Targets", "build_optimizer", "epoc
 
 @dataclass(frozen=True)
 class Settings:
-    """How to train; see `FineTuneClassifier` for what each of them means."""
+    """How to train; see `FineTuneClassifier`, `Optimization`, `Mixup` and `CutMix` for the meaning of each."""
 
     learning_rate: float = 1e-3
     backbone_factor: float = 0.1
@@ -41,6 +42,25 @@ class Settings:
     cutmix: float = 0.0
     clip_norm: float | None = 1.0
     ema: float | None = None
+
+    @classmethod
+    def of(cls, optimization: Optimization, *, rate_factor: float, **others: Any) -> Settings:
+        """Return the settings that an `Optimization` describes.
+
+        Parameters
+        ----------
+        optimization : Optimization
+        rate_factor : float
+            Value of `backbone_factor` where it is "auto".
+        **others
+            Settings that are not part of it.
+        """
+        values = optimization.get_params()
+        factor = rate_factor if isinstance(values["backbone_factor"], str) else values["backbone_factor"]
+        numbers = {
+            name: value if value is None or isinstance(value, str) else float(value) for name, value in values.items()
+        }
+        return cls(**{**numbers, "backbone_factor": float(factor), **others})
 
     @property
     def mixers(self) -> tuple[str, ...]:

@@ -16,22 +16,22 @@ from skembed.augment.mixing import Mix
 from skembed.backbones.accelerate.mixed_precision import round_factors
 from skembed.backbones.base import Backbone, Block, Item
 from skembed.backbones.spec import TunedWeights, place_of
+from skembed.backbones.tuning.method import Method
+from skembed.backbones.tuning.weights import Weights
 from skembed.finetune.activations import regroup
 from skembed.finetune.convolutions import avoid_faulty_gradients
 from skembed.finetune.groups import parameter_groups, trainable
-from skembed.finetune.methods import KINDS
 from skembed.inference.extract import undisturbed
 from skembed.inference.pooling import combine_layers, pool
 from skembed.inference.reading import Reading
 from skembed.probes.linear import Probe, Standardizer
-from skembed.strategies import WEIGHTS, Method
 from skembed.utils.device import move
 from skembed.utils.seeding import seeded
 
-__all__ = ["FrozenNetwork", "Head", "Network"]
+__all__ = ["FrozenNetwork", "LinearHead", "Network"]
 
 
-class Head(nn.Module):
+class LinearHead(nn.Module):
     """A linear layer on standardised features, with dropout before it.
 
     Parameters
@@ -67,13 +67,13 @@ class FrozenNetwork:
 
     Parameters
     ----------
-    head : Head
+    head : LinearHead
     """
 
     #: Blocks that can train.
     depth = 0
 
-    def __init__(self, head: Head):
+    def __init__(self, head: LinearHead):
         self.head = head
 
     @property
@@ -138,7 +138,7 @@ class Network(FrozenNetwork):
         Loaded in float32 and shared; it stays as it is.
     reading : Reading
         Layers and pooling.
-    head : Head
+    head : LinearHead
         On the features that are read.
     n_features : int
         Leading features of a row that are kept.
@@ -146,8 +146,8 @@ class Network(FrozenNetwork):
         Whether rows are scaled to length one.
     n_scaled : int, optional
         Leading features whose length that is, where it is not the ones that are kept.
-    method : Method
-        What trains in a block: all of it, or less.
+    method : Method, optional
+        What trains in a block; None for its weights.
     n_trainable : int, optional
         The most of the highest blocks that will ever train; None for all.
     probe : sequence of Item
@@ -163,22 +163,22 @@ class Network(FrozenNetwork):
         self,
         backbone: Backbone,
         reading: Reading,
-        head: Head,
+        head: LinearHead,
         *,
         n_features: int,
         normalize: bool,
         n_scaled: int | None = None,
-        method: Method = WEIGHTS,
+        method: Method | None = None,
         n_trainable: int | None = None,
         probe: Sequence[Item] = (),
         seed: int = 0,
         mixed_precision: bool = False,
     ):
         self.base = self.backbone = backbone
-        self.reading, self.method = reading, method
+        self.reading, self.method = reading, Weights() if method is None else method
         self.n_features, self.normalize, self.n_scaled = n_features, normalize, n_scaled or n_features
-        kind, blocks = KINDS[method.name], self.top(self.depth if n_trainable is None else n_trainable)
-        own = set(kind.own(backbone.module, blocks))
+        blocks = self.top(self.depth if n_trainable is None else n_trainable)
+        own = set(self.method.own(backbone.module, blocks))
         # Copied while another thread passes over its lower blocks, the network would pass over them for good.
         with undisturbed():
             module = copy.deepcopy(backbone.module, _shared(backbone.module, besides=own))
@@ -187,9 +187,10 @@ class Network(FrozenNetwork):
         self.added: dict[str, dict[str, Any]] = {}
         key = TunedWeights.next_name(backbone.spec.tuned)
         batch = move(self.backbone.collate(probe), self.device, torch.float32) if probe else {}
-        if kind.add is not None and blocks:
+        if blocks:
             with seeded(seed, self.device):
-                self.added = {key: kind.add(self.backbone, blocks, key, batch, method)}
+                record = self.method.attach(self.backbone, blocks, key, batch)
+            self.added = {} if record is None else {key: record}
         # After them: factors beside a strided convolution are strided convolutions as well.
         avoid_faulty_gradients(module)
         # What was added begins in training mode; a pass must drop nothing.
@@ -268,7 +269,7 @@ class Network(FrozenNetwork):
             read = ", ".join(f"{name} ({values.dtype})" for name, values in batch.items())
             raise ValueError(
                 f"{self.backbone.spec.name} reads {read}, of which no mixture can be made: that takes one tensor of "
-                "floats. Use mixup with mixup_on='features', which mixes embeddings, and cutmix=0."
+                "floats. Use mix=Mixup(on='features'), which mixes embeddings."
             )
         ((name, values),) = batch.items()
         mixed, share = mix(values)
@@ -305,7 +306,7 @@ class Network(FrozenNetwork):
     def distance(self) -> Tensor | None:
         pairs = [(name, value, self._start[name]) for name, value in self._trains()]
         record = next(iter(self.added.values()), {})
-        return KINDS[self.method.name].distance(pairs, record) if pairs else None
+        return self.method.distance(pairs, record) if pairs else None
 
     def optimizer_groups(self, n_blocks: int, **settings: Any) -> list[dict]:
         module, blocks = self.backbone.module, self.top(n_blocks)

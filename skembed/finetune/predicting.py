@@ -30,7 +30,7 @@ class PredictingMixin:
     @property
     def _head(self):
         """The head as the fit knows it; absent before the first fit."""
-        from skembed.finetune.request import Linear
+        from skembed.finetune.record import Linear
 
         return Linear(self.head_coef_, self.head_intercept_, self.temperature_)
 

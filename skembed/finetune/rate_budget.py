@@ -14,7 +14,7 @@ from skembed.finetune.loop import epoch_rng
 
 if TYPE_CHECKING:
     from skembed.embedders.base import BaseEmbedder
-    from skembed.finetune.request import Request
+    from skembed.finetune.plan import FitPlan
 
 __all__ = ["bounded", "shortened"]
 
@@ -26,14 +26,14 @@ BATCH_SIZE = 16
 N_SAMPLES = 512
 
 
-def shortened(embedder: BaseEmbedder, n_virtual_tokens: int = 0) -> BaseEmbedder:
+def shortened(embedder: BaseEmbedder, n_positions: int = 0) -> BaseEmbedder:
     """Return an embedder that reads only the beginning of long texts; any other embedder as it is.
 
     Parameters
     ----------
     embedder : BaseEmbedder
         Unfitted or fitted; it is not changed.
-    n_virtual_tokens : int, default=0
+    n_positions : int, default=0
         Positions to reserve for a trained prompt.
     """
     if "max_length" not in embedder.get_params(deep=False):
@@ -45,20 +45,30 @@ def shortened(embedder: BaseEmbedder, n_virtual_tokens: int = 0) -> BaseEmbedder
         return embedder
     limit = backbone.length_read(options)
     # No token of a prompt is shorter than a byte.
-    reserved = limit - backbone.room(options) + len(options.prompt.encode()) + n_virtual_tokens
+    reserved = limit - backbone.room(options) + len(options.prompt.encode()) + n_positions
     return clone(embedder).set_params(max_length=min(limit, N_TOKENS + reserved), long_text="truncate")
 
 
-def bounded(request: Request) -> Request:
-    """Return a request for training on no more than `N_SAMPLES` samples, `BATCH_SIZE` per step.
+def bounded(plan: FitPlan) -> FitPlan:
+    """Return a plan for training on no more than `N_SAMPLES` samples, `BATCH_SIZE` per step.
 
     Parameters
     ----------
-    request : Request
+    plan : FitPlan
         Without held-out samples.
     """
-    settings = replace(request.settings, batch_size=min(request.settings.batch_size, BATCH_SIZE))
-    chosen = np.sort(epoch_rng(request.seed, 1).permutation(len(request.y))[:N_SAMPLES])
-    samples, y, weights, _ = taken(chosen, request.samples, request.y, request.weights, None)
-    train, positions = np.arange(len(chosen)), request.positions[chosen]
-    return replace(request, samples=samples, y=y, weights=weights, train=train, positions=positions, settings=settings)
+    settings = replace(plan.settings, batch_size=min(plan.settings.batch_size, BATCH_SIZE))
+    chosen = np.sort(epoch_rng(plan.seed, 1).permutation(len(plan.y))[:N_SAMPLES])
+    samples, y, weights, _ = taken(chosen, plan.samples, plan.y, plan.weights, None)
+    targets = plan.targets[chosen]
+    train, positions = np.arange(len(chosen)), plan.positions[chosen]
+    return replace(
+        plan,
+        samples=samples,
+        y=y,
+        targets=targets,
+        weights=weights,
+        train=train,
+        positions=positions,
+        settings=settings,
+    )

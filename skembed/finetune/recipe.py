@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from skembed.exceptions import TrainingError
@@ -23,10 +24,12 @@ from skembed.finetune.loop import (
     train_epoch,
 )
 from skembed.finetune.network import FrozenNetwork
-from skembed.finetune.tasks import Scores, Task
+from skembed.finetune.plan import FitPlan
+from skembed.finetune.tasks import Scores
+from skembed.strategies import Stage
 from skembed.utils.progress import progress_bar
 
-__all__ = ["INTERRUPTED", "Progress", "Recipe", "Stage", "plan_stages"]
+__all__ = ["INTERRUPTED", "Progress", "Recipe"]
 
 #: Reason for the end of a fit that was stopped by KeyboardInterrupt; see `Progress.ended`.
 INTERRUPTED = "interrupted"
@@ -34,81 +37,6 @@ INTERRUPTED = "interrupted"
 _LEAST_GAIN = 1e-4
 #: Training samples whose loss is less than this part of the held-out loss are known by heart.
 _KNOWN = 0.05
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A part of a fit in which the same blocks train.
-
-    Parameters
-    ----------
-    name : str
-        For people.
-    n_unfrozen : int
-        Blocks that train, counted from the top.
-    epochs : int
-        At most.
-    """
-
-    name: str
-    n_unfrozen: int
-    epochs: int
-
-
-def plan_stages(
-    strategy: str,
-    depth: int,
-    *,
-    n_unfrozen: int,
-    max_epochs: int,
-    stage_epochs: int,
-    unfreeze_step: int | str = "double",
-    method: str = "weights",
-) -> list[Stage]:
-    """The stages of a strategy, in order.
-
-    Parameters
-    ----------
-    strategy : {"head", "partial", "full", "progressive"}
-        See `FineTuneClassifier`.
-    depth : int
-        Blocks that can train.
-    n_unfrozen : int
-        Blocks of "partial".
-    max_epochs, stage_epochs : int
-        Of the whole fit, and of one stage of "progressive"; of the head's no more than half of the fit's.
-    unfreeze_step : int or "double"
-        Blocks that each stage of "progressive" adds to the one before, or twice as many blocks.
-    method : str
-        What trains in them, for the names of the stages.
-
-    Examples
-    --------
-    >>> [stage.n_unfrozen for stage in plan_stages("progressive", 7, n_unfrozen=1, max_epochs=9, stage_epochs=3)]
-    [0, 1, 2, 4, 7]
-    >>> [stage.epochs for stage in plan_stages("progressive", 2, n_unfrozen=1, max_epochs=5, stage_epochs=5)]
-    [2, 3, 3]
-    """
-    if strategy == "progressive":
-        counts = [0, 1]
-        while counts[-1] < depth:
-            step = counts[-1] if isinstance(unfreeze_step, str) else unfreeze_step
-            counts.append(min(depth, counts[-1] + step))
-        # The head is cheap and soon done: where epochs are few, half of them are left to the blocks.
-        head = min(stage_epochs, max(1, max_epochs // 2))
-        later = min(stage_epochs, max(1, max_epochs - head))
-        return [Stage(_stage_name(count, depth, method), count, later if count else head) for count in counts]
-    count = {"head": 0, "partial": n_unfrozen, "full": depth}[strategy]
-    return [Stage(_stage_name(count, depth, method), count, max_epochs)]
-
-
-def _stage_name(count: int, depth: int, method: str) -> str:
-    if count == 0:
-        return "head"
-    if method == "prompt":
-        return "prompt"
-    name = "all blocks" if count == depth else "top block" if count == 1 else f"top {count} blocks"
-    return name if method == "weights" else f"{name}, {method}"
 
 
 @dataclass
@@ -169,50 +97,30 @@ class Recipe:
 
     Parameters
     ----------
-    network : Network
-        With the probe as its head.
-    task : Task
+    plan : FitPlan
+        What trains when, on which samples, and who judges.
+    network : FrozenNetwork
+        Network with the probe as its head.
     data : TrainingData
-    targets : Targets
-        Of all samples, held-out ones included.
-    y : ndarray
-        As the user gave it.
-    train, held_out : ndarray of int64
-        Positions in `data`; without held-out samples nothing is judged and every epoch is kept.
-    settings : Settings
-    stages : list of Stage
-    max_epochs, patience : int
-        Epochs of the whole fit, and epochs without a gain that end an attempt.
-    seed : int
-        Of everything random.
+        Source of features.
     report : callable, optional
         Called with the history's record after each epoch; it may return True to end the fit.
     save : callable, optional
-        Called with this recipe, the optimiser and the average after each epoch, to write a checkpoint.
+        Called with this recipe, the optimizer and the average after each epoch, to write a checkpoint.
     """
 
     def __init__(
         self,
+        plan: FitPlan,
         network: FrozenNetwork,
-        task: Task,
         data: TrainingData,
-        targets: Targets,
-        y: np.ndarray,
-        train: np.ndarray,
-        held_out: np.ndarray,
-        settings: Settings,
-        stages: Sequence[Stage],
         *,
-        max_epochs: int,
-        patience: int,
-        seed: int,
         report: Callable[[dict[str, Any]], bool | None] | None = None,
         save: Callable[..., None] | None = None,
     ):
-        self.network, self.task, self.data, self.targets, self.y = network, task, data, targets, y
-        self.train, self.held_out, self.settings, self.stages = train, held_out, settings, list(stages)
-        self.max_epochs, self.patience, self.seed = max_epochs, patience, seed
+        self.plan, self.network, self.data = plan, network, data
         self.report, self.save = report, save
+        self.targets = Targets(torch.from_numpy(plan.targets).float(), torch.from_numpy(plan.weights).float())
         self.best_state: dict[str, Tensor] = _copied(network.state(0))
         self.progress = Progress(Scores(np.inf, -np.inf), Scores(np.inf, -np.inf))
         #: What a checkpoint brought back, for the first epoch that is run.
@@ -228,7 +136,7 @@ class Recipe:
         """Run stages until one makes nothing better, with the best weights restored at the end."""
         progress = self.progress
         try:
-            while not progress.ended and progress.stage < len(self.stages):
+            while not progress.ended and progress.stage < len(self.plan.stages):
                 self._attempt()
         except TrainingError as error:
             progress.ended = f"diverged: {error}"
@@ -238,14 +146,14 @@ class Recipe:
 
     def _attempt(self) -> None:
         """One stage with one strength of regularisation, and what follows from it."""
-        progress, stage = self.progress, self.stages[self.progress.stage]
-        settings = self.settings.stronger() if progress.attempt else self.settings
+        progress, stage = self.progress, self.plan.stages[self.progress.stage]
+        settings = self.plan.settings.stronger() if progress.attempt else self.plan.settings
         resumed, self.resumed = self.resumed, None
         if resumed is None:
             self.network.load(self.best_state)
         trainer = self.trainer(stage, settings, resumed)
-        while progress.epoch < stage.epochs and len(progress.history) < self.max_epochs:
-            if progress.stale >= self.patience or progress.ended:
+        while progress.epoch < stage.epochs and len(progress.history) < self.plan.max_epochs:
+            if progress.stale >= self.plan.patience or progress.ended:
                 break
             self._epoch(trainer, stage, settings)
         self._decide(stage)
@@ -259,18 +167,18 @@ class Recipe:
         progress = self.progress
         gained = bool(progress.path) and progress.path[-1][3] == progress.round
         harmed = progress.tried is not None and not gained and progress.tried.is_worse_than(progress.best)
-        deepest = progress.stage == len(self.stages) - 1
+        deepest = progress.stage == len(self.plan.stages) - 1
         if progress.ended:
             pass
-        elif len(progress.history) >= self.max_epochs:
+        elif len(progress.history) >= self.plan.max_epochs:
             progress.ended = "max_epochs was reached"
         elif not deepest and (gained or not harmed or stage.n_unfrozen == 0):
             progress.stage, progress.attempt = progress.stage + 1, 0
-        elif len(self.stages) > 1 and gained and len(self.held_out) and not self._knows_by_heart():
+        elif len(self.plan.stages) > 1 and gained and len(self.plan.held_out) and not self._knows_by_heart():
             pass  # as deep as it goes, and another round may gain again
-        elif len(self.stages) > 1 and gained and len(self.held_out):
+        elif len(self.plan.stages) > 1 and gained and len(self.plan.held_out):
             progress.ended = f"{stage.name}: the training samples are known by heart"
-        elif len(self.stages) > 1 and not gained and progress.attempt == 0:
+        elif len(self.plan.stages) > 1 and not gained and progress.attempt == 0:
             progress.attempt = 1
         elif not gained:
             again = ", also with stronger regularisation" if progress.attempt else ""
@@ -296,18 +204,18 @@ class Recipe:
         if resumed is not None:
             network.load(resumed["state"])
             resumed["restore"](optimizer, average)
-        return Epoch(network, self.task, source, self.targets, settings, optimizer, average)
+        return Epoch(network, self.plan.task, source, self.targets, settings, optimizer, average)
 
     def _epoch(self, trainer: Epoch, stage: Stage, settings: Settings) -> None:
         progress, started = self.progress, time.perf_counter()
-        steps = -(-len(self.train) // settings.batch_size)
+        steps = -(-len(self.plan.train) // settings.batch_size)
         # The first of a fit sees the samples as they are, where views are stored.
         trainer.view = len(progress.history) + (not self.data.replay)
-        with progress_bar(len(self.train), f"epoch {len(progress.history) + 1}, {stage.name}", leave=False) as bar:
+        with progress_bar(len(self.plan.train), f"epoch {len(progress.history) + 1}, {stage.name}", leave=False) as bar:
             loss = train_epoch(
                 trainer,
-                self.train,
-                epoch_rng(self.seed, progress.round, progress.epoch),
+                self.plan.train,
+                epoch_rng(self.plan.seed, progress.round, progress.epoch),
                 first_step=progress.epoch * steps,
                 total_steps=stage.epochs * steps,
                 progress=bar.update,
@@ -316,7 +224,7 @@ class Recipe:
         if trainer.average is not None:
             trainer.average.swap()
         scores = self._judge(trainer)
-        by_score = self.task.scoring is not None
+        by_score = self.plan.task.scoring is not None
         error = None if scores is None else scores.error_against(progress.best)
         better = scores is None or improves(scores, progress.best, progress.baseline, by_score=by_score)
         if scores is not None and (progress.tried is None or scores.loss < progress.tried.loss):
@@ -331,16 +239,16 @@ class Recipe:
             self.save(self, trainer.optimizer, trainer.average)
 
     def _judge(self, trainer: Epoch) -> Scores | None:
-        if not len(self.held_out):
+        if not len(self.plan.held_out):
             return None
-        outputs = evaluate(self.network, trainer.source, self.held_out)
+        outputs = evaluate(self.network, trainer.source, self.plan.held_out)
         return self.judge(outputs)
 
     def judge(self, outputs: np.ndarray) -> Scores:
         """Scores of outputs for the held-out samples."""
-        held_out = self.held_out
+        held_out = self.plan.held_out
         values, weights = self.targets.values.numpy()[held_out], self.targets.weights.numpy()[held_out]
-        return self.task.judge(outputs, self.y[held_out], values.astype(float), weights.astype(float))
+        return self.plan.task.judge(outputs, self.plan.y[held_out], values.astype(float), weights.astype(float))
 
     def _keep(self, stage: Stage, scores: Scores | None) -> None:
         progress = self.progress
@@ -364,10 +272,10 @@ class Recipe:
         done = len(progress.history) + 1
         record = {
             "epoch": done,
-            "max_epochs": min(self.max_epochs, done + self._most_epochs_left(stage)),
+            "max_epochs": min(self.plan.max_epochs, done + self._most_epochs_left(stage)),
             "stage": stage.name,
             "stage_number": progress.stage + 1,
-            "n_stages": len(self.stages),
+            "n_stages": len(self.plan.stages),
             "attempt": progress.attempt + 1,
             "round": progress.round + 1,
             "unfrozen": [block.name for block in self.network.top(stage.n_unfrozen)],
@@ -389,7 +297,7 @@ class Recipe:
         """Epochs that may still come: each stage may be tried a second time, with stronger regularization."""
         progress = self.progress
         second_attempt = 0 if progress.attempt else stage.epochs
-        later = sum(2 * other.epochs for other in self.stages[progress.stage + 1 :])
+        later = sum(2 * other.epochs for other in self.plan.stages[progress.stage + 1 :])
         return stage.epochs - progress.epoch + second_attempt + later
 
     # -- once more, with all samples --------------------------------------------------------------------
@@ -397,23 +305,25 @@ class Recipe:
     def repeat(self, path: Sequence[tuple[int, int, int, int]]) -> None:
         """Go the way again that was found, judging nothing: the same stages, strengths and numbers of epochs."""
         view = 0
-        with progress_bar(sum(epochs for _, _, epochs, _ in path) * len(self.train), "fitting on all samples") as bar:
+        with progress_bar(
+            sum(epochs for _, _, epochs, _ in path) * len(self.plan.train), "fitting on all samples"
+        ) as bar:
             for number, attempt, epochs, round_ in path:
-                self._repeat_stage(self.stages[number], attempt, epochs, round_, view, bar.update)
+                self._repeat_stage(self.plan.stages[number], attempt, epochs, round_, view, bar.update)
                 view += epochs
 
     def _repeat_stage(
         self, stage: Stage, attempt: int, epochs: int, round_: int, view: int, report: Callable[[int], Any]
     ) -> None:
-        settings = self.settings.stronger() if attempt else self.settings
+        settings = self.plan.settings.stronger() if attempt else self.plan.settings
         trainer = self.trainer(stage, settings)
-        steps = -(-len(self.train) // settings.batch_size)
+        steps = -(-len(self.plan.train) // settings.batch_size)
         for epoch in range(epochs):
             trainer.view = view + epoch + 1
             train_epoch(
                 trainer,
-                self.train,
-                epoch_rng(self.seed, round_, epoch, 1),
+                self.plan.train,
+                epoch_rng(self.plan.seed, round_, epoch, 1),
                 first_step=epoch * steps,
                 total_steps=stage.epochs * steps,
                 progress=report,

@@ -25,22 +25,20 @@ class FineTuneRegressor(RegressorMixin, BaseFineTuner):
     ----------
     embedder : ImageEmbedder, TextEmbedder or AudioEmbedder, default=None
         Names the backbone, and how samples are read; None is ``TextEmbedder()``.
-    strategy, n_unfrozen, learning_rate, backbone_factor, layer_decay, schedule
+    strategy, method, learning_rate, max_epochs, batch_size, patience
         See `FineTuneClassifier`.
-    lora_rank, lora_alpha, lora_dropout, target_modules, adapter_width, n_virtual_tokens
-        See `FineTuneClassifier`.
-    max_epochs, stage_epochs, unfreeze_step, patience, batch_size
-        See `FineTuneClassifier`.
-    dropout, weight_decay, l2_sp, mixup, mixup_on, cutmix, augment, augment_views, n_views, clip_norm, ema
+    optimization : Optimization, default=None
+        See `FineTuneClassifier`; its `label_smoothing` is for classes and has to be 0.
+    augment, mix, n_views
         See `FineTuneClassifier`.
     scoring : str or callable, default=None
         The scorer by which epochs are compared. None compares the held-out squared error.
-    validation_fraction, refit, replay_prefix, checkpoint_dir, on_interrupt, warm_start, random_state, verbose
+    validation_fraction, refit, checkpoint_dir, on_interrupt, warm_start, random_state, verbose
         See `FineTuneClassifier`.
 
     Attributes
     ----------
-    diagnosis_, strategy_, advice_
+    diagnosis_, strategy_, method_, advice_
         See `FineTuneClassifier`.
     embedder_, kept_, history_, report_, n_epochs_, validation_score_, probe_score_, head_coef_, head_intercept_
         See `FineTuneClassifier`; scores are R². The head predicts standardised targets.
@@ -66,37 +64,18 @@ class FineTuneRegressor(RegressorMixin, BaseFineTuner):
         embedder=None,
         *,
         strategy="progressive",
-        n_unfrozen=1,
-        lora_rank=8,
-        lora_alpha=16.0,
-        lora_dropout=0.0,
-        target_modules=None,
-        adapter_width=32,
-        n_virtual_tokens=10,
+        method="weights",
         learning_rate=1e-3,
-        backbone_factor="auto",
-        layer_decay=0.8,
-        schedule="slanted_triangular",
         max_epochs=30,
-        stage_epochs=5,
-        unfreeze_step="double",
-        patience=10,
         batch_size=32,
-        dropout=0.1,
-        weight_decay=0.01,
-        l2_sp=0.0,
-        mixup=0.0,
-        mixup_on="auto",
-        cutmix=0.0,
+        patience=10,
+        optimization=None,
         augment=None,
-        augment_views=None,
+        mix=None,
         n_views=1,
-        clip_norm=1.0,
-        ema=None,
         scoring=None,
         validation_fraction=0.2,
         refit=True,
-        replay_prefix=True,
         checkpoint_dir=None,
         on_interrupt="raise",
         warm_start=False,
@@ -105,37 +84,18 @@ class FineTuneRegressor(RegressorMixin, BaseFineTuner):
     ):
         self.embedder = embedder
         self.strategy = strategy
-        self.n_unfrozen = n_unfrozen
-        self.lora_rank = lora_rank
-        self.lora_alpha = lora_alpha
-        self.lora_dropout = lora_dropout
-        self.target_modules = target_modules
-        self.adapter_width = adapter_width
-        self.n_virtual_tokens = n_virtual_tokens
+        self.method = method
         self.learning_rate = learning_rate
-        self.backbone_factor = backbone_factor
-        self.layer_decay = layer_decay
-        self.schedule = schedule
         self.max_epochs = max_epochs
-        self.stage_epochs = stage_epochs
-        self.unfreeze_step = unfreeze_step
-        self.patience = patience
         self.batch_size = batch_size
-        self.dropout = dropout
-        self.weight_decay = weight_decay
-        self.l2_sp = l2_sp
-        self.mixup = mixup
-        self.mixup_on = mixup_on
-        self.cutmix = cutmix
+        self.patience = patience
+        self.optimization = optimization
         self.augment = augment
-        self.augment_views = augment_views
+        self.mix = mix
         self.n_views = n_views
-        self.clip_norm = clip_norm
-        self.ema = ema
         self.scoring = scoring
         self.validation_fraction = validation_fraction
         self.refit = refit
-        self.replay_prefix = replay_prefix
         self.checkpoint_dir = checkpoint_dir
         self.on_interrupt = on_interrupt
         self.warm_start = warm_start
@@ -190,6 +150,12 @@ class FineTuneRegressor(RegressorMixin, BaseFineTuner):
         """
         check_is_fitted(self)
         return super().score(X, self._check_targets(y, warn_column=False), sample_weight)
+
+    def _validate_params(self):
+        super()._validate_params()
+        smoothing = 0 if self.optimization is None else self.optimization.label_smoothing
+        if smoothing:
+            raise ValueError(f"label_smoothing={smoothing!r} is for classes; numbers have none. Leave it 0.")
 
     def _check_targets(self, y, name="y", *, warn_column=True):
         return as_numbers(y, name, warn_column=warn_column)

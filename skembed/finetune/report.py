@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from skembed.finetune.recipe import Progress, Stage
+from skembed.finetune.recipe import Progress
 from skembed.finetune.tasks import Scores
+from skembed.strategies import Stage
 
 if TYPE_CHECKING:
     from skembed.assessment.advice import Advice
@@ -59,10 +60,10 @@ def describe_advice(advice: Advice) -> list[str]:
     ----------
     advice : Advice
     """
-    lines = [f"strategy='auto' chose {advice.strategy!r}. {advice.reasons[0]}"]
-    others = {name: value for name, value in advice.settings.items() if name != "n_unfrozen"}
-    if others:
-        given = ", ".join(f"{name}={value!r}" for name, value in others.items())
+    method = "" if advice.method.name == "weights" else f" with {advice.method!r}"
+    lines = [f"strategy='auto' chose {advice.strategy!r}{method}. {advice.reasons[0]}"]
+    if advice.settings:
+        given = ", ".join(f"{name}={value!r}" for name, value in advice.settings.items())
         lines.append(f"Also advised, and left to you: {given}. See advice_.")
     found = [f"{finding.name}: {finding.evidence}" for finding in advice.findings]
     lines += [f"Noteworthy: {sentence}" for sentence in found]

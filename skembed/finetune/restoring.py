@@ -37,7 +37,7 @@ def checked_progress(record: Mapping[str, Any], recipe: Recipe) -> Progress:
     names = {each.name for each in fields(Progress)}
     if set(record) != names:
         raise ValueError(f"its fields are {sorted(record)}, not {sorted(names)}")
-    history, stages = _checked_history(record["history"], recipe), recipe.stages
+    history, stages = _checked_history(record["history"], recipe), recipe.plan.stages
     stage = _checked_int("stage", record["stage"], 0, len(stages) - 1)
     _checked_int("attempt", record["attempt"], 0, 1)
     _checked_int("epoch", record["epoch"], 0, stages[stage].epochs)
@@ -53,8 +53,8 @@ def checked_progress(record: Mapping[str, Any], recipe: Recipe) -> Progress:
 
 def _checked_history(history: Any, recipe: Recipe) -> list[dict[str, Any]]:
     records = _checked_list("history", history)
-    if len(records) > recipe.max_epochs:
-        raise ValueError(f"history has {len(records)} epochs, max_epochs={recipe.max_epochs}")
+    if len(records) > recipe.plan.max_epochs:
+        raise ValueError(f"history has {len(records)} epochs, max_epochs={recipe.plan.max_epochs}")
     for number, each in enumerate(records, 1):
         if not isinstance(each, dict) or each.get("epoch") != number or each.get("stage") not in _names(recipe):
             raise ValueError(f"history has no valid record of epoch {number}")
@@ -66,15 +66,15 @@ def _checked_history(history: Any, recipe: Recipe) -> list[dict[str, Any]]:
 
 
 def _names(recipe: Recipe) -> set[str]:
-    return {stage.name for stage in recipe.stages}
+    return {stage.name for stage in recipe.plan.stages}
 
 
 def _checked_step(step: Any, recipe: Recipe, rounds: int) -> tuple[int, int, int, int]:
     """A stage, an attempt, epochs and a round of `Progress.path`."""
     if len(_checked_list("path", step)) != 4:
         raise ValueError(f"path has a step of {len(step)} numbers, not 4")
-    stage = _checked_int("path", step[0], 0, len(recipe.stages) - 1)
-    highest = (1, recipe.stages[stage].epochs, rounds)
+    stage = _checked_int("path", step[0], 0, len(recipe.plan.stages) - 1)
+    highest = (1, recipe.plan.stages[stage].epochs, rounds)
     attempt, epochs, round_ = (_checked_int("path", *pair) for pair in zip(step[1:], (0, 1, 0), highest, strict=True))
     return stage, attempt, epochs, round_
 
@@ -132,14 +132,14 @@ def checked_tensors(tensors: Mapping[str, Tensor], recipe: Recipe, stage: int) -
         parts[part][rest] = value
     if not is_finite(tensors.values()):
         raise ValueError("it has weights that are not finite")
-    n_unfrozen = recipe.stages[stage].n_unfrozen
+    n_unfrozen = recipe.plan.stages[stage].n_unfrozen
     whole, head = recipe.network.state(n_unfrozen), recipe.network.state(0)
     _check_like(parts["now"], whole, required=whole)
     _check_like(parts["best"], whole, required=head)
     trained = _trained(recipe, n_unfrozen)
     _check_moments(parts["optimizer"], trained)
     averaged = dict(zip(map(str, range(len(trained))), trained.values(), strict=True))
-    expected = {} if recipe.settings.ema is None else averaged
+    expected = {} if recipe.plan.settings.ema is None else averaged
     _check_like(parts["average"], expected, required=expected)
     return parts
 

@@ -11,7 +11,7 @@ from sklearn.base import clone
 from skembed.backbones.spec import TunedWeights
 from skembed.embedders.base import BaseEmbedder
 from skembed.embedders.encoder import Encoder
-from skembed.finetune.request import Linear
+from skembed.finetune.record import Linear
 from skembed.finetune.tasks import Multiclass, Regression, Task
 from skembed.probes.linear import Probe, Standardizer
 

@@ -10,7 +10,17 @@ import pytest
 from sklearn.base import clone
 from sklearn.datasets import make_multilabel_classification
 
-from skembed import FineTuneClassifier, FineTuneRegressor, TextEmbedder, advise
+from skembed import (
+    FineTuneClassifier,
+    FineTuneRegressor,
+    Full,
+    Head,
+    Optimization,
+    Partial,
+    Progressive,
+    TextEmbedder,
+    advise,
+)
 from skembed.advice import RULES
 from skembed.assessment.advice import _follow
 from skembed.assessment.coverage import broken_share, words_of
@@ -32,7 +42,7 @@ def test_healthy_data_have_no_findings_and_a_strategy():
     assert advice.findings == ()
     assert "look healthy" in str(advice)
     assert advice.evidence["probe"] > 0.98
-    assert advice.strategy == "head"
+    assert advice.strategy.name == "head"
     assert "solved" in advice.reasons[0]
     assert advice.groups is None
 
@@ -40,15 +50,16 @@ def test_healthy_data_have_no_findings_and_a_strategy():
 def test_ordinary_data_are_for_gradual_unfreezing():
     advice = _advise(*separable(spread=0.75))
     assert 0.6 < advice.evidence["probe"] < 0.97
-    assert advice.strategy == "progressive"
-    assert advice.settings == {"stage_epochs": 10, "max_epochs": 60}
+    assert advice.strategy.name == "progressive"
+    assert advice.settings == {"max_epochs": 60}
+    assert advice.strategy == Progressive(stage_epochs=10)
     assert "Howard & Ruder" in advice.reasons[0]
 
 
 def test_ten_samples_a_class():
     advice = _advise(*separable(30))
     assert "few samples" in advice
-    assert advice.strategy == "head"
+    assert advice.strategy.name == "head"
     assert advice.evidence["per_target"] == 10
     assert "30 samples, 10 a class" in advice["few samples"].evidence
     assert "not measured" not in advice["few samples"].evidence
@@ -59,21 +70,21 @@ def test_a_far_domain_is_told_by_a_better_lower_layer():
     X, y = separable(240, spread=0.5)
     advice = _advise(X, y, narrowing_backbone)
     assert "far domain" in advice
-    assert advice.strategy == "progressive"
-    assert advice.settings["layer_decay"] == 0.95
+    assert advice.strategy.name == "progressive"
+    assert advice.settings["optimization"] == Optimization(layer_decay=0.95)
     assert advice.evidence["best_layer"] in (-2, -3)
     assert f"layers={advice.evidence['best_layer']:.0f}" in advice["far domain"].remedy
     assert advice.evidence["lower_probe"] - advice.evidence["own_probe"] == pytest.approx(advice.evidence["lower_gain"])
     assert f"{advice.evidence['own_probe']:.1%}" in advice["far domain"].evidence
     assert "far domain" not in _advise(X, y)
     many = _advise(*separable(360, spread=0.5), narrowing_backbone)
-    assert many.strategy == "full"
+    assert many.strategy == Full()
     assert "far domain" in many
 
 
 def test_with_few_samples_of_a_far_domain_the_better_layer_is_read():
     advice = _advise(*separable(54, spread=0.3), narrowing_backbone)
-    assert advice.strategy == "head"
+    assert advice.strategy.name == "head"
     assert advice.settings["embedder__layers"] in (-2, -3)
     assert advice.estimator().embedder.layers == advice.settings["embedder__layers"]
 
@@ -86,7 +97,7 @@ def test_shuffled_labels_are_what_advice_begins_with():
     assert "label noise" not in advice
     assert str(advice).startswith("First of all:\n- no signal (serious): ")
     assert advice.reasons[0].startswith("no signal: ")
-    assert (advice.strategy, advice.settings) == ("head", {})
+    assert (advice.strategy, advice.settings) == (Head(), {})
     for what in ("same order", "rank_backbones", "more samples"):
         assert what in advice["no signal"].remedy
     assert "no signal" not in _advise(X, y)
@@ -136,7 +147,7 @@ def test_copies_are_no_further_samples():
     X, y = separable(12)
     advice = _advise(np.concatenate([X] * 5), np.concatenate([y] * 5))
     assert "few samples" in advice
-    assert advice.strategy == "head"
+    assert advice.strategy.name == "head"
     assert advice.evidence["per_target"] == 4
     assert "60 samples, 12 of them distinct, about 4 a class" in advice["few samples"].evidence
     kept = np.unique(advice.groups, return_index=True)[1]
@@ -166,7 +177,7 @@ def test_flipped_labels_are_named_and_found():
     noisy[flipped] = (noisy[flipped] + 1) % 3
     advice = _advise(X, noisy)
     found = advice["label noise"]
-    assert advice.settings["label_smoothing"] == 0.1
+    assert advice.settings["optimization"] == Optimization(label_smoothing=0.1)
     assert np.isin(found.samples, flipped).mean() >= 0.95
     assert np.isin(flipped, found.samples).mean() >= 0.75
     assert "label noise" not in _advise(X, y)
@@ -248,7 +259,7 @@ def test_the_smaller_of_two_classes_says_how_much_can_be_learned():
     X, y = separable(80, 2, spread=0.6)
     kept = np.concatenate([np.flatnonzero(y == 0), np.flatnonzero(y == 1)[:3]])
     advice = _advise(X[kept], y[kept])
-    assert advice.strategy == "head"
+    assert advice.strategy.name == "head"
     assert advice.settings == {"class_weight": "balanced", "batch_size": 16}
     assert "43 samples, 3 to 40 a class" in advice["few samples"].evidence
 
@@ -308,7 +319,7 @@ def test_regression():
     y = X[:, 0] + 0.3 * X[:, 1] + 0.3 * np.random.default_rng(0).normal(size=300)
     advice = _advise(X, y)
     assert advice.task == "regression"
-    assert advice.strategy == "progressive"
+    assert advice.strategy.name == "progressive"
     assert 0.2 < advice.evidence["probe"] < 0.95
     assert isinstance(advice.estimator(), FineTuneRegressor)
     assert advice.findings == ()
@@ -349,24 +360,25 @@ def _evidence(**numbers):
     ],
 )
 def test_which_rule_decides(numbers, strategy):
-    assert _follow(_evidence(**numbers), ArrayEmbedder(), None).strategy == strategy
+    assert _follow(_evidence(**numbers), ArrayEmbedder(), None).strategy.name == strategy
 
 
 def test_too_large_for_the_memory_is_for_few_parameters():
     advice = _follow(_evidence(training_bytes=9e9, free_bytes=1e10), ArrayEmbedder(), None)
     assert "memory" in advice
-    assert advice.strategy in ("lora", "partial")
+    assert (advice.strategy, advice.method.name) in ((Full(), "lora"), (Partial(), "weights"))
     assert "memory" not in _follow(_evidence(training_bytes=7e9, free_bytes=1e10), ArrayEmbedder(), None)
 
 
 def test_what_was_not_measured_makes_no_rule_hold_but_the_ordinary_one():
     unknown = Evidence("classification", "image", dict.fromkeys(_evidence().numbers, float("nan")))
     assert [rule.name for rule in RULES if rule.when(unknown)] == ["ordinary"]
-    assert _follow(unknown, ArrayEmbedder(), None).strategy == "progressive"
+    assert _follow(unknown, ArrayEmbedder(), None).strategy.name == "progressive"
 
 
 def test_every_rule_has_a_source_and_sets_parameters_that_there_are():
-    names = set(FineTuneClassifier(ArrayEmbedder()).get_params())
+    classifier = FineTuneClassifier(ArrayEmbedder(), optimization=Optimization(), strategy=Progressive())
+    names = set(classifier.get_params())
     for rule in RULES:
         assert rule.source.rstrip(".")
         assert set(rule.settings) <= names
@@ -390,14 +402,17 @@ def test_no_rule_says_what_another_says_and_all_speak_of_the_task(task):
 def test_settings_are_those_of_the_strategy():
     """A head that has nothing to gain is not given more epochs, and stages are for those who have them."""
     solved = _advise(*separable())
-    assert (solved.strategy, solved.settings) == ("head", {})
+    assert (solved.strategy, solved.settings) == (Head(), {})
     slow = _follow(_evidence(epoch_seconds=200.0), ArrayEmbedder(), None)
-    assert (slow.strategy, slow.settings) == ("partial", {"n_unfrozen": 1})
+    assert (slow.strategy, slow.settings) == (Partial(), {})
     far = {"lower_gain": 0.1, "lower_error": 0.01, "per_target": 100.0}
-    assert _follow(_evidence(**far), ArrayEmbedder(), None).settings == {"layer_decay": 0.95, "max_epochs": 60}
+    assert _follow(_evidence(**far), ArrayEmbedder(), None).settings == {
+        "optimization": Optimization(layer_decay=0.95),
+        "max_epochs": 60,
+    }
     images = {"n_samples": 50_000.0, "n_distinct": 50_000.0, "per_target": 5000.0}
-    assert "mixup" in _follow(_evidence(**images), ArrayEmbedder(), None).settings
-    assert "mixup" not in _follow(_evidence(**images, is_chance=1.0), ArrayEmbedder(), None).settings
+    assert "mix" in _follow(_evidence(**images), ArrayEmbedder(), None).settings
+    assert "mix" not in _follow(_evidence(**images, is_chance=1.0), ArrayEmbedder(), None).settings
 
 
 def test_where_only_a_lower_layer_tells_anything_the_domain_is_far():
@@ -426,7 +441,7 @@ def test_the_result_is_repeated_pickles_and_changes_nothing():
     copied = pickle.loads(pickle.dumps(first))
     assert str(copied) == str(first)
     with pytest.raises(AttributeError):
-        first.strategy = "full"
+        first.strategy = Full()
     estimator = first.estimator(max_epochs=1)
     assert estimator.random_state == 3
     seeded = advise(X, y, embedder, max_samples=100, random_state=np.int64(3)).estimator()
@@ -478,19 +493,22 @@ def test_errors_say_what_to_do():
 
 def _auto(**parameters):
     embedder = ArrayEmbedder(wide_backbone, precision="float32")
-    return FineTuneClassifier(embedder, **{"strategy": "auto", "max_epochs": 3, "random_state": 0, **parameters})
+    return FineTuneClassifier(embedder).set_params(
+        **{"strategy": "auto", "max_epochs": 3, "random_state": 0, **parameters}
+    )
 
 
 def test_auto_follows_the_advice_and_says_so():
     X, y = separable(spread=0.75)
     fitted = _auto().fit(X, y)
     assert fitted.strategy == "auto"
-    assert fitted.strategy_ == fitted.advice_.strategy == "progressive"
-    assert "strategy='auto' chose 'progressive'" in fitted.report_
+    assert fitted.strategy_ == Progressive()
+    assert fitted.advice_.strategy == Progressive(stage_epochs=10)
+    assert "strategy='auto' chose Progressive(stage_epochs=10)" in fitted.report_
     assert "Howard & Ruder" in fitted.report_
-    assert "left to you: stage_epochs=10" in fitted.report_
+    assert "left to you: max_epochs=60" in fitted.report_
     few = _auto().fit(*separable(36))
-    assert few.strategy_ == "head"
+    assert few.strategy_ == Head()
     assert few.report_.count(" a class: too few") == 1, "the reason is no second time a finding"
     assert "few samples" in few.advice_
     assert {record["stage"] for record in few.history_} == {"head"}
@@ -537,7 +555,7 @@ def test_auto_finds_a_rate_and_fits_numbers():
     assert 1e-6 <= find_learning_rate(_auto(), X, y, n_steps=12).suggestion <= 1
     embedder = ArrayEmbedder(wide_backbone, precision="float32")
     regressor = FineTuneRegressor(embedder, strategy="auto", max_epochs=1, random_state=0)
-    assert regressor.fit(X, X[:, 0] + 0.1 * X[:, 1]).strategy_ in ("progressive", "head")
+    assert regressor.fit(X, X[:, 0] + 0.1 * X[:, 1]).strategy_.name in ("progressive", "head")
 
 
 def test_findings_of_auto_name_positions_in_X():

@@ -49,5 +49,5 @@ def test_result_of_a_training_layer_can_be_written_to(shape, trains):
 @pytest.mark.parametrize("family", ["deberta", "deberta_v3"])
 def test_deberta_is_fine_tuned(family):
     embedder = TextEmbedder(directory(family), device="cpu", precision="float32", cache=None)
-    classifier = FineTuneClassifier(embedder, strategy="partial", n_unfrozen=1, **SHORT).fit(TEXTS, ["a", "b"] * 10)
+    classifier = FineTuneClassifier(embedder, strategy="partial", **SHORT).fit(TEXTS, ["a", "b"] * 10)
     assert len(classifier.history_) == SHORT["max_epochs"]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from skembed import FineTuneClassifier
+from skembed import FineTuneClassifier, Mixup, Optimization, Partial, Progressive
 from skembed.assessment.curves import Curves, read_curves
 from skembed.assessment.remedies import Means
+from skembed.strategies import STRATEGIES
 
 NAIVE = 1.0
 #: Standard error of a difference of held-out losses.
@@ -32,11 +33,13 @@ def _read(*attempts, strategy="progressive", error=ERROR, parameters=None, **cha
     history = _history(*attempts)
     losses = [record["valid_loss"] for record in history if record["best"]]
     kept = changes.pop("kept", "fine-tuned" if losses else "probe")
-    own = FineTuneClassifier(**(parameters or {})).get_params(deep=False)
+    own = FineTuneClassifier().set_params(**(parameters or {})).get_params(deep=False)
+    chosen = STRATEGIES[strategy]()
     for record in history:
         record["valid_error"] = error
     facts = {
-        "history": history, "kept": kept, "ended": "top: done", "means": Means(own, strategy, kept), "depth": 4,
+        "history": history, "kept": kept, "ended": "top: done", "depth": 4,
+        "means": Means.of(own, chosen, "weights", kept=kept),
         "naive_loss": NAIVE, "probe_loss": 0.6, "best_loss": min([0.6, *losses]), "temperature": 1.1, **changes,
     }  # fmt: skip
     return {found.name: found for found in read_curves(Curves(**facts))}
@@ -114,7 +117,7 @@ def test_weights_that_were_kept_for_a_metric_may_be_overfitted():
     history = _history(("top", [0.45, 0.3, 0.01], [0.5, 0.45, 0.7]))
     for record in history:
         record.update(best=True, valid_error=ERROR)
-    means = Means(FineTuneClassifier(scoring="accuracy").get_params(deep=False), "partial", "fine-tuned")
+    means = Means.of(FineTuneClassifier(scoring="accuracy").get_params(deep=False), Partial(), "weights")
     facts = {"ended": "top: done", "depth": 4, "naive_loss": NAIVE, "probe_loss": 0.6, "temperature": 1.1}
     curves = Curves(history=history, kept="fine-tuned", means=means, best_loss=0.7, **facts)
     found = {finding.name: finding for finding in read_curves(curves)}["overfitting"]
@@ -125,14 +128,15 @@ def test_weights_that_were_kept_for_a_metric_may_be_overfitted():
 def test_remedies_name_nothing_that_is_set_already():
     rose = ("top", [0.45, 0.3, 0.05, 0.01], [0.5, 0.45, 0.5, 0.6])
     strong = {
-        "dropout": 0.4, "weight_decay": 0.1, "l2_sp": 0.05, "mixup": 0.3, "augment": "light", "learning_rate": 3e-4
+        "optimization": Optimization(dropout=0.4, weight_decay=0.1, l2_sp=0.05), "mix": Mixup(0.3), "augment": "light",
+        "learning_rate": 3e-4,
     }  # fmt: skip
     plain, own = (_read(rose, parameters=each)["overfitting"].remedy for each in ({}, strong))
-    for name in ("dropout=0.3 (now 0.1)", "weight_decay=0.1", "l2_sp=0.01", "mixup=0.2", "augment='standard'"):
+    for name in ("dropout=0.3 (now 0.1)", "weight_decay=0.1", "l2_sp=0.01", "mix=Mixup()", "augment='standard'"):
         assert name in plain
         assert name.partition("=")[0] not in own
     assert "learning_rate=0.0001 (now 0.0003)" in own
-    assert "strategy='partial'" in own
+    assert "strategy=Partial()" in own
 
 
 def test_a_little_more_of_a_large_loss_is_no_harm():
@@ -142,7 +146,10 @@ def test_a_little_more_of_a_large_loss_is_no_harm():
 def test_underfitting_is_high_losses_that_still_fall():
     found = _read(("top", [0.59, 0.57, 0.55], [0.59, 0.57, 0.55]))
     assert "still fell" in found["underfitting"].evidence
-    assert "max_epochs=60 (now 30) and stage_epochs=10 (now 5)" in found["underfitting"].remedy
+    assert (
+        "max_epochs=60 (now 30) and strategy=Progressive(stage_epochs=10) (now Progressive())"
+        in found["underfitting"].remedy
+    )
     assert "underfitting" not in _read(("top", [0.59, 0.57, 0.2], [0.59, 0.57, 0.25]))
     alone = _read(("top", [0.59, 0.57, 0.55], [0.59, 0.57, 0.55]), strategy="partial")["underfitting"]
     assert "stage_epochs" not in alone.remedy
@@ -179,7 +186,7 @@ def test_harm_is_a_stage_that_never_came_back_to_where_it_began():
     kept = _read(("top", [0.5, 0.3], [0.4, 0.38]), ("all", [0.5, 0.3], [0.55, 0.5]))
     assert kept["negative transfer"].severity == "note"
     assert "Nothing has to be mended" in kept["negative transfer"].remedy
-    assert "strategy='partial' with n_unfrozen=2" in kept["negative transfer"].remedy
+    assert "strategy=Partial(n_blocks=2)" in kept["negative transfer"].remedy
     head = _read(("head", [0.6], [0.75]), strategy="head")["negative transfer"].remedy
     assert "strategy" not in head
     assert "l2_sp" not in head
@@ -199,12 +206,14 @@ def test_signs_of_a_rate_that_is_too_high(training, held_out, word):
     found = _read(("all", training, held_out))
     assert word in found["instability"].evidence
     remedy = found["instability"].remedy
-    assert "learning_rate=0.0001 (now 0.001) or backbone_factor=0.01 (now 0.1)" in remedy
+    assert "learning_rate=0.0001 (now 0.001) or optimization__backbone_factor=0.01 (now 0.1)" in remedy
     # Both are as advised from the start.
     assert "clip_norm" not in remedy
     assert "schedule" not in remedy
-    changed = _read(("all", training, held_out), parameters={"clip_norm": None, "schedule": "constant"})
-    assert "clip_norm=1.0 (now None) or schedule='slanted_triangular'" in changed["instability"].remedy
+    changed = _read(
+        ("all", training, held_out), parameters={"optimization__clip_norm": None, "optimization__schedule": "constant"}
+    )
+    assert "clip_norm=1.0 (now None) or optimization__schedule='slanted_triangular'" in changed["instability"].remedy
 
 
 def test_softened_targets_and_harm_together_are_a_sign_of_a_rate_that_is_too_high():
@@ -232,7 +241,7 @@ def test_a_second_attempt_is_told_from_the_first():
     history = _history(("top", [0.5, 0.4], [0.9, 0.8]), ("top", [0.5, 0.4], [0.8, 0.75]))
     for record in history[2:]:
         record["attempt"] = 2
-    means = Means(FineTuneClassifier().get_params(deep=False), "progressive", "probe")
+    means = Means.of(FineTuneClassifier().get_params(deep=False), Progressive(), "weights", kept="probe")
     facts = {"ended": "", "depth": 4, "naive_loss": NAIVE, "probe_loss": 0.6, "best_loss": 0.6, "temperature": 1.1}
     found = read_curves(Curves(history=history, kept="probe", means=means, **facts))
     evidence = next(each.evidence for each in found if each.name == "negative transfer")
@@ -250,8 +259,8 @@ def test_divergence_is_serious_and_nothing_else_is_said_of_the_rate():
 def test_outputs_that_are_too_sure_are_a_note():
     found = _read(("top", [0.3], [0.4]), temperature=3.0)
     assert found["miscalibration"].severity == "note"
-    assert "label_smoothing=0.1 (now 0.0) or mixup=0.2" in found["miscalibration"].remedy
-    own = {"label_smoothing": 0.2, "mixup": 0.2}
+    assert "label_smoothing=0.1 (now 0.0) or mix=Mixup()" in found["miscalibration"].remedy
+    own = {"optimization__label_smoothing": 0.2, "mix": "mixup"}
     smoothed = _read(("top", [0.3], [0.4]), temperature=3.0, parameters=own)["miscalibration"].remedy
     assert "=" not in smoothed
     probe = _read(("top", [0.3], [0.9]), temperature=3.0)["miscalibration"].remedy

@@ -14,7 +14,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.utils import estimator_html_repr
 
-from skembed import FineTuneClassifier, FineTuneRegressor, diagnose
+from skembed import FineTuneClassifier, FineTuneRegressor, Partial, diagnose
 from skembed.assessment.data_quality import find_imbalance, find_noise
 from skembed.assessment.forgetting import block_drift, find_forgetting
 from skembed.assessment.remedies import Means
@@ -24,11 +24,13 @@ from skembed.measures import linear_cka
 from skembed.testing import ArrayBackbone, ArrayEmbedder, array_backbone
 from tests.advice.cases import separable, wide_backbone
 
-LEARNABLE = {"learning_rate": 1e-2, "backbone_factor": 1.0, "random_state": 0}
+LEARNABLE = {"learning_rate": 1e-2, "optimization__backbone_factor": 1.0, "random_state": 0}
 
 
 def _fit(X, y, backbone=array_backbone, **parameters):
-    classifier = FineTuneClassifier(ArrayEmbedder(backbone, precision="float32"), **{**LEARNABLE, **parameters})
+    classifier = FineTuneClassifier(ArrayEmbedder(backbone, precision="float32")).set_params(
+        **{**LEARNABLE, **parameters}
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a fit diverged
         return classifier.fit(X, y)
@@ -68,7 +70,7 @@ def test_a_rate_far_too_high(healthy, curved):
 
 def test_a_fit_that_diverges(curved):
     X, y = curved
-    fitted = _fit(X, y, strategy="full", learning_rate=1e38, clip_norm=None, max_epochs=4)
+    fitted = _fit(X, y, strategy="full", learning_rate=1e38, optimization__clip_norm=None, max_epochs=4)
     assert fitted.diagnosis_["instability"].severity == "serious"
 
 
@@ -77,10 +79,22 @@ def test_overfitting(healthy):
     rng = np.random.default_rng(0)
     X = rng.normal(size=(200, 4)).astype(np.float32)
     y = np.abs(X[:, 0]) + X[:, 1] + 0.7 * rng.normal(size=200)
-    settings = {"strategy": "full", "learning_rate": 1e-2, "max_epochs": 60, "patience": 60, "dropout": 0.0}
+    settings = {
+        "strategy": "full",
+        "learning_rate": 1e-2,
+        "max_epochs": 60,
+        "patience": 60,
+        "optimization__dropout": 0.0,
+    }
     embedder = ArrayEmbedder(wide_backbone, precision="float32")
-    more = {"validation_fraction": 0.5, "batch_size": 8, "refit": False, "backbone_factor": 1.0, "random_state": 0}
-    fitted = FineTuneRegressor(embedder, **settings, **more).fit(X, y)
+    more = {
+        "validation_fraction": 0.5,
+        "batch_size": 8,
+        "refit": False,
+        "optimization__backbone_factor": 1.0,
+        "random_state": 0,
+    }
+    fitted = FineTuneRegressor(embedder).set_params(**settings, **more).fit(X, y)
     found = fitted.diagnosis_["overfitting"]
     assert found.severity == "note"
     assert found.numbers["rise"] > 2 * found.numbers["error"]
@@ -142,7 +156,7 @@ def test_shuffled_labels_are_told_of_in_accuracy_and_more_training_is_no_remedy(
 def test_a_few_held_out_samples_judge_nothing(n_held_out, said):
     X, y = separable(60, 3)
     settings = {"strategy": "head", "max_epochs": 2, "validation_fraction": None, "random_state": 0}
-    classifier = FineTuneClassifier(ArrayEmbedder(wide_backbone, precision="float32"), **settings)
+    classifier = FineTuneClassifier(ArrayEmbedder(wide_backbone, precision="float32")).set_params(**settings)
     found = classifier.fit(X[10:], y[10:], X_val=X[:n_held_out], y_val=y[:n_held_out]).diagnosis_
     assert said in found["not judged"].evidence
     assert not {"overfitting", "negative transfer", "miscalibration"} & set(found.checked)
@@ -157,7 +171,7 @@ def test_a_few_held_out_samples_judge_nothing(n_held_out, said):
 def test_one_held_out_sample_is_one():
     X, y = separable(30, 3)
     settings = {"strategy": "head", "max_epochs": 1, "validation_fraction": None, "random_state": 0}
-    classifier = FineTuneClassifier(ArrayEmbedder(wide_backbone, precision="float32"), **settings)
+    classifier = FineTuneClassifier(ArrayEmbedder(wide_backbone, precision="float32")).set_params(**settings)
     found = classifier.fit(X[1:], y[1:], X_val=X[:1], y_val=y[:1]).diagnosis_
     assert " 1 sample is held out: an accuracy measured on it has" in found["few samples"].evidence
     assert "negative transfer" not in found
@@ -187,9 +201,9 @@ def test_flipped_labels():
     assert "label_smoothing" not in given["label noise"].remedy, "they may not have been trained on"
     assert "label_smoothing" not in found.remedy, "the probe was kept, which it does not reach"
     assert "with right labels that is about 1%" in found.evidence
-    trained = find_noise(*_noisy_rows(), np.random.default_rng(0), Means({"label_smoothing": 0.0}))[0]
+    trained = find_noise(*_noisy_rows(), np.random.default_rng(0), Means({"optimization__label_smoothing": 0.0}))[0]
     assert "label_smoothing=0.1 (now 0.0)" in trained.remedy
-    smoothed = find_noise(*_noisy_rows(), np.random.default_rng(0), Means({"label_smoothing": 0.2}))[0]
+    smoothed = find_noise(*_noisy_rows(), np.random.default_rng(0), Means({"optimization__label_smoothing": 0.2}))[0]
     assert "label_smoothing" not in smoothed.remedy
     assert diagnose(fitted, X, y)["label noise"] == found
 
@@ -308,7 +322,7 @@ def test_drift_is_the_change_of_weights_over_their_size(healthy, curved):
 
 
 def test_frozen_blocks_do_not_drift(curved):
-    fitted = _fit(*curved, strategy="partial", n_unfrozen=1, max_epochs=20)
+    fitted = _fit(*curved, strategy="partial", strategy__n_blocks=1, max_epochs=20)
     blocks = diagnose(fitted, *curved).blocks
     assert [name for name, row in blocks.items() if row["drift"] > 0] == ["layers.1"]
     assert (blocks["stem"]["cka"], blocks["layers.0"]["cka"]) == pytest.approx((1, 1))
@@ -342,12 +356,23 @@ def test_forgetting(healthy, curved):
 
 def test_change_that_serves_is_a_note():
     blocks = {"top": {"drift": 0.5, "cka": 0.3}}
-    means = Means({"learning_rate": 1e-3, "backbone_factor": "auto", "layer_decay": 0.5, "l2_sp": 0.01}, "partial")
+    means = Means(
+        {
+            "learning_rate": 1e-3,
+            "optimization__backbone_factor": "auto",
+            "optimization__layer_decay": 0.5,
+            "optimization__l2_sp": 0.01,
+        },
+        Partial(),
+    )
     (better,) = find_forgetting(blocks, means, {"old_probe": 0.6, "new_probe": 0.9, "probe_error": 0.02})
     (worse,) = find_forgetting(blocks, means, {"old_probe": 0.9, "new_probe": 0.6, "probe_error": 0.02})
     assert (better.severity, worse.severity) == ("note", "serious")
     assert "Nothing has to be mended" in better.remedy
-    assert worse.remedy == "learning_rate=0.00033 (now 0.001), backbone_factor=0.033 (now 0.1) or strategy='head'."
+    assert (
+        worse.remedy
+        == "learning_rate=0.00033 (now 0.001), optimization__backbone_factor=0.033 (now 0.1) or strategy=Head()."
+    )
     assert list(find_forgetting({"top": {"drift": 0.1, "cka": 0.9}}, means)) == []
 
 

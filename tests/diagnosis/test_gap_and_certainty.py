@@ -19,7 +19,7 @@ GAP = "generalization gap"
 
 def _fit(X, y, n_held_out, estimator=FineTuneClassifier, **parameters):
     embedder = ArrayEmbedder(wide_backbone, precision="float32")
-    fitted = estimator(embedder, validation_fraction=None, random_state=0, **parameters)
+    fitted = estimator(embedder, validation_fraction=None, random_state=0).set_params(**parameters)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return fitted.fit(X[n_held_out:], y[n_held_out:], X_val=X[:n_held_out], y_val=y[:n_held_out])
@@ -31,7 +31,13 @@ def memorized():
     rng = np.random.default_rng(0)
     y = np.arange(108) % 6
     X = (0.7 * rng.normal(size=(6, 4))[y] + 0.7 * rng.normal(size=(108, 4))).astype(np.float32)
-    settings = {"strategy": "full", "learning_rate": 1e-2, "backbone_factor": 1.0, "dropout": 0.0, "max_epochs": 60}
+    settings = {
+        "strategy": "full",
+        "learning_rate": 1e-2,
+        "optimization__backbone_factor": 1.0,
+        "optimization__dropout": 0.0,
+        "max_epochs": 60,
+    }
     return _fit(X, y, 24, patience=60, **settings)
 
 

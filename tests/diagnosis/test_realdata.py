@@ -26,7 +26,7 @@ def test_faults_of_texts_are_named_before_training(topics, embedder):
     X, y = topics
     healthy = advise(X, y, embedder)
     assert not {"no signal", "label noise", "far domain", "unknown words"} & {found.name for found in healthy.findings}
-    assert healthy.strategy == "progressive"
+    assert healthy.strategy.name == "progressive"
     assert "no signal" in advise(X, np.random.default_rng(0).permutation(y), embedder)
     assert advise(np.append(X, X[:60]), np.append(y, y[:60]), embedder)["leakage"].severity == "serious"
     codes = [[chr(0x430 + ord(letter) % 32) for letter in text] for text in X[:200]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from skembed import FineTuneClassifier
+from skembed import FineTuneClassifier, Optimization
 from skembed.testing import ArrayEmbedder
 
 
@@ -31,8 +31,8 @@ def rows():
 def tuned(rows):
     """The top block was trained, and what came of it kept."""
     return FineTuneClassifier(
-        ArrayEmbedder(precision="float32"), strategy="partial", n_unfrozen=1, learning_rate=1e-2, backbone_factor=1.0,
-        max_epochs=6, validation_fraction=None, random_state=0,
+        ArrayEmbedder(precision="float32"), strategy="partial", learning_rate=1e-2,
+        optimization=Optimization(backbone_factor=1.0), max_epochs=6, validation_fraction=None, random_state=0,
     ).fit(*rows)  # fmt: skip
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from skembed import FineTuneClassifier, TextEmbedder
+from skembed import Augmentation, FineTuneClassifier, TextEmbedder
 from skembed.augment.text import WordDropout
 from tests.backbones import tiny
 
-SETTINGS = {"learning_rate": 1e-2, "max_epochs": 3, "random_state": 0, "refit": False, "dropout": 0.0}
+SETTINGS = {"learning_rate": 1e-2, "max_epochs": 3, "random_state": 0, "refit": False, "optimization__dropout": 0.0}
 SEEN: list[str] = []
 
 
@@ -33,8 +33,10 @@ def embedder(tmp_path_factory):
     return TextEmbedder(str(directory), device="cpu", precision="float32")
 
 
-def _fit(embedder, texts, **parameters):
-    return FineTuneClassifier(embedder, **{**SETTINGS, **parameters}).fit(*texts)
+def _fit(embedder, texts, *, replay=True, **parameters):
+    classifier = FineTuneClassifier(embedder).set_params(**{**SETTINGS, **parameters})
+    classifier._replay = replay
+    return classifier.fit(*texts)
 
 
 @pytest.mark.parametrize("strategy", ["head", "partial"])
@@ -45,13 +47,15 @@ def test_training_samples_are_changed_anew_in_each_epoch_and_held_out_ones_never
     assert len(SEEN) == 3 * 24
     assert len(set(SEEN)) <= 24, "of thirty texts six are held out"
     assert not any(record["replayed"] for record in classifier.history_)
-    assert "augment_views" in classifier.report_
+    assert "Augmentation(..., views=4)" in classifier.report_
 
 
 @pytest.mark.parametrize("strategy", ["head", "partial"])
 def test_stored_views_are_made_once_and_replayed(embedder, texts, strategy):
     SEEN.clear()
-    classifier = _fit(embedder, texts, strategy=strategy, augment=noted, augment_views=3, max_epochs=9, patience=9)
+    classifier = _fit(
+        embedder, texts, strategy=strategy, augment=Augmentation(noted, views=3), max_epochs=9, patience=9
+    )
     assert all(record["replayed"] for record in classifier.history_)
     # Two changed views of all samples, however many epochs; the third is the unchanged one.
     assert len(SEEN) == 2 * 30
@@ -65,15 +69,15 @@ def test_views_differ_and_the_same_seed_gives_the_same(embedder, texts):
     parameters = {"strategy": "partial", "augment": [("word_dropout", {"rate": 0.5})]}
     losses = [
         [r["train_loss"] for r in _fit(embedder, texts, **{**parameters, **more}).history_]
-        for more in ({}, {}, {"random_state": 1}, {"augment_views": 4}, {"augment": None})
+        for more in ({}, {}, {"random_state": 1}, {"augment": Augmentation(views=4)}, {"augment": None})
     ]
     assert losses[0] == losses[1]
     assert len({tuple(each) for each in losses[1:]}) == 4
 
 
 def test_views_are_the_same_replayed_and_computed_in_every_epoch(embedder, texts):
-    parameters = {"strategy": "partial", "augment": "standard", "augment_views": 2, "max_epochs": 4, "patience": 4}
-    replayed, plain = (_fit(embedder, texts, replay_prefix=replay, **parameters) for replay in (True, False))
+    parameters = {"strategy": "partial", "augment": Augmentation("standard", views=2), "max_epochs": 4, "patience": 4}
+    replayed, plain = (_fit(embedder, texts, replay=replay, **parameters) for replay in (True, False))
     # The plain one begins with the second view.
     assert [r["replayed"] for r in plain.history_] == [False] * 4
     assert np.isfinite([r["train_loss"] for r in replayed.history_ + plain.history_]).all()

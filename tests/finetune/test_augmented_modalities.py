@@ -58,8 +58,14 @@ def _samples(modality):
 
 def _fit(embedder, samples, y, **parameters):
     SEEN.clear()
-    settings = {"strategy": "partial", "max_epochs": 2, "learning_rate": 1e-2, "dropout": 0.0, "refit": False}
-    return FineTuneClassifier(embedder, **{**settings, "random_state": 0, **parameters}).fit(samples, y)
+    settings = {
+        "strategy": "partial",
+        "max_epochs": 2,
+        "learning_rate": 1e-2,
+        "optimization__dropout": 0.0,
+        "refit": False,
+    }
+    return FineTuneClassifier(embedder).set_params(**{**settings, "random_state": 0, **parameters}).fit(samples, y)
 
 
 @EVERY

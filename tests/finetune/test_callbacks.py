@@ -22,7 +22,7 @@ FIT = {"strategy": "full", "learning_rate": 1e-2, "max_epochs": 3, "random_state
 
 def _classifier(**parameters):
     embedder = ArrayEmbedder(precision="float32", **parameters.pop("embedder", {}))
-    return FineTuneClassifier(embedder, **{**FIT, **parameters})
+    return FineTuneClassifier(embedder).set_params(**{**FIT, **parameters})
 
 
 class Recorder:
@@ -66,8 +66,8 @@ def test_the_estimator_of_an_epoch_predicts_as_if_the_fit_had_stopped_there(stra
 
 def test_callbacks_do_not_change_the_fit():
     """The best weights are put into the network and the current ones back, between two epochs."""
-    plain = _classifier(validation_fraction=0.3, ema=0.9).fit(X, Y)
-    watched = _classifier(validation_fraction=0.3, ema=0.9).set_callbacks(Recorder()).fit(X, Y)
+    plain = _classifier(validation_fraction=0.3, optimization__ema=0.9).fit(X, Y)
+    watched = _classifier(validation_fraction=0.3, optimization__ema=0.9).set_callbacks(Recorder()).fit(X, Y)
     assert [e["train_loss"] for e in watched.history_] == [e["train_loss"] for e in plain.history_]
     np.testing.assert_array_equal(watched.predict_proba(X), plain.predict_proba(X))
 
@@ -101,10 +101,10 @@ def test_rows_of_passing_weights_are_not_cached():
 
 def test_scoring_monitor_inside_a_search_and_for_numbers():
     monitor = callback.ScoringMonitor(scoring="r2")
-    regressor = FineTuneRegressor(ArrayEmbedder(precision="float32"), **{**FIT, "max_epochs": 1})
+    regressor = FineTuneRegressor(ArrayEmbedder(precision="float32")).set_params(**{**FIT, "max_epochs": 1})
     regressor.set_callbacks(monitor)
-    GridSearchCV(make_pipeline(StandardScaler(), regressor), {"finetuneregressor__dropout": [0.0]}, cv=2).fit(
-        X, X[:, 0].astype(float)
-    )
+    GridSearchCV(
+        make_pipeline(StandardScaler(), regressor), {"finetuneregressor__optimization__dropout": [0.0]}, cv=2
+    ).fit(X, X[:, 0].astype(float))
     logs = monitor.get_logs(select="all")
     assert sum("r2" in row and row["task_name"] == "epoch" for log in logs for row in log.data) >= 3

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from sklearn.metrics import f1_score, make_scorer
 
-from skembed import FineTuneClassifier
+from skembed import Augmentation, FineTuneClassifier, Progressive
 from skembed.exceptions import FitWarning
 from skembed.finetune import recipe as recipe_module
 from skembed.finetune.checkpoint import Checkpoint
@@ -37,10 +37,15 @@ def rows():
 
 
 def _classifier(directory=None, **parameters):
-    settings = {"learning_rate": 1e-2, "backbone_factor": 1.0, "max_epochs": 14, "stage_epochs": 4, "random_state": 0}
-    return FineTuneClassifier(
-        ArrayEmbedder(precision="float32"), checkpoint_dir=directory, **{**settings, "dropout": 0.3, **parameters}
-    )
+    settings = {
+        "learning_rate": 1e-2,
+        "optimization__backbone_factor": 1.0,
+        "max_epochs": 14,
+        "strategy": Progressive(stage_epochs=4),
+        "random_state": 0,
+    }
+    classifier = FineTuneClassifier(ArrayEmbedder(precision="float32"), checkpoint_dir=directory)
+    return classifier.set_params(**{**settings, "optimization__dropout": 0.3, **parameters})
 
 
 def _kill_after(monkeypatch, n_epochs):
@@ -62,7 +67,11 @@ def _count_epochs(monkeypatch) -> list:
     return epochs
 
 
-@pytest.fixture(scope="module", params=[{}, {"ema": 0.9, "mixup": 0.3}, {"strategy": "full", "patience": 14}], ids=str)
+@pytest.fixture(
+    scope="module",
+    params=[{}, {"optimization__ema": 0.9, "mix": "mixup", "mix__alpha": 0.3}, {"strategy": "full", "patience": 14}],
+    ids=str,
+)
 def whole(rows, request):
     """Return parameters, a fit that nothing killed and the number of its epochs."""
     with pytest.MonkeyPatch.context() as context:
@@ -89,11 +98,11 @@ def test_a_killed_fit_ends_at_the_same_result(rows, whole, tmp_path, monkeypatch
 
 def test_a_killed_fit_of_a_whole_text_network_ends_at_the_same_result(tmp_path, monkeypatch):
     X, y = tuning.samples("bert")
-    settings = {**tuning.SHORT, "max_epochs": 4, "strategy": "full", "dropout": 0.1}
+    settings = {**tuning.SHORT, "max_epochs": 4, "strategy": "full", "optimization__dropout": 0.1}
 
     def fit(directory=None):
         embedder = tuning.embedder("bert", precision="float32")
-        return FineTuneClassifier(embedder, checkpoint_dir=directory, **settings).fit(X, y)
+        return FineTuneClassifier(embedder, checkpoint_dir=directory).set_params(**settings).fit(X, y)
 
     whole = fit()
     with monkeypatch.context() as context:
@@ -158,7 +167,7 @@ def test_equal_targets_and_settings_have_one_file(rows, tmp_path, monkeypatch):
         _name(monkeypatch, tmp_path, _classifier(), X, y),
         _name(monkeypatch, tmp_path, _classifier(), X, y.tolist()),
         _name(monkeypatch, tmp_path, _classifier(), X, y.astype(np.int8)),
-        _name(monkeypatch, tmp_path, _classifier(dropout=np.float64(0.3), max_epochs=np.int64(14)), X, y),
+        _name(monkeypatch, tmp_path, _classifier(optimization__dropout=np.float64(0.3), max_epochs=np.int64(14)), X, y),
     ]
     assert len(set(names)) == 1
     others = [
@@ -173,7 +182,7 @@ def test_augmentations_are_told_apart_by_what_they_do(tmp_path, monkeypatch):
 
     def name(augment):
         embedder = tuning.embedder("bert", precision="float32")
-        classifier = FineTuneClassifier(embedder, augment=augment, augment_views=1, **tuning.SHORT)
+        classifier = FineTuneClassifier(embedder, augment=Augmentation(augment, views=1), **tuning.SHORT)
         return _name(monkeypatch, tmp_path, classifier, X, y)
 
     def replacing(*synonyms):
@@ -311,7 +320,7 @@ _TAMPERED = {
 
 
 def _short(directory=None, **parameters):
-    return _classifier(directory, max_epochs=6, stage_epochs=2, **parameters)
+    return _classifier(directory, max_epochs=6, strategy=Progressive(stage_epochs=2), **parameters)
 
 
 def _fits_like_a_new_one(rows, tmp_path):
@@ -447,7 +456,7 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_fit(rows, tmp_path, monkey
 SCRIPT = """
 import os, signal, sys, time
 import numpy as np
-from skembed import FineTuneClassifier
+from skembed import Augmentation, FineTuneClassifier, Optimization, Progressive
 from skembed.testing import ArrayEmbedder
 from tests.finetune import tuning
 
@@ -457,7 +466,8 @@ y = (X[:, 0] * (np.abs(X[:, 1]) - 0.7) > 0).astype(int)
 
 def fit(directory):
     classifier = FineTuneClassifier(
-        ArrayEmbedder(precision="float32"), strategy="full", learning_rate=1e-2, backbone_factor=1.0, max_epochs=30,
+        ArrayEmbedder(precision="float32"), strategy="full", learning_rate=1e-2, max_epochs=30,
+        optimization=Optimization(backbone_factor=1.0),
         patience=30, random_state=0, checkpoint_dir=directory, verbose=1,
     ).fit(X, y)
     print("digest", classifier.predict_proba(X).tobytes().hex()[:64], classifier.n_epochs_, flush=True)

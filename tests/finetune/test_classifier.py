@@ -7,10 +7,11 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
 from sklearn.datasets import make_multilabel_classification
 from sklearn.linear_model import LogisticRegression
 
-from skembed import FineTuneClassifier, ImageEmbedder, TextEmbedder
+from skembed import FineTuneClassifier, ImageEmbedder, Optimization, Progressive, TextEmbedder
 from skembed.backbones.loading.load import load, loaded
 from skembed.exceptions import DeviceWarning, FitWarning, WeightsMismatchError
 from skembed.finetune import loop
@@ -18,7 +19,13 @@ from skembed.finetune.activations import INPUT, ActivationStore
 from skembed.testing import ArrayBackbone, ArrayEmbedder, array_backbone
 from tests.backbones import tiny
 
-LEARNABLE = {"learning_rate": 1e-2, "backbone_factor": 1.0, "max_epochs": 12, "stage_epochs": 6, "random_state": 0}
+LEARNABLE = {
+    "learning_rate": 1e-2,
+    "optimization__backbone_factor": 1.0,
+    "max_epochs": 12,
+    "strategy": Progressive(stage_epochs=6),
+    "random_state": 0,
+}
 
 
 def shifted_backbone(n_features: int = 4) -> ArrayBackbone:
@@ -41,8 +48,10 @@ def rows():
     return X, (X[:, 0] * (np.abs(X[:, 1]) - 0.7) > 0).astype(int)
 
 
-def _fit(rows, **parameters):
-    return FineTuneClassifier(ArrayEmbedder(precision="float32"), **{**LEARNABLE, **parameters}).fit(*rows)
+def _fit(rows, *, replay=True, **parameters):
+    classifier = FineTuneClassifier(ArrayEmbedder(precision="float32")).set_params(**{**LEARNABLE, **parameters})
+    classifier._replay = replay
+    return classifier.fit(*rows)
 
 
 # -- the guard ------------------------------------------------------------------------------------------
@@ -89,13 +98,13 @@ def test_the_kept_probe_is_a_logistic_regression(rows):
 
 @pytest.mark.parametrize("parameters", [
     {"strategy": "head"},
-    {"strategy": "partial", "n_unfrozen": 1},
-    {"strategy": "partial", "n_unfrozen": 2},
-    {"strategy": "partial", "n_unfrozen": 1, "mixup": 0.2, "l2_sp": 0.01, "ema": 0.9, "label_smoothing": 0.1},
+    {"strategy": "partial", "strategy__n_blocks": 1},
+    {"strategy": "partial", "strategy__n_blocks": 2},
+    {"strategy": "partial", "mix": "mixup", "optimization": Optimization(l2_sp=0.01, ema=0.9, label_smoothing=0.1)},
     {"strategy": "progressive"},
 ])  # fmt: skip
 def test_replayed_and_plain_training_have_the_same_losses(rows, parameters):
-    replayed, plain = (_fit(rows, replay_prefix=replay, max_epochs=6, **parameters) for replay in (True, False))
+    replayed, plain = (_fit(rows, replay=replay, max_epochs=6, **parameters) for replay in (True, False))
     for name in ("train_loss", "valid_loss"):
         a, b = ([record[name] for record in fitted.history_] for fitted in (replayed, plain))
         np.testing.assert_allclose(a, b, rtol=1e-4)
@@ -169,7 +178,7 @@ def test_frozen_blocks_and_their_buffers_do_not_move_by_one_bit(tmp_path):
     labels = np.arange(len(images)) % 2
     embedder = ImageEmbedder(str(tmp_path), device="cpu", precision="float32")
     settings = {"learning_rate": 1e-2, "max_epochs": 2, "validation_fraction": None, "random_state": 0}
-    classifier = FineTuneClassifier(embedder, strategy="partial", n_unfrozen=1, **settings).fit(images, labels)
+    classifier = FineTuneClassifier(embedder, strategy="partial").set_params(**settings).fit(images, labels)
     base = load(embedder.fit(images).spec_, torch.device("cpu"), "float32")
     changed = classifier.embedder_.backbone.tensors()
     assert changed
@@ -197,10 +206,9 @@ def test_texts_in_windows_train_as_they_are_embedded(tmp_path):
     ).fit(texts, labels)
     assert classifier.kept_ == "fine-tuned"
     assert classifier.history_[0]["replayed"]
-    plain = FineTuneClassifier(
-        embedder, strategy="partial", learning_rate=1e-2, max_epochs=2, validation_fraction=None, random_state=0,
-        replay_prefix=False,
-    ).fit(texts, labels)  # fmt: skip
+    plain = clone(classifier)
+    plain._replay = False
+    plain.fit(texts, labels)
     np.testing.assert_allclose(classifier.predict_proba(texts), plain.predict_proba(texts), atol=1e-4)
 
 
@@ -208,10 +216,10 @@ def test_texts_in_windows_train_as_they_are_embedded(tmp_path):
 
 
 def test_the_same_seed_gives_the_same_fit(rows):
-    first, second = (_fit(rows, strategy="progressive", dropout=0.3) for _ in range(2))
+    first, second = (_fit(rows, strategy="progressive", optimization__dropout=0.3) for _ in range(2))
     np.testing.assert_array_equal(first.predict_proba(rows[0]), second.predict_proba(rows[0]))
     assert [r["train_loss"] for r in first.history_] == [r["train_loss"] for r in second.history_]
-    other = _fit(rows, strategy="progressive", dropout=0.3, random_state=1)
+    other = _fit(rows, strategy="progressive", optimization__dropout=0.3, random_state=1)
     assert [r["train_loss"] for r in first.history_] != [r["train_loss"] for r in other.history_]
 
 
@@ -221,7 +229,7 @@ def test_fit_leaves_the_random_states_of_others_alone(rows):
     expected = torch.rand(1), np.random.rand()
     torch.manual_seed(3)
     np.random.seed(3)
-    _fit(rows, strategy="full", dropout=0.3, max_epochs=2, mixup=0.2)
+    _fit(rows, strategy="full", optimization__dropout=0.3, max_epochs=2, mix="mixup")
     assert torch.rand(1) == expected[0]
     assert np.random.rand() == expected[1]
 
@@ -232,8 +240,8 @@ def test_warm_start_goes_on_from_the_weights_of_the_fit_before(rows):
         "strategy": "full",
         "validation_fraction": None,
         "max_epochs": 10,
-        "dropout": 0.0,
-        "schedule": "constant",
+        "optimization__dropout": 0.0,
+        "optimization__schedule": "constant",
     }
     warm = _fit(rows, warm_start=True, **settings)
     first, last = warm.history_[0]["train_loss"], warm.history_[-1]["train_loss"]
@@ -250,9 +258,9 @@ def test_a_pickle_holds_what_changed_and_nothing_else(tmp_path):
     labels = np.arange(len(texts)) % 2
     embedder = TextEmbedder(str(tmp_path), device="cpu", precision="float32")
     settings = {"learning_rate": 1e-2, "max_epochs": 1, "validation_fraction": None, "random_state": 0}
-    top = FineTuneClassifier(embedder, strategy="partial", **settings).fit(texts, labels)
-    whole = FineTuneClassifier(embedder, strategy="full", **settings).fit(texts, labels)
-    probe = FineTuneClassifier(embedder, strategy="head", **settings).fit(texts, labels)
+    top = FineTuneClassifier(embedder, strategy="partial").set_params(**settings).fit(texts, labels)
+    whole = FineTuneClassifier(embedder, strategy="full").set_params(**settings).fit(texts, labels)
+    probe = FineTuneClassifier(embedder, strategy="head").set_params(**settings).fit(texts, labels)
     base = load(embedder.fit(texts).spec_, torch.device("cpu"), "float32")
     size = {
         name: sum(p.nbytes for key, p in base.module.named_parameters() if name == "all" or base.blocks[-1].owns(key))
@@ -321,11 +329,11 @@ def test_groups_are_never_split(rows, monkeypatch):
     from skembed.finetune import fitting
 
     original = fitting.run_fit
-    monkeypatch.setattr(fitting, "run_fit", lambda request: seen.update(r=request) or original(request))
+    monkeypatch.setattr(fitting, "run_fit", lambda plan, hooks: seen.update(plan=plan) or original(plan, hooks))
     FineTuneClassifier(ArrayEmbedder(), max_epochs=0, random_state=0).fit(X, y, groups=groups)
-    request = seen["r"]
-    assert len(request.held_out) >= 20
-    assert not set(groups[request.train]) & set(groups[request.held_out])
+    plan = seen["plan"]
+    assert len(plan.held_out) >= 20
+    assert not set(groups[plan.train]) & set(groups[plan.held_out])
 
 
 def test_weights_and_class_weights(rows):
@@ -373,20 +381,20 @@ def test_classes_that_only_validation_has_are_an_error(rows):
 
 
 def test_more_blocks_than_there_are_is_an_error(rows):
-    with pytest.raises(ValueError, match="n_unfrozen=9 is more than the 3 blocks"):
-        _fit(rows, strategy="partial", n_unfrozen=9)
+    with pytest.raises(ValueError, match=r"Partial\(n_blocks=9\) is more than the 3 blocks"):
+        _fit(rows, strategy="partial", strategy__n_blocks=9)
 
 
 def test_a_rate_far_too_high_stops_restores_and_says_so(rows):
     with pytest.warns(FitWarning, match="learning_rate=1e.30 is too high"):
-        classifier = _fit(rows, strategy="full", learning_rate=1e30, clip_norm=None)
+        classifier = _fit(rows, strategy="full", learning_rate=1e30, optimization__clip_norm=None)
     assert classifier.kept_ == "probe"
     assert "diverged" in classifier.report_
     assert np.isfinite(classifier.predict_proba(rows[0])).all()
 
 
 def test_out_of_memory_trains_in_parts_with_the_same_result(rows, monkeypatch):
-    settings = {"strategy": "full", "max_epochs": 3, "dropout": 0.0, "refit": False}
+    settings = {"strategy": "full", "max_epochs": 3, "optimization__dropout": 0.0, "refit": False}
     whole = _fit(rows, **settings)
     original = loop.Epoch._step
 
@@ -453,7 +461,7 @@ def test_callbacks_of_scikit_learn(rows):
             return len(ended) >= 3
 
     assert isinstance(Count(), callback.FitCallback)
-    classifier = FineTuneClassifier(ArrayEmbedder(), strategy="full", **LEARNABLE)
+    classifier = FineTuneClassifier(ArrayEmbedder()).set_params(**{**LEARNABLE, "strategy": "full"})
     classifier.set_callbacks(Count()).fit(*rows)
     assert len(classifier.history_) == 3
     assert "stopped by a callback" in classifier.report_
@@ -468,7 +476,11 @@ def test_a_self_contained_copy_needs_no_base(tmp_path, monkeypatch, family):
     embedder = TextEmbedder(str(tmp_path / "base"), device="cpu", precision="float32")
     settings = {"learning_rate": 1e-2, "validation_fraction": None, "random_state": 0}
     for strategy, max_epochs in (("partial", 1), ("head", 0)):
-        fitted = FineTuneClassifier(embedder, strategy=strategy, max_epochs=max_epochs, **settings).fit(texts, labels)
+        fitted = (
+            FineTuneClassifier(embedder, strategy=strategy, max_epochs=max_epochs)
+            .set_params(**settings)
+            .fit(texts, labels)
+        )
         whole = pickle.dumps(fitted.self_contained())
         assert len(whole) > (tmp_path / "base" / "model.safetensors").stat().st_size
         expected = fitted.predict_proba(texts)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from skembed import EmbeddingCache, FineTuneClassifier
+from skembed import Augmentation, EmbeddingCache, FineTuneClassifier
 from skembed.backbones.loading.load import load
 from skembed.finetune.replay import FrozenBlocks
 from skembed.testing import ArrayEmbedder
@@ -31,13 +31,15 @@ def shown(monkeypatch):
     monkeypatch.setattr(progress, "DELAY", 0.0)
     monkeypatch.setattr(progress, "LINE_INTERVAL", 0.0)
 
-    def fit(stream=None, embedder=None, samples=X, **parameters) -> str:
+    def fit(stream=None, embedder=None, samples=X, *, replay=True, **parameters) -> str:
         stream = stream or io.StringIO()
         monkeypatch.setattr("sys.stderr", stream)
         monkeypatch.setattr("sys.stdout", stream)
         embedder = embedder or ArrayEmbedder(precision="float32", batch_size=4, cache=None)
         settings = {"strategy": "partial", "max_epochs": 2, "verbose": 1, "random_state": 0, **parameters}
-        FineTuneClassifier(embedder, **settings).fit(samples, Y[: len(samples)])
+        classifier = FineTuneClassifier(embedder).set_params(**settings)
+        classifier._replay = replay
+        classifier.fit(samples, Y[: len(samples)])
         return stream.getvalue()
 
     return fit
@@ -67,7 +69,7 @@ def test_recording_of_cached_samples_is_shown(shown):
 
 
 def test_reading_and_epochs_are_shown_where_nothing_is_recorded(shown):
-    output = shown(replay_prefix=False)
+    output = shown(replay=False)
     assert "recording activations" not in output
     assert output.index("reading samples") < output.index("epoch 1, top block: ") < output.index("epoch 1 of")
     assert output.index("epoch 1 of") < output.index("epoch 2, top block: ") < output.index("epoch 2 of")
@@ -75,12 +77,12 @@ def test_reading_and_epochs_are_shown_where_nothing_is_recorded(shown):
 
 def test_stored_views_are_shown(shown):
     embedder, texts = tuning.embedder("bert"), tuning.TEXTS
-    output = shown(embedder=embedder, samples=texts, strategy="head", augment="light", augment_views=2)
+    output = shown(embedder=embedder, samples=texts, strategy="head", augment=Augmentation("light", views=2))
     assert "embedding view 2" in output[: output.index("epoch 1 of")]
 
 
 def test_the_second_fit_is_shown(shown):
-    output = shown(strategy="full", learning_rate=1e-2, backbone_factor=1.0, patience=9)
+    output = shown(strategy="full", learning_rate=1e-2, optimization__backbone_factor=1.0, patience=9)
     assert output.index("epoch 2 of") < output.index("fitting on all samples")
 
 

@@ -17,7 +17,7 @@ __all__ = ["rows"]  # a fixture
 
 
 def _classifier(**parameters):
-    return FineTuneClassifier(ArrayEmbedder(precision="float32"), **{**LEARNABLE, **parameters})
+    return FineTuneClassifier(ArrayEmbedder(precision="float32")).set_params(**{**LEARNABLE, **parameters})
 
 
 def _interrupt_at(monkeypatch, n_steps):
@@ -70,7 +70,7 @@ def _interrupted(*args, **kwargs):
 @pytest.mark.parametrize(
     "search",
     [
-        lambda classifier, X, y: GridSearchCV(classifier, {"dropout": [0.0, 0.1]}, cv=2).fit(X, y),
+        lambda classifier, X, y: GridSearchCV(classifier, {"optimization__dropout": [0.0, 0.1]}, cv=2).fit(X, y),
         lambda classifier, X, y: cross_val_score(classifier, X, y, cv=2),
     ],
     ids=["GridSearchCV", "cross_val_score"],

@@ -26,7 +26,7 @@ class Terminal(io.StringIO):
 
 def _classifier(embedder=None, **parameters):
     embedder = embedder or ArrayEmbedder(precision="float32")
-    return FineTuneClassifier(embedder, **{"strategy": "full", "random_state": 0, **parameters})
+    return FineTuneClassifier(embedder).set_params(**{"strategy": "full", "random_state": 0, **parameters})
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_few_of_many_samples_are_embedded():
 
 
 def test_rates_double_until_the_loss_changes():
-    curve = find_learning_rate(_classifier(backbone_factor=1.0), X, Y)
+    curve = find_learning_rate(_classifier(optimization__backbone_factor=1.0), X, Y)
     ratios = curve.rates[1:] / curve.rates[:-1]
     grid = 10 ** (6 / 79)
     coarse = int(np.argmax(ratios < 1.2 * grid))

@@ -30,11 +30,11 @@ from skembed.finetune.loop import (
     evaluate,
     train_epoch,
 )
-from skembed.finetune.network import FrozenNetwork, Head, Network
-from skembed.finetune.schedules import SCHEDULES
+from skembed.finetune.network import FrozenNetwork, LinearHead, Network
 from skembed.finetune.tasks import Multiclass, Multilabel, Regression
 from skembed.inference.reading import Reading
 from skembed.probes.linear import Probe, Standardizer
+from skembed.schedules import SCHEDULES
 from skembed.testing import array_backbone
 from tests.backbones import tiny
 
@@ -58,7 +58,7 @@ def _head(n_features=WIDTH, n_outputs=CLASSES, dropout=0.0):
     rng = np.random.default_rng(5)
     standardizer = Standardizer(rng.normal(size=n_features) / 5, rng.uniform(0.5, 2, size=n_features))
     probe = Probe(rng.normal(size=(n_outputs, n_features)) / 3, rng.normal(size=n_outputs) / 3, 1.0)
-    return Head(standardizer, probe, dropout)
+    return LinearHead(standardizer, probe, dropout)
 
 
 class World:
@@ -662,7 +662,7 @@ def test_the_head_begins_as_the_probe_and_draws_nothing():
     probe = Probe(rng.normal(size=(CLASSES, WIDTH)), rng.normal(size=CLASSES), 1.0)
     features = rng.normal(size=(10, WIDTH)).astype(np.float32)
     before = _states()
-    network = FrozenNetwork(Head(standardizer, probe, 0.5))
+    network = FrozenNetwork(LinearHead(standardizer, probe, 0.5))
     _assert_untouched(before)
     network.train(False)
     with torch.no_grad():

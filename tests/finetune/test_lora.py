@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,17 +13,18 @@ import torch
 from timm.layers import Conv2dSame
 from transformers.pytorch_utils import Conv1D
 
-from skembed import FineTuneClassifier, FineTuneRegressor, find_learning_rate
+from skembed import FineTuneClassifier, FineTuneRegressor, LoRA, Progressive, find_learning_rate
 from skembed.backbones.base import Block
 from skembed.backbones.loading.load import load, loaded
 from skembed.backbones.spec import TunedWeights
-from skembed.backbones.tuning.lora import find_targets, inject, low_rank_change, split_factor
+from skembed.backbones.tuning.lora import find_targets, low_rank_change, split_factor
 from skembed.exceptions import FitWarning
 from skembed.finetune.loop import Pull
 from skembed.testing import ArrayEmbedder
 from tests.finetune import tuning
 
 CPU = torch.device("cpu")
+BLOCKS = [Block("all", ("0",))]
 FAMILIES = ("bert", "timm_vit", "timm_resnet", "timm_efficientnet", "gpt2")
 
 
@@ -39,7 +41,7 @@ def _factors(tuned):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_merged_weights_are_those_of_the_formula(family):
-    classifier = tuning.fit(family, "lora", lora_rank=3, lora_alpha=5)
+    classifier = tuning.fit(family, "full", "lora", method__rank=3, method__alpha=5)
     tuned = classifier.embedder_.backbone
     assert tuned.added == {"added_0": {"method": "lora", "scale": 5 / 3}}
     base, merged = (_module(embedder) for embedder in (tuning.embedder(family).fit(tuning.samples(family)[0][:1]),
@@ -66,8 +68,10 @@ def test_factors_beside_a_layer_compute_what_its_merged_weight_does(layer, shape
     torch.manual_seed(0)
     network = torch.nn.Sequential(layer())
     plain, x = copy.deepcopy(network[0]), torch.randn(shape)
-    assert find_targets(network, [Block("all", ("0",))], None, "it") == ["0"]
-    inject(network, ["0"], "added_0", rank=2, alpha=3.0, dropout=0.0)
+    assert find_targets(network, BLOCKS, None, "it") == ["0"]
+    LoRA(rank=2, alpha=3.0).attach(
+        SimpleNamespace(module=network, spec=SimpleNamespace(name="it")), BLOCKS, "added_0", {}
+    )
     factors = {split_factor(name)[1]: value for name, value in network.named_parameters() if ".lora_" in name}
     with torch.no_grad():
         torch.nn.init.normal_(factors["B"])
@@ -78,8 +82,8 @@ def test_factors_beside_a_layer_compute_what_its_merged_weight_does(layer, shape
 @pytest.mark.parametrize("family", ["bert", "timm_resnet"])
 def test_the_pickle_holds_the_factors_and_little_else(family, monkeypatch):
     """A rank that outweighs the names of the tensors, as ranks do in networks that are not tiny."""
-    monkeypatch.setattr("skembed.backbones.tuning.lora.check_rank", lambda *_: None)
-    classifier = tuning.fit(family, "lora", lora_rank=64)
+    monkeypatch.setattr("skembed.backbones.tuning.lora._check_rank", lambda *_: None)
+    classifier = tuning.fit(family, "full", "lora", method__rank=64)
     factors = sum(value.nbytes for value in classifier.embedder_.backbone.tensors().values())
     assert factors == sum(a.nbytes + b.nbytes for a, b in _factors(classifier.embedder_.backbone).values())
     assert len(pickle.dumps(classifier)) < 1.2 * factors
@@ -89,27 +93,27 @@ def test_the_pickle_holds_the_factors_and_little_else(family, monkeypatch):
 def test_every_fast_path_is_open_to_what_was_trained(method):
     """Half precision, and a compiler that folds and fuses."""
     X, _ = tuning.samples("bert")
-    tuned = tuning.fit("bert", method).embedder_
+    tuned = tuning.fit("bert", "full", method).embedder_
     rows, half = tuned.transform(X), tuning.embedder("bert", backbone=tuned.backbone, precision="bfloat16")
     cosines = (rows * half.fit_transform(X)).sum(1) / np.linalg.norm(rows, axis=1)
     assert (cosines / np.linalg.norm(half.transform(X), axis=1)).min() > 0.999
     pytest.importorskip("openvino")
     X, _ = tuning.samples("timm_resnet")
-    tuned = tuning.fit("timm_resnet", method).embedder_
+    tuned = tuning.fit("timm_resnet", "full", method).embedder_
     compiled = tuning.embedder("timm_resnet", backbone=tuned.backbone, engine="openvino").fit_transform(X)
     np.testing.assert_allclose(compiled, tuned.transform(X), atol=1e-3 * np.abs(compiled).max())
 
 
 def test_blocks_that_never_trained_are_not_stored():
     X, _ = tuning.samples("bert")
-    classifier = tuning.fit("bert", "progressive+lora", stage_epochs=1, max_epochs=2)
+    classifier = tuning.fit("bert", "progressive", "lora", strategy__stage_epochs=1, max_epochs=2)
     assert {name.split(".")[2] for name in classifier.embedder_.backbone.tensors()} == {"2"}
     assert [record["stage"] for record in classifier.history_] == ["head", "top block, lora"]
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(classifier)).predict(X), classifier.predict(X))
 
 
 def test_merged_estimators_hold_whole_weights():
-    classifier, (X, _) = tuning.fit("bert", "lora"), tuning.samples("bert")
+    classifier, (X, _) = tuning.fit("bert", "full", "lora"), tuning.samples("bert")
     merged = classifier.merged()
     tuned = merged.embedder_.backbone
     assert tuned.added == {}
@@ -122,27 +126,28 @@ def test_merged_estimators_hold_whole_weights():
 
 def test_a_second_fit_goes_on_from_the_first():
     X, y = tuning.samples("bert")
-    first = tuning.fit("bert", "lora", warm_start=True)
+    first = tuning.fit("bert", "full", "lora", warm_start=True)
     rows = first.transform(X)
     first.set_params(learning_rate=1e-9).fit(X, y)
     tuned = first.embedder_.backbone
     assert list(tuned.added) == ["added_0", "added_1"]
     np.testing.assert_allclose(first.transform(X), rows, atol=1e-5)
-    first.set_params(strategy="full", learning_rate=1e-6).fit(X, y)
+    first.set_params(method="weights", learning_rate=1e-6).fit(X, y)
     # What was merged into weights that trained since is in them.
     assert first.embedder_.backbone.added == {}
     np.testing.assert_allclose(first.transform(X), rows, atol=1e-3)
-    first.set_params(strategy="adapter").fit(X, y)
+    first.set_params(method="adapter").fit(X, y)
     assert list(first.embedder_.backbone.added) == ["added_0"]
 
 
 def test_kinds_of_additions_stand_on_one_another():
     X, y = tuning.samples("bert")
-    classifier = tuning.fit("bert", "adapter", warm_start=True)
-    for strategy in ("lora", "prefix", "prompt", "partial+adapter", "lora"):
-        classifier.set_params(strategy=strategy).fit(X, y)
+    classifier = tuning.fit("bert", "full", "adapter", warm_start=True)
+    for method in ("lora", "prefix", "prompt", "adapter", "lora"):
+        strategy = "partial" if method == "adapter" else "full"
+        classifier.set_params(strategy=strategy, method=method).fit(X, y)
         # Adapted once: what is handed on past the blocks below has gone through their adapters.
-        assert classifier.history_[0]["replayed"] == (strategy == "partial+adapter"), classifier.report_
+        assert classifier.history_[0]["replayed"] == (strategy == "partial"), classifier.report_
     records = [record["method"] for record in classifier.embedder_.backbone.added.values()]
     assert records == ["adapter", "lora", "prefix", "prompt", "adapter", "lora"]
     expected = classifier.predict_proba(X)
@@ -154,7 +159,7 @@ def test_kinds_of_additions_stand_on_one_another():
 
 
 def test_the_pull_is_the_distance_of_the_changed_weights():
-    built = tuning.network("timm_resnet", "lora", lora_rank=2, lora_alpha=3)
+    built = tuning.network("timm_resnet", "lora", rank=2, alpha=3)
     built.unfreeze(2)
     with torch.no_grad():
         for value in built.parameters():
@@ -173,8 +178,8 @@ def test_the_pull_is_the_distance_of_the_changed_weights():
 @pytest.mark.parametrize("method", ["lora", "adapter", "bitfit"])
 def test_a_killed_fit_ends_at_the_same_result(method, tmp_path):
     X, _ = tuning.samples("bert")
-    parameters = {"max_epochs": 3, "ema": 0.9, "l2_sp": 0.01, "checkpoint_dir": tmp_path}
-    whole = tuning.fit("bert", f"partial+{method}", **parameters)
+    parameters = {"max_epochs": 3, "optimization__ema": 0.9, "optimization__l2_sp": 0.01, "checkpoint_dir": tmp_path}
+    whole = tuning.fit("bert", "partial", method, **parameters)
 
     calls = []
 
@@ -189,18 +194,18 @@ def test_a_killed_fit_ends_at_the_same_result(method, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recipe_module.Recipe, "_record", lambda self, *a: killed() or original(self, *a))
         with pytest.raises(SystemExit):
-            tuning.fit("bert", f"partial+{method}", **parameters)
-    again = tuning.fit("bert", f"partial+{method}", **parameters)
+            tuning.fit("bert", "partial", method, **parameters)
+    again = tuning.fit("bert", "partial", method, **parameters)
     np.testing.assert_array_equal(again.predict_proba(X), whole.predict_proba(X))
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("method", ["lora", "adapter", "prefix", "prompt", "bitfit", "norm"])
+@pytest.mark.parametrize("method", ["lora", "adapter", "prefix", "prompt", "bitfit", "norms"])
 def test_what_does_harm_is_not_kept(method):
     """Judged by what the probe knows by heart: of a few new samples a ruined network may get more right by luck."""
     X, y = tuning.samples("bert")
     classifier = FineTuneClassifier(
-        tuning.embedder("bert"), strategy=method, learning_rate=100.0, max_epochs=2, random_state=0
+        tuning.embedder("bert"), strategy="full", method=method, learning_rate=100.0, max_epochs=2, random_state=0
     )
     with pytest.warns(FitWarning, match="copies of training samples"):
         classifier.fit(X, y, X_val=X, y_val=y)
@@ -210,8 +215,10 @@ def test_what_does_harm_is_not_kept(method):
 
 def test_refit_regression_and_the_search_for_a_rate():
     X, _ = tuning.samples("bert")
-    parameters = {"strategy": "progressive+lora", "max_epochs": 4, "stage_epochs": 2, "random_state": 0}
-    regressor = FineTuneRegressor(tuning.embedder("bert"), **parameters).fit(X, np.linspace(0, 1, len(X)))
+    regressor = FineTuneRegressor(
+        tuning.embedder("bert"), strategy=Progressive(stage_epochs=2), method="lora", max_epochs=4, random_state=0
+    )
+    regressor.fit(X, np.linspace(0, 1, len(X)))
     assert regressor.predict(X).shape == (len(X),)
     curve = find_learning_rate(regressor, X, np.linspace(0, 1, len(X)), n_steps=10)
     assert 1e-6 <= curve.suggestion <= 1
@@ -222,10 +229,10 @@ def test_refit_regression_and_the_search_for_a_rate():
 
 def test_unknown_targets_name_the_nearest():
     with pytest.raises(ValueError, match=r"target_modules names 'queri'.*Nearest are 'query'"):
-        tuning.fit("bert", "lora", target_modules=["queri"])
+        tuning.fit("bert", "full", "lora", method__target_modules=["queri"])
     # A piece of a name is no ending of it.
     with pytest.raises(ValueError, match="names 'uery'"):
-        tuning.fit("bert", "lora", target_modules=["uery"])
+        tuning.fit("bert", "full", "lora", method__target_modules=["uery"])
 
 
 @pytest.mark.parametrize(("family", "target", "kind"), [
@@ -233,26 +240,26 @@ def test_unknown_targets_name_the_nearest():
 ])  # fmt: skip
 def test_targets_that_cannot_be_changed_are_named(family, target, kind):
     with pytest.raises(ValueError, match=rf"target_modules names '{target}': .* is a {kind}"):
-        tuning.fit(family, "lora", target_modules=[target])
+        tuning.fit(family, "full", "lora", method__target_modules=[target])
 
 
 def test_a_network_without_linear_maps_is_refused():
     X = np.random.default_rng(0).normal(size=(20, 4))
     from skembed import FineTuneClassifier
 
-    for strategy, message in (("lora", "finds no linear map"), ("bitfit", "has no biases"), ("norm", "no normalis")):
+    for method, message in (("lora", "finds no linear map"), ("bitfit", "has no biases"), ("norms", "no normaliz")):
         with pytest.raises(ValueError, match=message):
-            FineTuneClassifier(ArrayEmbedder(), strategy=strategy).fit(X, np.arange(20) % 2)
+            FineTuneClassifier(ArrayEmbedder(), strategy="full", method=method).fit(X, np.arange(20) % 2)
 
 
 def test_without_peft_the_error_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ImportError, match=r"pip install skembed\[peft\]"):
-        tuning.fit("bert", "lora")
+        tuning.fit("bert", "full", "lora")
 
 
 def test_predictions_need_no_peft(monkeypatch):
-    classifier = tuning.fit("bert", "lora")
+    classifier = tuning.fit("bert", "full", "lora")
     data, expected = pickle.dumps(classifier), classifier.predict_proba(tuning.TEXTS)
     loaded.clear()
     # Without its modules as well, which a pickle would find by their own names.
@@ -265,7 +272,7 @@ def test_skops_and_the_fingerprint_know_of_additions():
     from skops.io import dumps, get_untrusted_types
     from skops.io import loads as load_skops
 
-    embedder = tuning.fit("bert", "lora").embedder_
+    embedder = tuning.fit("bert", "full", "lora").embedder_
     data = dumps(embedder)
     again = load_skops(data, trusted=get_untrusted_types(data=data))
     np.testing.assert_array_equal(again.transform(tuning.TEXTS), embedder.transform(tuning.TEXTS))

@@ -14,13 +14,15 @@ from skembed.backbones.accelerate.linear import multiply_plainly
 from skembed.backbones.loading.load import load, loaded
 from skembed.backbones.models.image_timm import TimmBackbone
 from skembed.backbones.models.text_transformers import TextBackbone
-from skembed.strategies import METHODS, STRATEGIES, parse_strategy
+from skembed.backbones.tuning.method import METHODS, find_method
+from skembed.exceptions import FitWarning
+from skembed.strategies import Progressive
 from tests.finetune import tuning
 
 ADDED = ("lora", "adapter", "prefix")
 CASES = [
-    *(("bert", method) for method in (*ADDED, "bitfit", "norm")),
-    *((family, method) for family in ("timm_vit", "timm_resnet") for method in ("lora", "adapter", "bitfit", "norm")),
+    *(("bert", method) for method in (*ADDED, "bitfit", "norms")),
+    *((family, method) for family in ("timm_vit", "timm_resnet") for method in ("lora", "adapter", "bitfit", "norms")),
     *((family, method) for family in ("timm_swin", "gpt2", "wav2vec2", "timm_efficientnet") for method in ADDED[:2]),
 ]
 WIDTH, INNER, LAYERS, HEADS = 16, 32, 3, 2
@@ -30,36 +32,49 @@ def _trained(built):
     return {name: value.numel() for name, value in built.named_parameters() if name.startswith("backbone.")}
 
 
-# -- the name of a strategy -----------------------------------------------------------------------------
+# -- names and parameters -------------------------------------------------------------------------------
 
 
-def test_every_strategy_has_a_depth_and_a_method():
-    parsed = {parse_strategy(strategy) for strategy in STRATEGIES}
-    assert {strategy.method for strategy in parsed} == set(METHODS)
-    assert len(parsed) == 4 + 6 + 2 * 5
-    assert parse_strategy("progressive+bitfit").depth == "progressive"
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_is_found_by_its_own_name(name):
+    assert find_method(name).name == name
 
 
-@pytest.mark.parametrize("strategy", ["partial+prompt", "progressive+prompt"])
-def test_a_prompt_has_no_depth(strategy):
-    with pytest.raises(ValueError, match=r'no depth to choose.*Use "prompt" alone'):
-        tuning.fit("bert", strategy)
+def test_a_prompt_trains_in_no_stage_but_the_last():
+    """It is read below all blocks, so that a stage of some blocks would train nothing but the head."""
+    with pytest.raises(
+        ValueError, match=r"trains at the input, below all blocks.*Use strategy='full' or 'progressive'"
+    ):
+        tuning.fit("bert", "partial", "prompt")
+    classifier = tuning.fit("bert", Progressive(stage_epochs=1), "prompt")
+    assert [record["stage"] for record in classifier.history_] == ["head", "prompt"]
 
 
-@pytest.mark.parametrize("parameters", [
-    {"strategy": "head+lora"}, {"lora_rank": 0}, {"lora_alpha": 0}, {"lora_dropout": 1.0}, {"adapter_width": 0},
-    {"n_virtual_tokens": 0}, {"backbone_factor": "large"},
+def test_a_method_without_blocks_to_train_warns():
+    with pytest.warns(FitWarning, match=r"method=LoRA\(\) has no effect with strategy=Head\(\)"):
+        classifier = tuning.fit("bert", "head", "lora")
+    assert {record["stage"] for record in classifier.history_} == {"head"}
+
+
+@pytest.mark.parametrize(("method", "parameters"), [
+    ("lora+", {}), ("lora", {"rank": 0}), ("lora", {"alpha": 0}), ("lora", {"dropout": 1.0}), ("adapter", {"width": 0}),
+    ("prefix", {"n_tokens": 0}), ("prompt", {"n_tokens": 1.5}),
 ])  # fmt: skip
-def test_parameters_out_of_range_are_named(parameters):
-    (name,) = parameters
+def test_parameters_out_of_range_are_named(method, parameters):
+    name = next(iter(parameters), "method")
     with pytest.raises(ValueError, match=f"'{name}' parameter"):
-        tuning.fit("bert", **{"strategy": "lora", **parameters})
+        tuning.fit("bert", "full", method, **{f"method__{key}": value for key, value in parameters.items()})
 
 
 def test_the_factor_suits_the_method():
-    assert tuning.fit("bert", "partial+lora", max_epochs=1).history_[0]["rates"].keys() == {"head", "encoder.layer.2"}
-    for strategy, factor in (("partial", 0.1), ("partial+lora", 1.0)):
-        rates = tuning.fit("bert", strategy, max_epochs=1, schedule="constant").history_[0]["rates"]
+    assert tuning.fit("bert", "partial", "lora", max_epochs=1).history_[0]["rates"].keys() == {
+        "head",
+        "encoder.layer.2",
+    }
+    for method, factor in (("weights", 0.1), ("lora", 1.0)):
+        rates = tuning.fit("bert", "partial", method, max_epochs=1, optimization__schedule="constant").history_[0][
+            "rates"
+        ]
         assert rates["encoder.layer.2"] == pytest.approx(factor * rates["head"])
 
 
@@ -92,12 +107,12 @@ def _of_layers(base, kind):
 
 
 @pytest.mark.parametrize(("method", "settings", "expected"), [
-    ("lora", {"lora_rank": 3}, LAYERS * 3 * (4 * 2 * WIDTH + 2 * (WIDTH + INNER))),
+    ("lora", {"rank": 3}, LAYERS * 3 * (4 * 2 * WIDTH + 2 * (WIDTH + INNER))),
     ("lora", {"target_modules": ("query", "value")}, LAYERS * 8 * 2 * 2 * WIDTH),
-    ("adapter", {"adapter_width": 5}, LAYERS * (2 * 5 * WIDTH + 5 + WIDTH)),
-    ("prefix", {"n_virtual_tokens": 4}, LAYERS * (2 * 4 * WIDTH + HEADS)),
-    ("prompt", {"n_virtual_tokens": 7}, 7 * WIDTH),
-    ("norm", {}, (1 + 2 * LAYERS) * 2 * WIDTH),
+    ("adapter", {"width": 5}, LAYERS * (2 * 5 * WIDTH + 5 + WIDTH)),
+    ("prefix", {"n_tokens": 4}, LAYERS * (2 * 4 * WIDTH + HEADS)),
+    ("prompt", {"n_tokens": 7}, 7 * WIDTH),
+    ("norms", {}, (1 + 2 * LAYERS) * 2 * WIDTH),
     ("bitfit", {}, WIDTH + LAYERS * (4 * WIDTH + INNER + WIDTH + 2 * WIDTH)),
 ])  # fmt: skip
 def test_parameters_are_as_many_as_the_closed_form_says(method, settings, expected):
@@ -110,7 +125,7 @@ def test_parameters_are_as_many_as_the_closed_form_says(method, settings, expect
 
 def test_lora_of_a_resnet_is_in_its_convolutions():
     """Its closed form counts every plain convolution by hand: r (in k k + out)."""
-    built = tuning.network("timm_resnet", "lora", lora_rank=2)
+    built = tuning.network("timm_resnet", "lora", rank=2)
     built.unfreeze(built.depth)
     base = built.base.module
     convolutions = [m for m in base.modules() if isinstance(m, nn.Conv2d) and m.groups == 1]
@@ -141,7 +156,7 @@ def test_the_highest_blocks_train_and_no_others():
             if ".lora_" in name} == {"1", "2"}  # fmt: skip
     built.unfreeze(1)
     assert all(name.startswith("backbone.encoder.layer.2.") for name in _trained(built))
-    for method in ("bitfit", "norm"):
+    for method in ("bitfit", "norms"):
         built = tuning.network("bert", method, 2)
         built.unfreeze(2)
         assert all(
@@ -152,7 +167,7 @@ def test_the_highest_blocks_train_and_no_others():
 @pytest.mark.parametrize(("family", "method"), CASES)
 def test_everything_else_is_the_base_s_own_and_stays(family, method):
     before = {n: v.clone() for n, v in tuning.network(family, method).base.module.state_dict().items()}
-    classifier = tuning.fit(family, method, max_epochs=1)
+    classifier = tuning.fit(family, "full", method, max_epochs=1)
     assert classifier.kept_ == "fine-tuned"
     tuned = classifier.embedder_.backbone
     built = tuning.network(family, method)
@@ -165,7 +180,7 @@ def test_everything_else_is_the_base_s_own_and_stays(family, method):
         plain = name.replace(".base_layer.", ".")
         if plain not in own:
             assert value.data_ptr() == built.base.module.get_parameter(plain).data_ptr(), name
-    if method in ("bitfit", "norm"):
+    if method in ("bitfit", "norms"):
         assert not [name for name in stored if "running" in name or "tracked" in name]
 
 
@@ -197,13 +212,18 @@ def test_gradients_are_those_of_torch_s_own_layers(family, method, n_unfrozen):
 
 
 @pytest.mark.parametrize(("family", "method"), [
-    *(("bert", method) for method in (*ADDED, "bitfit", "norm")), ("timm_resnet", "lora"), ("timm_vit", "adapter"),
+    *(("bert", method) for method in (*ADDED, "bitfit", "norms")), ("timm_resnet", "lora"), ("timm_vit", "adapter"),
     ("timm_swin", "adapter"),
 ])  # fmt: skip
 def test_replayed_and_plain_training_have_the_same_losses(family, method):
-    strategy = f"partial+{method}"
-    parameters = {"n_unfrozen": 2, "l2_sp": 0.01, "ema": 0.9, "validation_fraction": 0.3, "refit": False}
-    replayed, plain = (tuning.fit(family, strategy, replay_prefix=flag, **parameters) for flag in (True, False))
+    parameters = {
+        "strategy__n_blocks": 2,
+        "optimization__l2_sp": 0.01,
+        "optimization__ema": 0.9,
+        "validation_fraction": 0.3,
+        "refit": False,
+    }
+    replayed, plain = (tuning.fit(family, "partial", method, replay=flag, **parameters) for flag in (True, False))
     assert all(record["replayed"] for record in replayed.history_)
     assert not any(record["replayed"] for record in plain.history_)
     for name in ("train_loss", "valid_loss"):
@@ -222,7 +242,7 @@ def test_frozen_blocks_are_run_once_a_sample(family, monkeypatch):
 
     tuning.embedder(family).fit_transform(tuning.samples(family)[0][:1])
     monkeypatch.setattr(kind, "forward_blocks", counted)
-    tuning.fit(family, "partial+adapter", max_epochs=4)
+    tuning.fit(family, "partial", "adapter", max_epochs=4)
     # Once for all, and a few to see that it is exact and of which shapes; not in each of four epochs.
     assert counts["whole"] < 3 * 20
     assert counts["behind"] >= 4 * 20
@@ -233,7 +253,7 @@ def test_frozen_blocks_are_run_once_a_sample(family, monkeypatch):
 
 @pytest.mark.parametrize(("family", "method"), [*CASES, ("bert", "prompt")])
 def test_predictions_are_the_same_after_a_round_trip(family, method):
-    classifier, (X, _) = tuning.fit(family, method), tuning.samples(family)
+    classifier, (X, _) = tuning.fit(family, "full", method), tuning.samples(family)
     expected = classifier.predict_proba(X)
     data = pickle.dumps(classifier)
     np.testing.assert_array_equal(pickle.loads(data).predict_proba(X), expected)

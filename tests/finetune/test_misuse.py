@@ -11,7 +11,7 @@ import pytest
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.model_selection import HalvingGridSearchCV
 
-from skembed import FineTuneClassifier, FineTuneRegressor, ImageEmbedder, TextEmbedder
+from skembed import FineTuneClassifier, FineTuneRegressor, ImageEmbedder, LoRA, Progressive, Prompt, TextEmbedder
 from skembed.exceptions import DecodeWarning, FitWarning
 from skembed.testing import ArrayEmbedder
 from tests.finetune import tuning
@@ -22,11 +22,11 @@ NUMBERS = X[:, 0] + 0.25
 
 
 def _classifier(**parameters):
-    return FineTuneClassifier(ArrayEmbedder(), **{"max_epochs": 0, "random_state": 0, **parameters})
+    return FineTuneClassifier(ArrayEmbedder()).set_params(**{"max_epochs": 0, "random_state": 0, **parameters})
 
 
 def _regressor(**parameters):
-    return FineTuneRegressor(ArrayEmbedder(), **{"max_epochs": 0, "random_state": 0, **parameters})
+    return FineTuneRegressor(ArrayEmbedder()).set_params(**{"max_epochs": 0, "random_state": 0, **parameters})
 
 
 def _replaced(values, place, value):
@@ -40,14 +40,14 @@ def _replaced(values, place, value):
 
 @pytest.mark.parametrize("max_epochs", [2, 3, 5])
 def test_progressive_unfreezes_something_within_few_epochs(max_epochs):
-    classifier = _classifier(max_epochs=max_epochs, stage_epochs=5).fit(X, Y)
+    classifier = _classifier(max_epochs=max_epochs, strategy=Progressive(stage_epochs=5)).fit(X, Y)
     assert any(record["unfrozen"] for record in classifier.history_)
     assert "Nothing was unfrozen" not in classifier.report_
 
 
 def test_one_epoch_is_the_head_s_and_that_is_said():
-    for strategy in ("progressive", "progressive+adapter"):
-        classifier = tuning.fit("bert", strategy, max_epochs=1)
+    for method in ("weights", "adapter"):
+        classifier = tuning.fit("bert", "progressive", method, max_epochs=1)
         assert not classifier.history_[0]["unfrozen"]
         assert "Nothing was unfrozen: max_epochs=1 " in classifier.report_
     assert "Nothing was unfrozen" not in _classifier(strategy="head", max_epochs=1).fit(X, Y).report_
@@ -69,20 +69,18 @@ def test_halving_over_epochs_unfreezes_from_the_second_epoch_on_without_a_word()
 
 def test_a_rank_above_that_of_every_weight_is_refused():
     # Of 16 features, and 16 to 32 and back: no weight has a rank of more than 16.
-    found = re.compile(r"lora_rank=1000 .* Use a value up to (\d+)")
+    found = re.compile(r"LoRA\(rank=1000\) .* Use a value up to (\d+)")
     with pytest.raises(ValueError, match=found) as caught:
-        tuning.fit("bert", "lora", lora_rank=1000)
+        tuning.fit("bert", "full", "lora", method__rank=1000)
     largest = int(found.search(str(caught.value)).group(1))
-    tuning.fit("bert", "lora", lora_rank=largest, max_epochs=1)
-    with pytest.raises(ValueError, match=f"lora_rank={largest + 1} "):
-        tuning.fit("bert", "lora", lora_rank=largest + 1)
+    tuning.fit("bert", "full", "lora", method__rank=largest, max_epochs=1)
+    with pytest.raises(ValueError, match=rf"LoRA\(rank={largest + 1}\) "):
+        tuning.fit("bert", "full", "lora", method__rank=largest + 1)
 
 
-@pytest.mark.parametrize("parameters", [{"n_views": 4}, {"augment_views": 4}])
-def test_views_without_augmentation_are_of_no_use_and_that_is_said(parameters):
-    name = next(iter(parameters))
-    with pytest.warns(FitWarning, match=rf"{name}=4 has no effect: augment is None"):
-        _classifier(**parameters).fit(X, Y)
+def test_views_without_augmentation_are_of_no_use_and_that_is_said():
+    with pytest.warns(FitWarning, match="n_views=4 has no effect: augment is None"):
+        _classifier(n_views=4).fit(X, Y)
 
 
 @pytest.mark.parametrize(("value", "said"), [
@@ -92,22 +90,22 @@ def test_views_without_augmentation_are_of_no_use_and_that_is_said(parameters):
     ([["query"]], "is a list"),
     ([""], "target_modules=.*is an empty name"),
 ])  # fmt: skip
-@pytest.mark.parametrize("strategy", ["head", "lora"])
+@pytest.mark.parametrize("strategy", ["head", "full"])
 def test_the_form_of_target_modules_is_checked_whatever_the_strategy(strategy, value, said):
     with pytest.raises(ValueError, match=said):
-        _classifier(strategy=strategy, target_modules=value).fit(X, Y)
+        _classifier(strategy=strategy, method=LoRA(target_modules=value)).fit(X, Y)
 
 
 def test_unknown_layers_come_with_names_that_exist():
     with pytest.raises(ValueError, match=r"target_modules names 'q_lin'.*'query'.*'value'"):
-        tuning.fit("bert", "lora", target_modules=["q_lin"])
+        tuning.fit("bert", "full", "lora", method__target_modules=["q_lin"])
     with pytest.raises(ValueError, match=r"target_modules names 'qurey'.*Nearest.* 'query'"):
-        tuning.fit("bert", "lora", target_modules=["qurey"])
+        tuning.fit("bert", "full", "lora", method__target_modules=["qurey"])
 
 
 def test_a_prompt_longer_than_what_is_read_is_refused_by_its_own_name():
-    with pytest.raises(ValueError, match=r"n_virtual_tokens=600 .* Use n_virtual_tokens up to (\d+)") as caught:
-        tuning.fit("bert", "prompt", n_virtual_tokens=600)
+    with pytest.raises(ValueError, match=r"Prompt\(n_tokens=600\) .* Use n_tokens up to (\d+)") as caught:
+        tuning.fit("bert", "full", "prompt", method__n_tokens=600)
     said = str(caught.value)
     assert "leaves no room for text" in said
     largest = int(re.search(r"up to (\d+)", said).group(1))
@@ -116,11 +114,11 @@ def test_a_prompt_longer_than_what_is_read_is_refused_by_its_own_name():
 
 def test_a_larger_max_length_is_named_only_where_there_is_one():
     X_, y = tuning.samples("bert")
-    short = FineTuneClassifier(tuning.embedder("bert", max_length=12), strategy="prompt", **tuning.SHORT)
-    with pytest.raises(ValueError, match=r"n_virtual_tokens=10 .*reads 12 tokens.*or a larger max_length, up to"):
+    short = FineTuneClassifier(tuning.embedder("bert", max_length=12), strategy="full", method="prompt", **tuning.SHORT)
+    with pytest.raises(ValueError, match=r"Prompt\(n_tokens=10\) .*reads 12 tokens.*or a larger max_length, up to"):
         short.fit(X_, y)
-    whole = FineTuneClassifier(tuning.embedder("bert"), strategy="prompt", n_virtual_tokens=5000, **tuning.SHORT)
-    with pytest.raises(ValueError, match=r"n_virtual_tokens=5000") as caught:
+    whole = FineTuneClassifier(tuning.embedder("bert"), strategy="full", method=Prompt(5000), **tuning.SHORT)
+    with pytest.raises(ValueError, match=r"n_tokens=5000") as caught:
         whole.fit(X_, y)
     assert "a larger max_length" not in str(caught.value)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from skembed import FineTuneClassifier
+from skembed import FineTuneClassifier, LoRA
 from skembed.backbones.accelerate import linear, mixed_precision
 from skembed.backbones.accelerate.linear import OneDnnLinear
 from skembed.finetune import fitting
@@ -30,10 +30,12 @@ def networks(monkeypatch):
     return made
 
 
-def _fit(family: str, strategy: str, precision: str, **parameters) -> FineTuneClassifier:
+def _fit(family: str, strategy: str, precision: str, *, replay: bool = True, **parameters) -> FineTuneClassifier:
     X, y = tuning.samples(family)
-    settings = {**tuning.SHORT, "learning_rate": 1e-3, "dropout": 0.0, **parameters}
-    return FineTuneClassifier(tuning.embedder(family, precision=precision), strategy=strategy, **settings).fit(X, y)
+    settings = {**tuning.SHORT, "learning_rate": 1e-3, "optimization__dropout": 0.0, **parameters}
+    classifier = FineTuneClassifier(tuning.embedder(family, precision=precision), strategy=strategy)
+    classifier._replay = replay
+    return classifier.set_params(**settings).fit(X, y)
 
 
 def _rounds(network) -> set[bool]:
@@ -45,11 +47,11 @@ def _stay_rounded(network) -> int:
 
 
 @pytest.mark.parametrize("family", ["bert", "timm_vit", "wav2vec2"])
-@pytest.mark.parametrize("strategy", ["full", "partial", "partial+lora"])
-def test_the_embedder_s_precision_is_that_of_training(networks, family, strategy):
+@pytest.mark.parametrize(("strategy", "method"), [("full", "weights"), ("partial", "weights"), ("partial", "lora")])
+def test_the_embedder_s_precision_is_that_of_training(networks, family, strategy, method):
     curves, rows = [], []
     for precision in ("float32", "auto"):
-        fitted = _fit(family, strategy, precision)
+        fitted = _fit(family, strategy, precision, method=method)
         assert _rounds(networks[-1]) == {precision == "auto"}
         # One in each feed-forward network.
         assert (_stay_rounded(networks[-1]) > 1) == (precision == "auto")
@@ -78,19 +80,21 @@ def test_to_see_what_is_rounded_draws_nothing(networks):
     pytest.importorskip("peft")
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    _fit("bert", "partial+lora", "auto", lora_dropout=0.5, max_epochs=1)
+    _fit("bert", "partial", "auto", method=LoRA(dropout=0.5), max_epochs=1)
     assert torch.equal(torch.get_rng_state(), before)
     assert _stay_rounded(networks[-1])
 
 
 def test_a_seed_repeats_the_fit(networks):
-    curves = [[r["train_loss"] for r in _fit("bert", "full", "auto", dropout=0.1).history_] for _ in range(2)]
+    curves = [
+        [r["train_loss"] for r in _fit("bert", "full", "auto", optimization__dropout=0.1).history_] for _ in range(2)
+    ]
     assert curves[0] == curves[1]
 
 
 def test_a_replayed_prefix_trains_as_the_whole_network_does(networks):
     curves = [
-        [r["train_loss"] for r in _fit("bert", "partial", "auto", replay_prefix=replay, max_epochs=4).history_]
+        [r["train_loss"] for r in _fit("bert", "partial", "auto", replay=replay, max_epochs=4).history_]
         for replay in (True, False)
     ]
     np.testing.assert_allclose(curves[0], curves[1], rtol=2e-2, atol=1e-2)

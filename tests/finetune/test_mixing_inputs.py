@@ -8,7 +8,17 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from skembed import AudioEmbedder, FineTuneClassifier, FineTuneRegressor, ImageEmbedder, TextEmbedder
+from skembed import (
+    AudioEmbedder,
+    Augmentation,
+    CutMix,
+    FineTuneClassifier,
+    FineTuneRegressor,
+    ImageEmbedder,
+    Mixup,
+    Progressive,
+    TextEmbedder,
+)
 from skembed.augment.mixing import Mix, draw_mix
 from skembed.embedders.encoder import Encoder
 from skembed.exceptions import DeviceWarning
@@ -16,7 +26,7 @@ from skembed.finetune.checkpoint import Checkpoint
 from skembed.finetune.data import prepared_chunks
 from skembed.finetune.features import NetworkSource
 from skembed.finetune.loop import Settings, Targets, epoch_rng
-from skembed.finetune.network import Head, Network
+from skembed.finetune.network import LinearHead, Network
 from skembed.finetune.tasks import Regression
 from skembed.probes.linear import Probe, Standardizer
 from skembed.testing import ArrayEmbedder
@@ -211,7 +221,7 @@ def images(embedder):
 def _source(embedder, images):
     embedder = embedder.fit(images)
     width = embedder.transform(images[:1]).shape[1]
-    head = Head(Standardizer(np.zeros(width), np.ones(width)), Probe(np.zeros((3, width)), np.zeros(3), 1.0))
+    head = LinearHead(Standardizer(np.zeros(width), np.ones(width)), Probe(np.zeros((3, width)), np.zeros(3), 1.0))
     network = Network(embedder._load(), embedder._reading, head, n_features=width, normalize=bool(embedder._normalized))
     samples = next(prepared_chunks(Encoder(embedder), network.backbone, images))
     return NetworkSource(network, lambda indices, view: [samples[i] for i in indices])
@@ -259,11 +269,13 @@ def test_a_pasted_rectangle_is_that_of_the_pixels(embedder, images):
 
 
 SETTINGS = {"strategy": "partial", "learning_rate": 1e-2, "max_epochs": 2, "random_state": 0, "refit": False}
-MIXED = pytest.mark.parametrize("mixed", [{"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.4, "cutmix": 1.0}], ids=str)
+MIXED = pytest.mark.parametrize("mixed", [Mixup(0.4), CutMix(), [Mixup(0.4), CutMix()]], ids=str)
 
 
-def _fit(embedder, data, **parameters):
-    return FineTuneClassifier(embedder, **{**SETTINGS, "dropout": 0.0, **parameters}).fit(*data)
+def _fit(embedder, data, *, replay=True, **parameters):
+    classifier = FineTuneClassifier(embedder)
+    classifier._replay = replay
+    return classifier.set_params(**{**SETTINGS, "optimization__dropout": 0.0, **parameters}).fit(*data)
 
 
 def _losses(fitted):
@@ -282,7 +294,7 @@ def test_mixed_images_run_through_the_whole_network(embedder, images, monkeypatc
         return original(self, indices, mix, view)
 
     monkeypatch.setattr(NetworkSource, "mixed_features", noted)
-    fitted = _fit(embedder, images, strategy=strategy, **mixed)
+    fitted = _fit(embedder, images, strategy=strategy, mix=mixed)
     assert [len(np.unique(batch)) for batch in seen] == [24, 24]
     assert len(np.unique(np.concatenate(seen))) == 24, "of thirty images six are held out"
     assert not any(record["replayed"] for record in fitted.history_)
@@ -296,7 +308,7 @@ def test_mixed_images_run_through_the_whole_network(embedder, images, monkeypatc
 def test_held_out_images_are_never_mixed(embedder, images, mixed):
     """Where nothing is learned, the held-out loss stays the probe's in every digit that counts."""
     frozen = {"learning_rate": 1e-12, "max_epochs": 1}
-    found, plain = (_fit(embedder, images, **frozen, **more).history_[0] for more in (mixed, {}))
+    found, plain = (_fit(embedder, images, **frozen, mix=mix).history_[0] for mix in (mixed, None))
     assert found["valid_loss"] == pytest.approx(plain["valid_loss"], rel=1e-5)
     assert found["train_loss"] != pytest.approx(plain["train_loss"], rel=1e-2)
 
@@ -304,7 +316,8 @@ def test_held_out_images_are_never_mixed(embedder, images, mixed):
 @MIXED
 def test_a_seed_repeats_a_fit_exactly(embedder, images, mixed):
     first, again, other = (
-        _fit(embedder, images, **{**mixed, "random_state": seed, "dropout": 0.2}) for seed in (0, 0, 1)
+        _fit(embedder, images, **{"mix": mixed, "random_state": seed, "optimization__dropout": 0.2})
+        for seed in (0, 0, 1)
     )
     assert _losses(first) == _losses(again)
     np.testing.assert_array_equal(first.predict_proba(images[0]), again.predict_proba(images[0]))
@@ -312,21 +325,22 @@ def test_a_seed_repeats_a_fit_exactly(embedder, images, mixed):
 
 
 @pytest.mark.parametrize(("mixed", "said"), [
-    ({"mixup": 0.4}, "With mixup_on='features', what they return is computed once."),
-    ({"cutmix": 1.0}, "Without cutmix, what they return is computed once."),
-    ({"mixup": 0.4, "cutmix": 1.0}, "With mixup_on='features' and without cutmix, what they return is computed once."),
-    ({"mixup": 0.4, "cutmix": 1.0, "mixup_on": "features"}, "Without cutmix, what they return is computed once."),
+    (Mixup(), "With Mixup(on='features'), what they return is computed once."),
+    ("cutmix", "Without CutMix, what they return is computed once."),
+    ([CutMix(), Mixup()], "With Mixup(on='features') and without CutMix, what they return is computed once."),
+    (["mixup", "cutmix"], "With Mixup(on='features') and without CutMix, what they return is computed once."),
+    ([Mixup(on="features"), CutMix()], "Without CutMix, what they return is computed once."),
 ])  # fmt: skip
 def test_the_report_names_what_mixed(embedder, images, mixed, said):
-    assert said in _fit(embedder, images, **mixed, max_epochs=1).report_
+    assert said in _fit(embedder, images, mix=mixed, max_epochs=1).report_
 
 
 def test_features_are_mixed_where_that_is_asked_for_and_blocks_are_replayed(embedder, images):
-    fitted = _fit(embedder, images, mixup=0.4, mixup_on="features")
+    fitted = _fit(embedder, images, mix=Mixup(0.4, on="features"))
     assert all(record["replayed"] for record in fitted.history_)
     assert "mixed" not in fitted.report_
-    assert _losses(fitted) != _losses(_fit(embedder, images, mixup=0.4))
-    plain = _fit(embedder, images, mixup=0.4, mixup_on="features", replay_prefix=False)
+    assert _losses(fitted) != _losses(_fit(embedder, images, mix=Mixup(0.4)))
+    plain = _fit(embedder, images, mix=Mixup(0.4, on="features"), replay=False)
     np.testing.assert_allclose(_losses(fitted), _losses(plain), rtol=1e-4)
 
 
@@ -334,7 +348,7 @@ def test_cutmix_is_of_pixels_where_mixup_is_of_features(embedder, images, monkey
     mixes = []
     original = NetworkSource.mixed_features
     monkeypatch.setattr(NetworkSource, "mixed_features", lambda *given: mixes.append(given[2]) or original(*given))
-    fitted = _fit(embedder, images, mixup=0.4, mixup_on="features", cutmix=1.0, batch_size=4, max_epochs=4)
+    fitted = _fit(embedder, images, mix=[Mixup(0.4, on="features"), CutMix()], batch_size=4, max_epochs=4)
     n_batches = len(fitted.history_) * 6
     assert 0.2 * n_batches < len(mixes) < 0.8 * n_batches
     assert all(mix.centre for mix in mixes)
@@ -348,19 +362,19 @@ def test_each_image_is_augmented_once_an_epoch_and_then_mixed(embedder, images):
         seen.append(image.tobytes())
         return image
 
-    fitted = _fit(embedder, images, mixup=0.4, augment=noted)
+    fitted = _fit(embedder, images, mix=Mixup(0.4), augment=noted)
     assert len(seen) == 2 * 24
-    assert _losses(fitted) == _losses(_fit(embedder, images, mixup=0.4))
-    stored = _fit(embedder, images, cutmix=1.0, augment="light", augment_views=2)
+    assert _losses(fitted) == _losses(_fit(embedder, images, mix=Mixup(0.4)))
+    stored = _fit(embedder, images, mix=CutMix(), augment=Augmentation("light", views=2))
     assert not any(record["replayed"] for record in stored.history_)
 
 
 def test_several_labels_and_numbers_are_mixed_and_fitted_again_on_all(embedder, images):
     X, y = images
     labels = np.stack([y == 0, y != 1], axis=1).astype(int)
-    classifier = _fit(embedder, (X, labels), mixup=0.4, cutmix=1.0, refit=True, random_state=3)
+    classifier = _fit(embedder, (X, labels), mix=[Mixup(0.4), CutMix()], refit=True, random_state=3)
     assert classifier.predict_proba(X).shape == (30, 2)
-    regressor = FineTuneRegressor(embedder, **{**SETTINGS, "refit": True}, mixup=0.4, cutmix=1.0)
+    regressor = FineTuneRegressor(embedder, **{**SETTINGS, "refit": True}, mix=[Mixup(0.4), CutMix()])
     predicted = regressor.fit(X, y.astype(float)).predict(X)
     assert np.corrcoef(predicted, y)[0, 1] > 0.9
     assert np.isfinite(_losses(regressor)).all()
@@ -369,7 +383,7 @@ def test_several_labels_and_numbers_are_mixed_and_fitted_again_on_all(embedder, 
 # -- the life of a fit ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("strategy", ["head", "progressive"])
+@pytest.mark.parametrize("strategy", ["head", Progressive(stage_epochs=3)], ids=str)
 def test_a_killed_fit_ends_at_the_same_result(tmp_path, monkeypatch, strategy):
     class Killed(BaseException):
         pass
@@ -380,8 +394,8 @@ def test_a_killed_fit_ends_at_the_same_result(tmp_path, monkeypatch, strategy):
 
     def classifier(directory=None):
         return FineTuneClassifier(
-            ArrayEmbedder(precision="float32"), strategy=strategy, mixup=0.4, mixup_on="inputs", max_epochs=8,
-            learning_rate=1e-2, stage_epochs=3, random_state=0, checkpoint_dir=directory,
+            ArrayEmbedder(precision="float32"), strategy=strategy, mix=Mixup(0.4, on="inputs"), max_epochs=8,
+            learning_rate=1e-2, random_state=0, checkpoint_dir=directory,
         )  # fmt: skip
 
     whole = classifier().fit(X, y)
@@ -415,19 +429,18 @@ def test_stronger_regularisation_mixes_as_before():
     (AudioEmbedder(), [np.zeros(16000, np.float32)] * 10, "the inputs of recordings differ in length"),
 ])  # fmt: skip
 def test_inputs_without_pixels_get_a_clear_word(embedder, samples, why):
-    for parameters, message in (
-        ({"mixup_on": "inputs", "mixup": 0.2}, rf"mixup_on='inputs' is for images: {why}.*Use mixup_on='features'"),
-        ({"cutmix": 1.0}, rf"cutmix=1\.0 is for images: {why}.*Use mixup=1\.0, which mixes embeddings"),
+    for mix, message in (
+        (Mixup(on="inputs"), rf"mix=Mixup\(on='inputs'\) is for images: {why}.*Use Mixup\(on='features'\)"),
+        (CutMix(), rf"mix=CutMix\(\) is for images: {why}.*Use Mixup\(\), which mixes embeddings"),
     ):
         with pytest.raises(ValueError, match=message):
-            FineTuneClassifier(embedder, **parameters).fit(samples, np.arange(10) % 2)
+            FineTuneClassifier(embedder, mix=mix).fit(samples, np.arange(10) % 2)
 
 
-@pytest.mark.parametrize("parameters", [{"mixup_on": "pixels"}, {"cutmix": -1.0}, {"cutmix": "often"}], ids=str)
-def test_values_out_of_range_are_errors(embedder, images, parameters):
-    (name,) = parameters
-    with pytest.raises(ValueError, match=f"The {name!r} parameter of FineTuneClassifier"):
-        _fit(embedder, images, **parameters)
+@pytest.mark.parametrize("mix", [Mixup(on="pixels"), CutMix(-1.0), CutMix("often")], ids=str)
+def test_values_out_of_range_are_errors(embedder, images, mix):
+    with pytest.raises(ValueError, match=rf"parameter of {type(mix).__name__} must be"):
+        _fit(embedder, images, mix=mix)
 
 
 def test_a_network_that_reads_more_than_pixels_is_named(embedder, images):
@@ -435,5 +448,7 @@ def test_a_network_that_reads_more_than_pixels_is_named(embedder, images):
     collate = network.backbone.collate
     network.backbone.collate = lambda items: {**collate(items), "sizes": torch.ones(len(items), dtype=torch.int64)}
     samples = next(prepared_chunks(Encoder(embedder), network.backbone, images[0][:2]))
-    with pytest.raises(ValueError, match=r"reads pixels \(torch.float32\), sizes \(torch.int64\).*mixup_on='features'"):
+    with pytest.raises(
+        ValueError, match=r"reads pixels \(torch.float32\), sizes \(torch.int64\).*Mixup\(on='features'\)"
+    ):
         network.mixed_features(samples, Mix(0.5, np.array([1, 0])))

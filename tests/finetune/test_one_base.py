@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def tasks():
     """Five, each with other weights."""
-    return [tuning.fit("bert", "partial+lora", random_state=seed, max_epochs=1) for seed in range(5)]
+    return [tuning.fit("bert", "partial", "lora", random_state=seed, max_epochs=1) for seed in range(5)]
 
 
 def _module(classifier, precision="float32"):
@@ -115,7 +115,7 @@ def test_what_was_folded_for_inference_is_held_once_too():
     X, _ = tuning.samples("timm_resnet")
     frozen = tuning.embedder("timm_resnet").fit(X)
     frozen.transform(X)
-    tasks = [tuning.fit("timm_resnet", f"partial+{method}", max_epochs=1) for method in ("lora", "norm")]
+    tasks = [tuning.fit("timm_resnet", "partial", method, max_epochs=1) for method in ("lora", "norms")]
     expected = [task.transform(X) for task in tasks]
     base, *variants = [load(each.spec_, CPU, "float32") for each in (frozen, *(task.embedder_ for task in tasks))]
     ours = [each.copies.network(each.module) for each in (base, *variants)]

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from skembed.backbones.tuning.weights import Weights
 from skembed.exceptions import TrainingError
 from skembed.finetune import recipe as recipe_module
 from skembed.finetune.features import TableSource
-from skembed.finetune.loop import Settings, Targets
-from skembed.finetune.network import Head, Network
-from skembed.finetune.recipe import Recipe, Stage, improves, plan_stages
+from skembed.finetune.loop import Settings
+from skembed.finetune.network import LinearHead, Network
+from skembed.finetune.plan import FitPlan
+from skembed.finetune.recipe import Recipe, improves
 from skembed.finetune.tasks import Scores
 from skembed.inference.reading import Reading
 from skembed.probes.linear import Probe, Standardizer
+from skembed.strategies import STRATEGIES, Progressive, Stage
 from skembed.testing import array_backbone
 
 WIDTH = 8
@@ -25,8 +29,8 @@ SETTINGS = Settings(learning_rate=1e-2, batch_size=4)
 # -- the plan -----------------------------------------------------------------------------------------------
 
 
-def _plan(strategy, depth, **parameters):
-    return plan_stages(strategy, depth, **{"n_unfrozen": 2, "max_epochs": 30, "stage_epochs": 5, **parameters})
+def _plan(strategy, depth, max_epochs=30, **parameters):
+    return STRATEGIES[strategy](**parameters).stages(depth, max_epochs)
 
 
 @pytest.mark.parametrize(("strategy", "stage"), [
@@ -35,7 +39,8 @@ def _plan(strategy, depth, **parameters):
     ("full", Stage("all blocks", 7, 30)),
 ])  # fmt: skip
 def test_strategies_of_one_stage_have_all_the_epochs(strategy, stage):
-    assert _plan(strategy, 7) == [stage]
+    parameters = {"n_blocks": 2} if strategy == "partial" else {}
+    assert _plan(strategy, 7, **parameters) == [stage]
 
 
 def test_progressive_goes_from_the_head_down_to_all_blocks():
@@ -69,11 +74,11 @@ def test_few_epochs_are_shared_between_the_head_and_the_blocks(max_epochs, epoch
     (9, "double", [0, 1, 2, 4, 8, 9]),
 ])  # fmt: skip
 def test_steps_by_which_blocks_are_unfrozen(depth, step, counts):
-    assert [stage.n_unfrozen for stage in _plan("progressive", depth, unfreeze_step=step)] == counts
+    assert [stage.n_unfrozen for stage in _plan("progressive", depth, step=step)] == counts
 
 
 def test_names_of_stages():
-    assert [_plan("partial", 3, n_unfrozen=n)[0].name for n in (1, 2, 3)] == ["top block", "top 2 blocks", "all blocks"]
+    assert [_plan("partial", 3, n_blocks=n)[0].name for n in (1, 2, 3)] == ["top block", "top 2 blocks", "all blocks"]
     assert _plan("full", 1)[0].name == "all blocks"
 
 
@@ -153,19 +158,19 @@ class Play:
         self.learned = learned or {}
         self.raising = raising or {}
         script = Script(losses, scoring)
-        head = Head(Standardizer(np.zeros(WIDTH), np.ones(WIDTH)), Probe(np.zeros((2, WIDTH)), np.zeros(2), 1.0))
+        head = LinearHead(Standardizer(np.zeros(WIDTH), np.ones(WIDTH)), Probe(np.zeros((2, WIDTH)), np.zeros(2), 1.0))
         network = Network(array_backbone(), Reading((2,), "mean"), head, n_features=WIDTH, normalize=False)
-        plan = {"max_epochs": 60, "stage_epochs": 3, "n_unfrozen": 1}
-        settings = {"max_epochs": 60, "patience": 3, "seed": 5, "settings": SETTINGS, "held_out": np.arange(8, 10)}
-        for name in set(plan) & set(parameters):
-            plan[name] = parameters[name]
-        settings |= {name: value for name, value in parameters.items() if name not in ("stage_epochs", "n_unfrozen")}
-        targets = Targets(torch.zeros(10, 2), torch.ones(10))
-        held_out, chosen = settings.pop("held_out"), settings.pop("settings")
-        self.recipe = Recipe(
-            network, script, script, targets, np.zeros(10), np.arange(8), held_out, chosen,
-            plan_stages(strategy, network.depth, **plan), **settings,
+        given = {"max_epochs": 60, "patience": 3, "seed": 5, "settings": SETTINGS, "held_out": np.arange(8, 10)}
+        given |= {name: value for name, value in parameters.items() if name in given}
+        hooks = {name: value for name, value in parameters.items() if name in ("report", "save")}
+        objects = {"progressive": Progressive(stage_epochs=parameters.get("stage_epochs", 3))}
+        chosen = objects.get(strategy) or STRATEGIES[strategy]()
+        plan = FitPlan(
+            encoder=None, samples=[], y=np.zeros(10), targets=np.zeros((10, 2)), weights=np.ones(10), task=script,
+            train=np.arange(8), positions=np.arange(10), strategy=chosen, method=Weights(),
+            stages=tuple(chosen.stages(network.depth, given["max_epochs"])), **given,
         )  # fmt: skip
+        self.recipe = Recipe(plan, network, script, **hooks)
         self.script = script
         monkeypatch.setattr(recipe_module, "train_epoch", self._train)
 
@@ -509,7 +514,7 @@ def test_without_held_out_samples_each_stage_is_run_once(monkeypatch):
 
 def test_no_stages_keep_the_probe(monkeypatch):
     play = Play(monkeypatch, [])
-    play.recipe.stages = []
+    play.recipe.plan = replace(play.recipe.plan, stages=())
     progress = play.run()
     assert (progress.history, progress.path, progress.ended) == ([], [], "")
 
@@ -570,7 +575,7 @@ def test_the_average_is_what_is_judged_and_kept_and_training_goes_on_from_the_we
         play.recipe, "_judge",
         lambda trainer: judged.append(float(play.recipe.network.head.linear.bias.detach()[0])) or original(trainer),
     )  # fmt: skip
-    play.recipe.stages = [Stage("head", 0, 3)]
+    play.recipe.plan = replace(play.recipe.plan, stages=(Stage("head", 0, 3),))
     play.run()
     average, expected = 0.0, []
     for n, value in enumerate([1.0, 2.0, 3.0], start=1):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
 
-from skembed import FineTuneClassifier, FineTuneRegressor, find_learning_rate
+from skembed import FineTuneClassifier, FineTuneRegressor, Optimization, find_learning_rate
 from skembed.displays import RateCurveDisplay
 from skembed.testing import ArrayEmbedder
 
@@ -21,9 +21,17 @@ def rows():
     return X, 100 + 20 * X[:, 0] * (np.abs(X[:, 1]) - 0.7)
 
 
-def _regressor(**parameters):
-    settings = {"learning_rate": 1e-2, "backbone_factor": 1.0, "max_epochs": 40, "patience": 15, "random_state": 0}
-    return FineTuneRegressor(ArrayEmbedder(precision="float32"), **{**settings, "dropout": 0.0, **parameters})
+def _regressor(*, replay=True, **parameters):
+    settings = {
+        "learning_rate": 1e-2,
+        "optimization__backbone_factor": 1.0,
+        "max_epochs": 40,
+        "patience": 15,
+        "random_state": 0,
+    }
+    regressor = FineTuneRegressor(ArrayEmbedder(precision="float32"))
+    regressor._replay = replay
+    return regressor.set_params(**{**settings, "optimization__dropout": 0.0, **parameters})
 
 
 def test_training_is_kept_where_it_beats_ridge_regression(rows):
@@ -65,7 +73,7 @@ def test_targets_that_are_no_numbers(rows):
 
 def test_replayed_and_plain_have_the_same_losses(rows):
     replayed, plain = (
-        _regressor(strategy="partial", max_epochs=5, replay_prefix=replay).fit(*rows) for replay in (True, False)
+        _regressor(strategy="partial", max_epochs=5, replay=replay).fit(*rows) for replay in (True, False)
     )
     np.testing.assert_allclose(
         [r["train_loss"] for r in replayed.history_], [r["train_loss"] for r in plain.history_], rtol=1e-4
@@ -79,7 +87,9 @@ def test_replayed_and_plain_have_the_same_losses(rows):
 def test_the_suggested_rate_learns_faster_than_a_hundredth_of_it(rows, strategy):
     X, y = rows
     labels = (y > 100).astype(int)
-    classifier = FineTuneClassifier(ArrayEmbedder(), strategy=strategy, backbone_factor=1.0, random_state=0)
+    classifier = FineTuneClassifier(
+        ArrayEmbedder(), strategy=strategy, optimization=Optimization(backbone_factor=1.0), random_state=0
+    )
     curve = find_learning_rate(classifier, X, labels, low=1e-5, high=10.0)
     assert not hasattr(classifier, "embedder_")
     assert len(curve.rates) == len(curve.losses)

@@ -20,7 +20,7 @@ from skembed.finetune import data as data_module
 from skembed.finetune.activations import INPUT, MEMORY, ActivationStore
 from skembed.finetune.data import TrainingData, Views, prepared_chunks
 from skembed.finetune.features import NetworkSource, TableSource
-from skembed.finetune.network import Head, Network
+from skembed.finetune.network import LinearHead, Network
 from skembed.finetune.replay import FrozenBlocks, can_resume, last_frozen, planned_boundaries
 from skembed.inference.extract import computing
 from skembed.inference.reading import Reading
@@ -53,7 +53,7 @@ def deep_backbone(n_features):
 
 def _head(n_features, n_outputs=2):
     standardizer = Standardizer(np.zeros(n_features), np.ones(n_features))
-    return Head(standardizer, Probe(np.zeros((n_outputs, n_features)), np.zeros(n_outputs), 1.0))
+    return LinearHead(standardizer, Probe(np.zeros((n_outputs, n_features)), np.zeros(n_outputs), 1.0))
 
 
 def _network(embedder):
@@ -435,7 +435,7 @@ def test_frozen_blocks_see_each_sample_once_in_a_whole_fit():
     embedder = ArrayEmbedder(precision="float32", cache=None).fit(X)
     shared, seen = load(embedder.spec_, torch.device("cpu"), "float32").module, []
     hook = shared.layers[0].register_forward_hook(lambda module, inputs, outputs: seen.append(len(inputs[0])))
-    model = FineTuneClassifier(embedder, strategy="partial", n_unfrozen=1, max_epochs=2, refit=False, random_state=0)
+    model = FineTuneClassifier(embedder, strategy="partial", max_epochs=2, refit=False, random_state=0)
     try:
         model.fit(X, np.arange(60) % 2)
     finally:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from skembed.finetune.recipe import Progress, plan_stages
+from skembed.finetune.recipe import Progress
 from skembed.finetune.report import describe_epoch, describe_fit
 from skembed.finetune.tasks import Scores
+from skembed.strategies import Progressive
 
-STAGES = plan_stages("progressive", 3, n_unfrozen=1, max_epochs=30, stage_epochs=5)
+STAGES = Progressive().stages(depth=3, max_epochs=30)
 PROBE = Scores(0.5, 0.8)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 
-from skembed.finetune.schedules import SCHEDULES, constant, cosine, one_cycle, slanted_triangular
+from skembed.schedules import SCHEDULES, constant, cosine, one_cycle, slanted_triangular
 
 
 def _rates(build, total):

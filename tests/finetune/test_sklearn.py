@@ -20,7 +20,7 @@ from sklearn.model_selection import GridSearchCV, HalvingGridSearchCV, cross_val
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import check_estimator
 
-from skembed import FineTuneClassifier, FineTuneRegressor
+from skembed import FineTuneClassifier, FineTuneRegressor, Progressive
 from skembed.testing import ArrayBackbone, ArrayEmbedder, array_backbone
 
 #: What is held out is drawn from samples, whatever they weigh.
@@ -42,7 +42,7 @@ def _run_checks(estimator, expected):
 
 
 def test_classifier_checks():
-    classifier = FineTuneClassifier(ArrayEmbedder(), max_epochs=4, stage_epochs=1, random_state=0)
+    classifier = FineTuneClassifier(ArrayEmbedder(), max_epochs=4, strategy=Progressive(stage_epochs=1), random_state=0)
     assert _run_checks(classifier, DRAWN) >= 70
 
 
@@ -53,7 +53,9 @@ def test_classifier_checks_of_the_probe_alone():
 
 
 def test_regressor_checks():
-    regressor = FineTuneRegressor(ArrayEmbedder(wide_backbone), max_epochs=4, stage_epochs=1, random_state=0)
+    regressor = FineTuneRegressor(
+        ArrayEmbedder(wide_backbone), max_epochs=4, strategy=Progressive(stage_epochs=1), random_state=0
+    )
     assert _run_checks(regressor, DRAWN) >= 63
 
 
@@ -65,8 +67,8 @@ def rows():
 
 
 def _quick(**parameters):
-    settings = {"max_epochs": 2, "stage_epochs": 1, "random_state": 0, **parameters}
-    return FineTuneClassifier(ArrayEmbedder(), **settings)
+    settings = {"max_epochs": 2, "strategy": Progressive(stage_epochs=1), "random_state": 0, **parameters}
+    return FineTuneClassifier(ArrayEmbedder()).set_params(**settings)
 
 
 def test_grid_search_over_strategy_and_the_embedder(rows):

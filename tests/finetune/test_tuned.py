@@ -326,7 +326,10 @@ def test_fits_leave_no_card_files_of_their_own(tmp_path, monkeypatch):
     tuning.embedder("sentence_transformers").fit(texts)
     before = set(tmp_path.rglob("*.json"))
     assert len(before) == 1
-    fitted = [tuning.fit("sentence_transformers", s, random_state=i) for i, s in enumerate(("partial", "lora"))]
+    fitted = [
+        tuning.fit("sentence_transformers", *how, random_state=i)
+        for i, how in enumerate((("partial",), ("full", "lora")))
+    ]
     again = FineTuneClassifier(fitted[0].embedder_, strategy="partial", **tuning.SHORT).fit(texts, labels)
     assert set(tmp_path.rglob("*.json")) == before
     assert len(locating._seen) == 1, "they pile up in memory"

@@ -61,7 +61,7 @@ def test_a_prefix_is_gated_attention_to_its_keys():
 
 
 def test_a_prompt_stands_behind_the_text_and_is_not_pooled():
-    tuned = _tuned("bert", "prompt", n_virtual_tokens=4)
+    tuned = _tuned("bert", "prompt", n_tokens=4)
     embedder = tuning.embedder("bert", backbone=tuned).fit(TEXTS)
     backbone = load(embedder.spec_, torch.device("cpu"), "float32")
     base = load(tuning.embedder("bert").fit(TEXTS).spec_, torch.device("cpu"), "float32")
@@ -81,7 +81,7 @@ def test_a_prompt_stands_behind_the_text_and_is_not_pooled():
 
 
 def test_a_prompt_takes_its_places_of_the_longest_text():
-    tuned = _tuned("bert", "prompt", n_virtual_tokens=6)
+    tuned = _tuned("bert", "prompt", n_tokens=6)
     text = "the cat sat on the mat and looked at the moon"
     backbone = load(tuning.embedder("bert", backbone=tuned).fit([text]).spec_, torch.device("cpu"), "float32")
     options = tuning.embedder("bert", max_length=12).fit([text])._reading.options
@@ -107,5 +107,5 @@ def test_other_networks_are_refused_before_anything_is_embedded(family, method, 
     monkeypatch.setattr(
         "skembed.embedders.base.BaseEmbedder.transform", lambda *_: pytest.fail("samples were embedded")
     )
-    with pytest.raises(ValueError, match=rf"strategy='{method}' works with .*bert.* none of them. Use \"lora\""):
-        tuning.fit(family, method)
+    with pytest.raises(ValueError, match=rf"method='{method}' works with .*bert.* none of them. Use 'lora'"):
+        tuning.fit(family, "full", method)

@@ -26,7 +26,7 @@ def _embedder(**parameters):
 
 
 def _classifier(**parameters):
-    return FineTuneClassifier(_embedder(), warm_start=True, **{**PROBE, **parameters})
+    return FineTuneClassifier(_embedder(), warm_start=True).set_params(**{**PROBE, **parameters})
 
 
 def test_renamed_classes_are_new_classes():
@@ -58,7 +58,9 @@ def test_classes_of_another_type_are_other_classes():
 
 @pytest.mark.parametrize("fraction", [None, 0.3])
 def test_a_new_class_is_learned_beside_the_known_ones(fraction):
-    cold = FineTuneClassifier(_embedder(), **{**PROBE, "validation_fraction": fraction}).fit(X, Y).score(X, Y)
+    cold = (
+        FineTuneClassifier(_embedder()).set_params(**{**PROBE, "validation_fraction": fraction}).fit(X, Y).score(X, Y)
+    )
     known = CODES != 1  # "bee" comes later, between the others
     classifier = _classifier(validation_fraction=fraction).fit(X[known], Y[known])
     assert classifier.fit(X, Y).score(X, Y) > cold - 0.1

@@ -12,9 +12,9 @@ from PIL import Image
 
 from skembed import AudioEmbedder, FineTuneClassifier, ImageEmbedder, TextEmbedder
 from skembed.backbones.loading.load import load
-from skembed.finetune.network import Head, Network
+from skembed.backbones.tuning.method import find_method
+from skembed.finetune.network import LinearHead, Network
 from skembed.probes.linear import Probe, Standardizer
-from skembed.strategies import Method
 from tests.backbones import tiny
 
 EMBEDDERS = {"text": TextEmbedder, "image": ImageEmbedder, "audio": AudioEmbedder}
@@ -65,9 +65,13 @@ def embedder(family: str, **parameters):
     return EMBEDDERS[tiny.MODALITY[family]](arguments.pop("backbone", directory(family)), **arguments)
 
 
-def fit(family: str, strategy: str, **parameters) -> FineTuneClassifier:
+def fit(
+    family: str, strategy: str, method: str = "weights", *, replay: bool = True, **parameters
+) -> FineTuneClassifier:
     X, y = samples(family)
-    return FineTuneClassifier(embedder(family), strategy=strategy, **{**SHORT, **parameters}).fit(X, y)
+    classifier = FineTuneClassifier(embedder(family), strategy=strategy, method=method)
+    classifier._replay = replay
+    return classifier.set_params(**{**SHORT, **parameters}).fit(X, y)
 
 
 def network(family: str, method: str, n_trainable: int | None = None, **settings) -> Network:
@@ -75,7 +79,7 @@ def network(family: str, method: str, n_trainable: int | None = None, **settings
     fitted = embedder(family).fit(samples(family)[0][:1])
     backbone = load(fitted.spec_, torch.device("cpu"), "float32")
     width = fitted._n_features_out
-    head = Head(Standardizer(np.zeros(width), np.ones(width)), Probe(np.zeros((2, width)), np.zeros(2), 1.0))
+    head = LinearHead(Standardizer(np.zeros(width), np.ones(width)), Probe(np.zeros((2, width)), np.zeros(2), 1.0))
     probe = backbone.preprocess([fitted._probe()], fitted._reading.options)[0]
     return Network(
         backbone,
@@ -83,7 +87,7 @@ def network(family: str, method: str, n_trainable: int | None = None, **settings
         head,
         n_features=width,
         normalize=bool(fitted._normalized),
-        method=Method(method, **settings),
+        method=find_method(method)(**settings),
         n_trainable=n_trainable,
         probe=probe,
     )

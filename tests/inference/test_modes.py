@@ -43,7 +43,7 @@ def _forget_networks():
 
 
 def _fitted(y):
-    return FineTuneClassifier(_embedder(), strategy="partial", n_unfrozen=1, dropout=0.1, **SHORT).fit(TEXTS, y)
+    return FineTuneClassifier(_embedder(), strategy="partial", **SHORT).fit(TEXTS, y)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -102,7 +102,7 @@ def test_fits_make_no_float64_on_the_device(no_float64_on_device, strategy, fami
     X, y = samples(family)
     audio = {"sampling_rate": 16000} if embedder is AudioEmbedder else {}
     base = embedder(directory(family), device="cpu", cache=None, **audio)
-    regressor = FineTuneRegressor(base, strategy=strategy, n_unfrozen=1, **SHORT).fit(X, y.astype(float))
+    regressor = FineTuneRegressor(base, strategy=strategy, **SHORT).fit(X, y.astype(float))
     assert np.isfinite(regressor.predict(X)).all()
 
 

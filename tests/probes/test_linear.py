@@ -7,7 +7,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 
-from skembed.finetune.request import Linear
+from skembed.finetune.record import Linear
 from skembed.probes.linear import STRENGTHS, Probe, Standardizer, fit_ridge, fit_softmax, search_probe
 
 STRENGTHS_TRIED = (10.0, 1.0, 0.1)

@@ -175,7 +175,7 @@ def open_spec(spec: BackboneSpec, located: Located | None = None) -> Backbone:
 
 
 def _apply(backbone: Backbone, tuned: TunedWeights) -> None:
-    from skembed.backbones.tuning.modules import apply_tuned
+    from skembed.backbones.tuning.apply import apply_tuned
 
     apply_tuned(backbone, tuned)
 

@@ -1,4 +1,14 @@
-"""Modules that fine-tuning adds to a network: adding them, and building them again.
+"""Methods: what trains in the blocks that a strategy reaches, one class in one file each.
 
-modules.py   adapters, prefixes, prompts; lora.py low-rank factors by peft
+method.py    the interface, and how a method is asked for by name
+weights.py   the network's own tensors: Weights, BitFit, Norms
+lora.py      LoRA, low-rank changes by peft
+adapter.py   Adapter, a bottleneck behind each block
+prefix.py    Prefix, gated keys and values in each attention
+prompt.py    Prompt, virtual tokens behind each text
+apply.py     fine-tuned weights put into a loaded network
+
+A method that adds modules names its addition ("added_0", "added_1", ... in the order of the fits that made them), gives
+a record of plain values, and builds the modules again from the record and their tensors, whose names contain that of
+the addition: ``<module>.added_0.<rest>``, or ``<layer>.lora_A.added_0.weight``.
 """

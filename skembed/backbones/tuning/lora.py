@@ -6,6 +6,8 @@ import math
 import re
 import warnings
 from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any, ClassVar
 
 import torch
 from timm.layers import Conv2dSame
@@ -15,17 +17,115 @@ from transformers.pytorch_utils import Conv1D
 
 from skembed.backbones.base import Block
 from skembed.backbones.spec import place_of
+from skembed.backbones.tuning.method import Method
+from skembed.backbones.tuning.placing import replace_tensor
 from skembed.utils.naming import nearest
+from skembed.utils.sklearn_private import Interval
 
-__all__ = ["check_rank", "distance", "find_targets", "inject", "low_rank_change", "require_peft", "split_factor"]
+__all__ = ["LoRA"]
 
-# By exact type: a subclass may standardise its weights before it uses them.
+# By exact type: a subclass may standardize its weights before it uses them.
 _CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
 #: Endings of names that an error lists.
 _MOST_OFFERED = 12
 
 
-def require_peft() -> None:
+class LoRA(Method):
+    """Train low-rank changes of linear maps and convolutions: W x becomes W x + alpha / rank B A x, with B zero [1]_.
+
+    Needs ``pip install "skembed[peft]"`` for training; what was trained is used without. A fitted estimator stores the
+    factors alone, and loads with the changes merged into the weights.
+
+    Parameters
+    ----------
+    rank : int, default=8
+        Rank of each change, at most the smaller side of the widest layer. A higher rank can adapt further, and stores
+        more.
+    alpha : float, default=16
+        Scale of the changes: they are multiplied by ``alpha / rank``.
+    dropout : float, default=0
+        Share of a layer's inputs that are dropped before the change.
+    target_modules : list of str, default=None
+        Endings of the names of layers to change, such as ["query", "value"]; None takes every linear map and every
+        convolution that is neither grouped nor dilated in the blocks that train.
+
+    References
+    ----------
+    .. [1] Hu et al. (2021), LoRA: Low-Rank Adaptation of Large Language Models.
+
+    Examples
+    --------
+    >>> from skembed import FineTuneClassifier, LoRA
+    >>> FineTuneClassifier(strategy="full", method=LoRA(rank=4))
+    FineTuneClassifier(method=LoRA(rank=4), strategy='full')
+    """
+
+    name = "lora"
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        "rank": [Interval(Integral, 1, None, closed="left")],
+        "alpha": [Interval(Real, 0, None, closed="neither")],
+        "dropout": [Interval(Real, 0, 1, closed="left")],
+        "target_modules": ["array-like", None],
+    }
+
+    def __init__(self, rank=8, alpha=16.0, dropout=0.0, target_modules=None):
+        self.rank = rank
+        self.alpha = alpha
+        self.dropout = dropout
+        self.target_modules = target_modules
+
+    def _validate_params(self):
+        super()._validate_params()
+        _check_names(self.target_modules)
+
+    def _hint(self, name, value):
+        if name == "target_modules" and isinstance(value, str):
+            return f" Give a list: target_modules=[{value!r}]."
+        return super()._hint(name, value)
+
+    def check(self, backbone, blocks, options=None):
+        _require_peft()
+        names = find_targets(backbone.module, blocks, self.target_modules, backbone.spec.name)
+        _check_rank(backbone.module, names, self.rank, backbone.spec.name)
+
+    def attach(self, backbone, blocks, key, batch):
+        _require_peft()
+        names = find_targets(backbone.module, blocks, self.target_modules, backbone.spec.name)
+        rank, alpha = int(self.rank), float(self.alpha)
+        _inject(backbone.module, names, key, rank=rank, alpha=alpha, dropout=float(self.dropout))
+        return {"method": self.name, "scale": alpha / rank}
+
+    @classmethod
+    def rebuild(cls, backbone, key, record, tensors):
+        # W + scale B A, added in float32: what a linear map computes does not tell how it was trained.
+        for host, pair in _pairs(tensors, strict=True).items():
+            layer: Any = backbone.module.get_submodule(host)
+            change = low_rank_change(layer, pair["A"], pair["B"], record["scale"])
+            replace_tensor(backbone.module, f"{host}.weight", layer.weight.float() + change.to(layer.weight.device))
+
+    def distance(self, pairs, record):
+        return _distance({name: value for name, value, _ in pairs}, record["scale"])
+
+
+def _check_names(given: Any) -> None:
+    """Refuse what is not a list of names, whatever the network."""
+    if given is None:
+        return
+    names = list(given)
+    if not names:
+        raise ValueError("target_modules is empty: LoRA would change nothing. Give names of layers, or None for all.")
+    for name in names:
+        if not isinstance(name, str):
+            kind = type(name).__name__
+            raise ValueError(
+                f"target_modules={names!r}: {name!r} is {'an' if kind[0] in 'aeiou' else 'a'} {kind}, not the name of "
+                "a layer. Give a list of str."
+            )
+        if not name.strip(". "):
+            raise ValueError(f"target_modules={names!r}: {name!r} is an empty name. Give names of layers, or None.")
+
+
+def _require_peft() -> None:
     """Refuse to go on without peft.
 
     Raises
@@ -37,7 +137,7 @@ def require_peft() -> None:
         import peft  # noqa: F401
     except ImportError as error:
         raise ImportError(
-            'strategy="lora" trains with peft, which is not installed. Install it with: pip install skembed[peft]'
+            "method='lora' trains with peft, which is not installed. Install it with: pip install skembed[peft]"
         ) from error
 
 
@@ -71,7 +171,7 @@ def find_targets(module: nn.Module, blocks: Sequence[Block], targets: Sequence[s
         if not able:
             raise ValueError(
                 f"LoRA finds no linear map and no plain convolution in the blocks of {backbone} that would train. "
-                'Use strategy="partial" or "bitfit", or more blocks.'
+                "Use method='weights' or 'bitfit', or a strategy with more blocks."
             )
         return able
     chosen: dict[str, None] = {}
@@ -102,7 +202,7 @@ def _offer(target: str, able: Sequence[str]) -> str:
     return "; ".join(parts)[:1].upper() + "; ".join(parts)[1:]
 
 
-def check_rank(module: nn.Module, names: Sequence[str], rank: int, backbone: str) -> None:
+def _check_rank(module: nn.Module, names: Sequence[str], rank: int, backbone: str) -> None:
     """Refuse a rank that no weight can have: the factors would be larger than what they change.
 
     Parameters
@@ -112,7 +212,7 @@ def check_rank(module: nn.Module, names: Sequence[str], rank: int, backbone: str
     names : sequence of str
         Of the layers, from `find_targets`.
     rank : int
-        See `skembed.FineTuneClassifier`.
+        See `LoRA`.
     backbone : str
         For the error.
 
@@ -124,8 +224,8 @@ def check_rank(module: nn.Module, names: Sequence[str], rank: int, backbone: str
     largest = max(min(module.get_submodule(name).weight.flatten(1).shape) for name in names)  # type: ignore[operator]
     if rank > largest:
         raise ValueError(
-            f"lora_rank={rank} is more than the rank of any weight that it would change in {backbone}, {largest} at "
-            f"most. Use a value up to {largest}, such as 8; or a strategy without LoRA, which trains whole weights."
+            f"LoRA(rank={rank}) is more than the rank of any weight that it would change in {backbone}, {largest} at "
+            f"most. Use a value up to {largest}, such as 8; or method='weights', which trains whole weights."
         )
 
 
@@ -137,7 +237,7 @@ def _can_change(sub: nn.Module) -> bool:
     return isinstance(sub, (nn.Linear, Conv1D)) and not isinstance(sub, NonDynamicallyQuantizableLinear)
 
 
-def inject(module: nn.Module, names: Sequence[str], added: str, *, rank: int, alpha: float, dropout: float) -> None:
+def _inject(module: nn.Module, names: Sequence[str], added: str, *, rank: int, alpha: float, dropout: float) -> None:
     """Put low-rank factors beside layers, in place: W x becomes W x + alpha / rank B A x, with B zero [1]_.
 
     Parameters
@@ -149,7 +249,7 @@ def inject(module: nn.Module, names: Sequence[str], added: str, *, rank: int, al
     added : str
         What this addition is called among others.
     rank, alpha, dropout
-        See `skembed.FineTuneClassifier`.
+        See `LoRA`.
 
     References
     ----------
@@ -193,15 +293,23 @@ def low_rank_change(layer: nn.Module, a: Tensor, b: Tensor, scale: float) -> Ten
     return (product.T if isinstance(layer, Conv1D) else product).reshape(weight.shape)
 
 
-def distance(factors: Mapping[str, Tensor], scale: float) -> Tensor:
+def _distance(factors: Mapping[str, Tensor], scale: float) -> Tensor:
     """Squared Frobenius distance of the changed weights from those before, summed over layers.
 
     Of B A it is the trace of (B' B) (A A'), so that no product of a weight's size is made.
     """
+    pairs = _pairs(factors)
+    squares = [((p["B"].T @ p["B"]) * (p["A"] @ p["A"].T)).sum() for p in pairs.values()]
+    return math.pow(scale, 2) * torch.stack(squares).sum()
+
+
+def _pairs(factors: Mapping[str, Tensor], *, strict: bool = False) -> dict[str, dict[str, Tensor]]:
+    """Return the factors "A" and "B", as matrices, by the layer that they change; other tensors are left out."""
     pairs: dict[str, dict[str, Tensor]] = {}
     for name, value in factors.items():
         found = split_factor(name)
         if found is not None:
             pairs.setdefault(found[0], {})[found[1]] = value.flatten(1)
-    squares = [((p["B"].T @ p["B"]) * (p["A"] @ p["A"].T)).sum() for p in pairs.values()]
-    return math.pow(scale, 2) * torch.stack(squares).sum()
+        elif strict:
+            raise KeyError(name)
+    return pairs
