@@ -26,7 +26,7 @@ from skembed.utils.warnings import warn
 __all__ = ["Checkpoint", "warn_unwritable"]
 
 #: Raised when what a checkpoint holds changes: none of an older version is read.
-_VERSION = 5
+_VERSION = 6
 
 
 class Checkpoint:
