@@ -26,6 +26,8 @@ _CPU = torch.device("cpu")
 #: Most positions of a padded group: the queries of MiniLM, 384 wide in float32, then take 1.5 MB. Half or twice as many
 #: change no more than a few percent.
 _GROUP_ROWS = 1024
+#: Keys up to which products are faster in every precision: 0.93 of the time of MiniLM over short texts.
+_SHORT = 32
 #: Keys from which on torch's fused attention is faster than products in float32; with fewer, bfloat16 never goes
 #: through it. Sequences of this length are not padded to a common one either.
 _FUSED_FROM = 160
@@ -330,12 +332,12 @@ def _attend_padded(
 
 
 def _prefers_products(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    return (
-        query.dtype == torch.bfloat16
-        and query.device.type == "cpu"
-        and not (torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value)))
-        and (key.shape[2] < _FUSED_FROM or not _has_matrix_units())
-    )
+    if query.device.type != "cpu" or (torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))):
+        return False
+    n_keys = key.shape[2]
+    if n_keys <= _SHORT:
+        return True
+    return query.dtype == torch.bfloat16 and (n_keys < _FUSED_FROM or not _has_matrix_units())
 
 
 @functools.cache
