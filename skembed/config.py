@@ -1,4 +1,4 @@
-"""Settings for the whole process, so that a user need not hand them through every estimator."""
+"""Settings of the whole process, so that a user need not pass them to every estimator."""
 
 from __future__ import annotations
 
@@ -18,12 +18,18 @@ _settings: dict[str, Any] = {}
 
 
 def get_config() -> dict[str, Any]:
-    """The settings in force.
+    """Return the current settings.
 
     Returns
     -------
     dict
-        "cache": what an embedder with ``cache="auto"`` uses: "memory", a directory, an `EmbeddingCache`, or None.
+        One entry, "cache": the cache of embedders with ``cache="auto"``, which is "memory", a directory, an
+        `EmbeddingCache`, or None for no cache.
+
+    See Also
+    --------
+    set_config : Change the settings for the rest of the process.
+    config_context : Change the settings inside a ``with`` block.
 
     Examples
     --------
@@ -36,21 +42,45 @@ def get_config() -> dict[str, Any]:
 
 
 def set_config(*, cache: Any = _UNSET) -> None:
-    """Change settings for this process and for processes that it starts from now on.
-
-    Workers of joblib that run already do not notice; set it before the first search with ``n_jobs``, or in the
-    environment variable SKEMBED_CACHE ("memory", "none" or a directory; empty is as unset).
+    """Change settings for this process and for processes that it starts afterwards.
 
     Parameters
     ----------
     cache : "memory", str, PathLike, EmbeddingCache or None
-        What an embedder with ``cache="auto"`` uses. "memory" is the default: bounded, for this process. A path is
-        a directory that processes and runs share.
+        Cache of all embedders with ``cache="auto"``. "memory", the default, keeps up to 512 MiB of rows until the
+        process ends. Choose a directory to share rows between processes and to find them again in the next run, an
+        `EmbeddingCache` to set another limit of memory, and None to compute every row anew. Without this argument
+        nothing changes.
+
+    Raises
+    ------
+    TypeError
+        If `cache` is none of these.
+    ValueError
+        If `cache` is an empty path.
+
+    See Also
+    --------
+    config_context : Change the settings inside a ``with`` block only.
+    EmbeddingCache : A cache with a limit of its own, and with counts of hits and misses.
+
+    Notes
+    -----
+    joblib workers that are already running keep the old settings. Call this before the first search with ``n_jobs``,
+    or set the environment variable SKEMBED_CACHE to "memory", "none" or a directory (empty counts as unset).
+
+    Examples
+    --------
+    >>> from skembed import config_context, get_config, set_config
+    >>> with config_context():  # restores the settings at its end
+    ...     set_config(cache=None)
+    ...     get_config()
+    {'cache': None}
     """
     if cache is _UNSET:
         return
     if not (cache is None or isinstance(cache, (str, os.PathLike, EmbeddingCache))):
-        raise TypeError(f'cache={cache!r} is no cache. Use "memory", a directory, an EmbeddingCache, or None.')
+        raise TypeError(f'cache={cache!r} is not a cache. Use "memory", a directory, an EmbeddingCache, or None.')
     check_path(cache, "cache")
     _settings["cache"] = cache
     os.environ[_VARIABLE] = _for_environment(cache)
@@ -58,12 +88,25 @@ def set_config(*, cache: Any = _UNSET) -> None:
 
 @contextmanager
 def config_context(*, cache: Any = _UNSET) -> Iterator[None]:
-    """`set_config` for a while. It holds for all threads of the process.
+    """Change settings inside a ``with`` block, for all threads of the process.
 
     Parameters
     ----------
-    cache
-        See `set_config`.
+    cache : "memory", str, PathLike, EmbeddingCache or None
+        Cache of embedders with ``cache="auto"``, as in `set_config`. The former setting returns with the end of the
+        block.
+
+    See Also
+    --------
+    set_config : Change the settings for the rest of the process.
+
+    Examples
+    --------
+    >>> from skembed import TextEmbedder, config_context
+    >>> with config_context(cache=None):  # every row is computed, as for timing
+    ...     X = TextEmbedder(device="cpu").fit_transform(["a parcel", "a parcel"])
+    >>> X.shape
+    (2, 384)
     """
     settings, variable = dict(_settings), os.environ.get(_VARIABLE)
     set_config(cache=cache)

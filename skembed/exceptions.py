@@ -6,19 +6,19 @@
     └── SkembedError
         ├── DecodeError (ValueError)         one sample cannot be read; knows its index and path
         │   └── NonFiniteRowError            the network returned NaN or infinite numbers for one sample
-        ├── BackboneNotFoundError (ValueError)   no weights under that name, here or on the hub
-        │   └── BackboneReadError                a directory is there, but is damaged or no usable backbone
-        ├── WeightsMismatchError             the weights found now are not those the estimator was fitted with
-        ├── IntegrityError                   a file is not what its checksum says
-        └── TrainingError                    training cannot go on: the loss is no number
+        ├── BackboneNotFoundError (ValueError)   no weights of that name, here or on the hub
+        │   └── BackboneReadError                a directory exists, but is damaged or not a backbone
+        ├── WeightsMismatchError             the weights differ from those of the fit
+        ├── IntegrityError                   a file does not match its checksum
+        └── TrainingError                    training stopped: the loss is not finite
     Warning
     └── SkembedWarning (UserWarning)
         ├── TruncationWarning                inputs were longer than the backbone reads
         ├── DecodeWarning                    samples could not be read; their rows are NaN
-        ├── InputWarning                     samples look like something else than the embedder reads
+        ├── InputWarning                     samples look like another kind of data
         ├── CacheWarning                     a cache cannot be read or written
-        ├── DeviceWarning                    the computation runs elsewhere, or in smaller batches, than asked
-        └── FitWarning                       a fit ended otherwise than planned, or is given what it cannot use
+        ├── DeviceWarning                    another device or smaller batches than requested
+        └── FitWarning                       a fit deviated from its plan, or ignores a setting
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ __all__ = [
 
 
 class SkembedError(Exception):
-    """Root of every error that skembed raises on purpose."""
+    """Base class of every error that skembed raises on purpose."""
 
 
 class DecodeError(SkembedError, ValueError):
@@ -52,11 +52,17 @@ class DecodeError(SkembedError, ValueError):
     Parameters
     ----------
     message : str
-        What came and what to do.
+        Sentence that says what is wrong with the sample and what to do.
     index : int, optional
-        Position of the sample in X.
+        Position of the sample in X. It precedes the message.
     path : str, optional
-        Path of the sample, where it is a file.
+        Path of the sample, if it is a file. It precedes the message, too.
+
+    Examples
+    --------
+    >>> from skembed.exceptions import DecodeError
+    >>> print(DecodeError("the file is empty.", index=3, path="a.png"))
+    sample 3 (a.png): the file is empty.
     """
 
     def __init__(self, message: str, *, index: int | None = None, path: str | None = None):
@@ -75,7 +81,18 @@ class DecodeError(SkembedError, ValueError):
         return f"{' '.join(where)}: {self.message}" if where else self.message
 
     def at(self, index: int) -> DecodeError:
-        """The same error with the position of its sample."""
+        """Return the same error with the position of its sample.
+
+        Parameters
+        ----------
+        index : int
+            Position of the sample in X.
+
+        Returns
+        -------
+        DecodeError
+            New error of the same class.
+        """
         return type(self)(self.message, index=index, path=self.path)
 
 
@@ -84,38 +101,41 @@ def _rebuild_decode_error(cls, message, index, path):
 
 
 class NonFiniteRowError(DecodeError):
-    """The network returned NaN or infinite numbers for a sample, as when it overflows in float16."""
+    """The network returned NaN or infinite numbers for a sample.
+
+    Overflow in float16 is the usual reason: use ``precision="float32"``.
+    """
 
 
 class BackboneNotFoundError(SkembedError, ValueError):
-    """No backbone of that name, or no weights for it and no way to fetch them."""
+    """No backbone has that name, or its weights are missing and cannot be fetched."""
 
 
 class BackboneReadError(BackboneNotFoundError):
-    """A directory is there, but a file in it is damaged, or its configuration and weights make no usable backbone.
+    """A backbone's directory exists, but is damaged or does not hold a usable backbone.
 
-    It is a `BackboneNotFoundError`, so that code which goes on with the next of several backbones does so here, too.
+    It is a `BackboneNotFoundError`, so that code which tries several backbones in turn skips this one as well.
     """
 
 
 class WeightsMismatchError(SkembedError):
-    """The weights found now are not the ones that the estimator was fitted with."""
+    """The installed weights differ from those that the estimator was fitted with."""
 
 
 class IntegrityError(SkembedError):
-    """A file is not what its checksum says."""
+    """The content of a file does not match its checksum."""
 
 
 class TrainingError(SkembedError):
-    """Training cannot go on, as when the loss is no finite number."""
+    """Training stopped, for instance because the loss is not a finite number."""
 
 
 class SkembedWarning(UserWarning):
-    """Root of the warnings."""
+    """Base class of every warning that skembed gives."""
 
 
 class TruncationWarning(SkembedWarning):
-    """Inputs were longer than the backbone reads, and were cut."""
+    """Inputs were longer than the backbone reads, and were truncated."""
 
 
 class DecodeWarning(SkembedWarning):
@@ -123,16 +143,19 @@ class DecodeWarning(SkembedWarning):
 
 
 class InputWarning(SkembedWarning):
-    """Samples look like something else than what the embedder reads."""
+    """Samples look like another kind of data than the embedder reads."""
 
 
 class DeviceWarning(SkembedWarning):
-    """The computation runs elsewhere, or in smaller batches, than asked."""
+    """The computation uses another device, or smaller batches, than requested."""
 
 
 class CacheWarning(SkembedWarning):
-    """A cache cannot be read or written; results are not affected."""
+    """A cache cannot be read or written, which costs time and does not change results."""
 
 
 class FitWarning(SkembedWarning):
-    """A fit ended otherwise than planned, or is given what it cannot use; says what was kept, or what to do."""
+    """A fit deviated from its plan, or got a setting that has no effect.
+
+    The message says what was kept, or what to do.
+    """

@@ -16,7 +16,9 @@ _PACKAGES = (
 
 
 def show_versions() -> None:
-    """Print the versions of Python, skembed and the libraries it uses, and the accelerators that torch sees.
+    """Print the versions of all libraries that results depend on, and the accelerators.
+
+    Paste the output into bug reports.
 
     Examples
     --------

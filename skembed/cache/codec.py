@@ -1,4 +1,4 @@
-"""One row as bytes: what it is, whether it is whole, and its numbers. No pickle."""
+"""One row as bytes, with a header and a checksum and without pickle."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ def _checksum(owner: bytes, values: bytes) -> bytes:
 
 
 def encode_row(row: np.ndarray, owner: bytes) -> bytes:
-    """A row as bytes.
+    """Return a row as bytes.
 
     Parameters
     ----------
     row : ndarray of shape (n_features,), float32
-        Numbers.
+        Row to encode.
     owner : bytes
-        What the row is stored under; part of the checksum, so that a row in the wrong place is noticed.
+        Namespace and key of the row. They are part of the checksum, so that a row in the wrong place is detected.
 
     Returns
     -------
     bytes
-        16 bytes of header and four a number, little-endian.
+        Header of 16 bytes, then four bytes per number, little-endian.
     """
     values = np.ascontiguousarray(row, dtype=_FLOAT32).tobytes()
     return _HEADER.pack(_MAGIC, len(row), _checksum(owner, values)) + values
 
 
 def decode_row(stored: object, owner: bytes) -> np.ndarray | None:
-    """The row, or None where these are not the bytes that `encode_row` made for that owner.
+    """Return the row, or None if `encode_row` did not make these bytes for that owner.
 
     Examples
     --------
@@ -56,5 +56,5 @@ def decode_row(stored: object, owner: bytes) -> np.ndarray | None:
 
 
 def owner_of(namespace: str, key: bytes) -> bytes:
-    """What a row is stored under, as `encode_row` takes it."""
+    """Return the owner of a row for `encode_row`, from its namespace and key."""
     return (namespace.encode() + key)[-64:]

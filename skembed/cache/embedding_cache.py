@@ -1,4 +1,4 @@
-"""EmbeddingCache: the rows of samples that were embedded before, in memory or on disk."""
+"""EmbeddingCache: rows of samples that were embedded before, in memory or on disk."""
 
 from __future__ import annotations
 
@@ -34,22 +34,33 @@ _RECENT = 64 * 2**20
 
 @dataclass(frozen=True)
 class CacheInfo:
-    """What a cache holds, and what it was good for in this process.
+    """Content of a cache, and its hits and misses in this process.
 
     Parameters
     ----------
     location : str
         "memory", or the directory.
     entries : int
-        Rows held.
+        Number of stored rows.
     bytes : int
-        Bytes that they take, in memory or on disk.
+        Bytes that the rows take, in memory or on disk.
     hits, misses : int
-        Rows that this object, its copies included, was asked for in this process, and found or not. Embedders that
-        name the directory share one of their own, which `skembed.cache.resolve_cache` gives.
+        Rows that were requested from this object or its copies in this process, and were or were not stored.
+        Embedders that name a directory share one cache object, which `skembed.cache.resolve_cache` returns.
     last_used : datetime or None
-        When a row was last read or written, by any process as far as the disk tells (reads are noted there once per
-        day), in UTC; None if never.
+        Time of the last read or write in UTC, by any process; None if there was none. Reads of rows on disk are
+        recorded once per day.
+
+    See Also
+    --------
+    EmbeddingCache.info : Return this object.
+
+    Examples
+    --------
+    >>> from skembed import EmbeddingCache
+    >>> info = EmbeddingCache().info()
+    >>> info.location, info.entries, info.hits
+    ('memory', 0, 0)
     """
 
     location: str
@@ -61,31 +72,41 @@ class CacheInfo:
 
 
 class EmbeddingCache:
-    """Rows of embeddings, found by what the samples contain and how they were read.
+    """Rows of embedded samples, in memory or on disk.
 
-    One sample is one entry, so folds, candidates, processes and runs that share samples share rows. Safe for
-    threads and processes; a disk that is full, read-only or damaged costs the speed and never the result.
+    A row is found by the content of its sample and by how the embedder reads it. Cross-validation folds, candidates
+    of a search, processes and runs that share samples therefore share rows. Threads and processes may use one cache
+    at the same time. A full, read-only or damaged disk costs speed, and never changes a result.
+
+    Most users pass ``cache="memory"`` or a directory to an embedder instead. Create a cache to limit its size, to
+    count its hits, or to prune it.
 
     Parameters
     ----------
     location : str or PathLike, default=None
-        A directory: an SQLite file on a local disk, immutable files on a network filesystem, where locks cannot
-        be trusted. None keeps the rows in this process's memory.
+        Directory of the rows. Choose one to keep rows between runs and to share them between processes. On a local
+        disk it holds an SQLite file, on a network filesystem, where locks cannot be trusted, immutable files. None
+        keeps rows in the memory of this process.
     max_bytes : int, default=None
-        Bytes that it may take. In memory, where the default is 512 MiB, the least recently used rows leave.
-        On disk, where there is no default, `prune` keeps to it and nothing else deletes.
+        Limit of the cache in bytes. In memory the default is 512 MiB, and the least recently used rows are dropped
+        beyond it; raise it if a training set does not fit (a row of 384 features takes 1.5 KiB). On disk there is
+        no limit by default, and only `prune` removes rows.
 
     Attributes
     ----------
     location : Path or None
-        The directory, absolute.
+        Absolute path of the directory.
+
+    See Also
+    --------
+    set_config : Set the cache of all embedders with ``cache="auto"``.
 
     Notes
     -----
-    Values are little-endian float32 with a checksum, never a pickle: a foreign cache can give wrong numbers,
-    but runs no code. The directory is readable by its owner only, since embeddings tell about the samples.
-    Of a cache on disk, up to 64 MiB of what was used last are held in memory as well.
-    Clones, copies and pickles of a cache are the same cache; one in memory is empty in another process.
+    Rows are stored as little-endian float32 with a checksum and never as a pickle: a cache from elsewhere may hold
+    wrong numbers, but runs no code. The directory is readable by its owner only, since embeddings reveal their samples.
+    Up to 64 MiB of the rows of a cache on disk are in memory as well. Clones, copies and pickles of a cache are the
+    same cache. A cache in memory is empty in another process.
 
     Examples
     --------
@@ -98,7 +119,9 @@ class EmbeddingCache:
 
     def __init__(self, location: str | os.PathLike | None = None, *, max_bytes: int | None = None):
         if max_bytes is not None and max_bytes < 0:
-            raise ValueError(f"max_bytes={max_bytes} is negative. Use a number of bytes, or None.")
+            raise ValueError(
+                f"max_bytes={max_bytes} is negative. Use a positive number of bytes, or None for the default."
+            )
         check_path(location, "location")
         self.location = None if location is None else Path(location).expanduser().absolute()
         self.max_bytes = max_bytes
@@ -120,19 +143,19 @@ class EmbeddingCache:
     # -- rows -------------------------------------------------------------------------------------------
 
     def get_many(self, namespace: str, keys: Sequence[bytes]) -> list[np.ndarray | None]:
-        """Look rows up.
+        """Return the stored rows of samples.
 
         Parameters
         ----------
         namespace : str
-            How samples are read: backbone, layers, pooling and so on, as a digest.
+            Digest of everything that decides a row except its sample: backbone, layers, pooling and so on.
         keys : sequence of bytes
             Digests of the samples.
 
         Returns
         -------
         list of ndarray of shape (n_features,), float32, or None
-            None where there is no row, or no whole one.
+            One entry per key, None for rows that are missing or damaged.
         """
         mark = namespace.encode()
         self._last_used = time.time()
@@ -148,7 +171,7 @@ class EmbeddingCache:
             try:
                 found = self._store.get_many(namespace, wanted)
             except OSError as error:
-                self._warn(f"The cache cannot be read ({error}); embedding anew.")
+                self._warn(f"The cache cannot be read ({error}); samples are embedded again.")
             else:
                 self._remember(mark, wanted, found)
                 missing = _fill(rows, missing, found)
@@ -157,14 +180,14 @@ class EmbeddingCache:
         return rows
 
     def put_many(self, namespace: str, keys: Sequence[bytes], rows: Sequence[np.ndarray]) -> None:
-        """Keep rows; on disk they are there, whole, when this returns.
+        """Store rows of samples, on disk by the time this method returns.
 
         Parameters
         ----------
         namespace, keys
             See `get_many`.
         rows : sequence of ndarray of shape (n_features,), float32
-            One a key. They may not be NaN: what failed is to be tried again.
+            One row per key. Leave out rows of NaN, so that failed samples are tried again.
         """
         mark = namespace.encode()
         self._last_used = time.time()
@@ -181,13 +204,13 @@ class EmbeddingCache:
         self._memory.put_many([mark + key for key in keys], rows)
 
     def _forget_daily(self) -> None:
-        # Where rows lie it is noted that they are used. A clock that was set back counts as well.
+        # The store records that its rows are used. A clock that was set back counts as well.
         if abs(time.time() - self._recent_since) >= USED_ANEW_AFTER:
             self._recent.shrink(0)
             self._recent_since = time.time()
 
     def _forget_deleted(self) -> None:
-        """Begin anew where the file or directory was deleted while this process had it open."""
+        """Start again if the file or directory was deleted while this process had it open."""
         if self._store is None or not self._store.forget_deleted():
             return
         # Rows that are only remembered here would never be written to the new file.
@@ -196,7 +219,7 @@ class EmbeddingCache:
             self._warned_of_deletion = True
             warn(
                 f"The cache in {str(self.location)!r} was deleted or replaced while this process used it. A new one is "
-                "begun, and samples that only the old one held are embedded again.",
+                "created, and samples that only the old one contained are embedded again.",
                 CacheWarning,
             )
 
@@ -205,7 +228,7 @@ class EmbeddingCache:
         self._recent.put_many([key for key, _ in known], [row for _, row in known])
 
     def flush(self) -> None:
-        """Write what a store on a network filesystem gathers before it writes."""
+        """Write the rows that a cache on a network filesystem still gathers in memory."""
         if self._store is not None:
             try:
                 self._store.flush()
@@ -220,7 +243,13 @@ class EmbeddingCache:
     # -- keeping house ----------------------------------------------------------------------------------
 
     def info(self) -> CacheInfo:
-        """Return entries, bytes and last use of the cache, whoever wrote it, and hits and misses of this object."""
+        """Return the size and last use of the cache, and the hits and misses of this object.
+
+        Returns
+        -------
+        CacheInfo
+            Entries and bytes count rows of all processes.
+        """
         entries, n_bytes, times = len(self._memory), self._memory.n_bytes, [self._last_used]
         if self._store is not None:
             self._forget_deleted()
@@ -237,52 +266,72 @@ class EmbeddingCache:
         Returns
         -------
         int
-            Rows removed.
+            Number of removed rows.
 
         See Also
         --------
-        prune : Remove rows that were not used for long.
+        prune : Remove only rows that have not been used for long.
         """
         self._recent.shrink(0)
         removed = self._memory.shrink(-1)
         return removed + (self._store.clear() if self._store is not None else 0)
 
     def prune(self, *, max_bytes: int | None = None, older_than: float | timedelta | None = None) -> int:
-        """Remove rows that were not used for long.
+        """Remove rows that have not been used for long.
 
         Parameters
         ----------
         max_bytes : int, default=None
-            Bytes that may stay; None takes the cache's own `max_bytes`.
+            Bytes that may remain; the longest unused rows are removed first. None takes the cache's `max_bytes`.
         older_than : float (seconds) or timedelta, default=None
-            Rows on disk that were not used for so long go. Use is noted once a day.
+            Age of the last use beyond which rows on disk are removed. Use is recorded once per day, so that values
+            below a day may remove rows in use.
 
         Returns
         -------
         int
-            Rows removed.
+            Number of removed rows.
+
+        Raises
+        ------
+        ValueError
+            If neither limit is given, here or to the cache.
+
+        See Also
+        --------
+        clear : Remove all rows.
+
+        Examples
+        --------
+        >>> from skembed import EmbeddingCache, TextEmbedder
+        >>> cache = EmbeddingCache()
+        >>> X = TextEmbedder(cache=cache, device="cpu").fit_transform(["one", "two"])
+        >>> cache.prune(max_bytes=2_000)  # one row of 384 features takes 1.5 KiB
+        1
         """
         limit = self.max_bytes if max_bytes is None else max_bytes
         age = older_than.total_seconds() if isinstance(older_than, timedelta) else older_than
         if limit is None and age is None:
-            raise ValueError("prune() needs max_bytes= or older_than=, or a cache made with max_bytes=.")
+            raise ValueError(
+                "prune() got no limit. Pass max_bytes= or older_than=, or create the cache with max_bytes=."
+            )
         self._recent.shrink(0)
         removed = 0 if limit is None else self._memory.shrink(limit)
         return removed + (self._store.prune(limit, age) if self._store is not None else 0)
 
     def verify(self) -> tuple[int, int]:
-        """Check every row on disk against its checksum, and remove those that were changed.
+        """Check every row on disk against its checksum, and remove damaged rows.
 
         Returns
         -------
         n_good, n_bad : int
-            Rows that are whole, and rows that were removed; they will be embedded anew.
+            Numbers of intact and of removed rows. Samples of removed rows are embedded again when they are needed.
         """
         self._recent.shrink(0)
         return self._store.verify() if self._store is not None else (len(self._memory), 0)
 
     def close(self) -> None:
-        """Let go of the files, and of what is held of them; the next use opens them again."""
+        """Close the files and drop their rows from memory; the next use opens them again."""
         self._recent.shrink(0)
         if self._store is not None:
             self._store.close()
@@ -319,7 +368,7 @@ class EmbeddingCache:
 
 
 def _fill(rows: list[np.ndarray | None], places: Sequence[int], found: Sequence[np.ndarray | None]) -> list[int]:
-    """Put what was found in its places; return those for which nothing was."""
+    """Put rows into their places; return the places that are still empty."""
     for i, row in zip(places, found, strict=True):
         rows[i] = row
     return [i for i in places if rows[i] is None]
@@ -361,7 +410,30 @@ def _reopen(location: str | None, max_bytes: int | None, token: str) -> Embeddin
 
 
 def resolve_cache(cache: Any) -> EmbeddingCache | None:
-    """The cache that a parameter means: "memory" is one for the whole process, a path one for each directory."""
+    """Return the cache that the parameter `cache` of an embedder stands for.
+
+    Parameters
+    ----------
+    cache : "memory", str, PathLike, EmbeddingCache or None
+        "memory" stands for one cache of the whole process, a path for one per directory. A cache and None are
+        returned as they are.
+
+    Returns
+    -------
+    EmbeddingCache or None
+        The cache, the same object for each call with the same value.
+
+    Raises
+    ------
+    ValueError
+        If `cache` is an empty path.
+
+    Examples
+    --------
+    >>> from skembed.cache import resolve_cache
+    >>> resolve_cache("memory") is resolve_cache("memory")
+    True
+    """
     if cache is None or isinstance(cache, EmbeddingCache):
         return cache
     check_path(cache, "cache")

@@ -1,4 +1,4 @@
-"""Whether a directory lies on a filesystem whose locks can be trusted."""
+"""Detection of network filesystems, whose file locks cannot be trusted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ _NETWORK = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", 
 
 
 def is_network(directory: Path, mounts: Path = Path("/proc/mounts")) -> bool:
-    """Whether the directory, there or yet to be made, lies on a network filesystem; False where nobody can tell.
+    """Return True if a directory is on a network filesystem; False if that is unknown.
+
+    The directory need not exist yet.
 
     Parameters
     ----------

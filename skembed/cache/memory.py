@@ -1,4 +1,4 @@
-"""Rows in this process's memory, the least recently used leaving first."""
+"""Rows in the memory of this process; the least recently used are dropped first."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class MemoryStore:
         self._lock = threading.Lock()
 
     def after_fork(self) -> None:
-        """Called in a forked child: a lock that another thread held at the fork would never be released here."""
+        """Replace the lock in a forked child, where a thread that held it does not exist."""
         self._lock = threading.Lock()
 
     def get_many(self, keys: Sequence[bytes]) -> list[np.ndarray | None]:
-        """The rows of these keys, None where there is none."""
+        """Return the rows of these keys, with None for missing ones."""
         with self._lock:
             rows = [self._rows.get(key) for key in keys]
             for key, row in zip(keys, rows, strict=True):
@@ -55,7 +55,7 @@ class MemoryStore:
             self._shrink(self.max_bytes)
 
     def shrink(self, max_bytes: int) -> int:
-        """Let go of the least recently used until so many bytes are left; how many rows went."""
+        """Drop the least recently used rows until so many bytes are left; return their number."""
         with self._lock:
             return self._shrink(max_bytes)
 

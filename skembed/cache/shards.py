@@ -1,4 +1,4 @@
-"""Rows in files that never change once they are there: for network filesystems, whose locks may do nothing."""
+"""Rows in immutable files, for network filesystems, whose locks may do nothing."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _Entry = tuple[bytes, int, int]
 
 @dataclass
 class _Known:
-    """What this process has read of a namespace's directory: files, and the file, offset and bytes of rows."""
+    """Index of a namespace's directory: its files, and the file, offset and size of each row."""
 
     names: set[str] = field(default_factory=set)
     places: dict[bytes, tuple[str, int, int]] = field(default_factory=dict)
@@ -57,15 +57,15 @@ class _Known:
 
 
 class ShardStore:
-    """Rows in ``directory/shards``, many of one namespace in a file.
+    """Store of rows in ``directory/shards``, with many rows of one namespace per file.
 
     A file is written under a temporary name and renamed when it is whole, so readers need no lock. Two processes
-    that compute the same row may both keep it; nothing else comes of a race.
+    that compute the same row may both store it, which does no harm.
 
     Parameters
     ----------
     directory : Path
-        Made, readable by its owner only, with the first rows.
+        Directory to create with the first rows, readable by its owner only.
     """
 
     def __init__(self, directory: Path):
@@ -91,7 +91,7 @@ class ShardStore:
         return self._lock
 
     def get_many(self, namespace: str, keys: Sequence[bytes]) -> list[np.ndarray | None]:
-        """The rows of these keys, None where there is none or where its bytes were changed."""
+        """Return the rows of these keys, with None for missing and damaged ones."""
         with self._turn():
             buffered = self._buffer.get(namespace, {})
             found: dict[bytes, np.ndarray | None] = {
@@ -109,7 +109,7 @@ class ShardStore:
         return [found.get(key) for key in keys]
 
     def put_many(self, namespace: str, keys: Sequence[bytes], rows: Sequence[np.ndarray]) -> None:
-        """Keep rows that are not stored yet: in memory, and from 1024 of a namespace on in a file.
+        """Add rows that are not stored yet, and write a file per 1024 rows of a namespace.
 
         Raises
         ------
@@ -134,7 +134,7 @@ class ShardStore:
                 self._write_buffer(namespace)
 
     def flush(self) -> None:
-        """Write what is in memory only, one file a namespace.
+        """Write the rows that are in memory only, one file per namespace.
 
         Raises
         ------
@@ -146,7 +146,7 @@ class ShardStore:
                 self._write_buffer(namespace)
 
     def close(self) -> None:
-        """Flush; no files are open between two calls."""
+        """Write all rows; no files are open between two calls."""
         self.flush()
 
     def forget_deleted(self) -> bool:
@@ -158,7 +158,7 @@ class ShardStore:
             return True
 
     def _read(self, namespace: str, keys: Sequence[bytes], found: dict[bytes, np.ndarray | None]) -> None:
-        """Add to `found` what is whole in the shards known so far; forget what is not."""
+        """Add intact rows of the indexed shards to `found`, and drop damaged ones from the index."""
         known = self._known[namespace]
         by_shard: dict[str, list[_Entry]] = {}
         for key in keys:
@@ -178,7 +178,7 @@ class ShardStore:
                 known.drop({name})
 
     def _refresh(self, namespace: str) -> None:
-        """Learn of the shards that came and went."""
+        """Update the index by the shards that other processes added and removed."""
         known = self._known.setdefault(namespace, _Known())
         folder = self._folder(namespace)
         try:
@@ -203,7 +203,7 @@ class ShardStore:
             known.add(name, entries if owner == namespace else [])
 
     def clear(self) -> int:
-        """Remove all rows; return how many."""
+        """Remove all rows and return their number."""
         with self._turn():
             buffered = sum(len(rows) for rows in self._buffer.values())
             self._buffer.clear()
@@ -214,7 +214,7 @@ class ShardStore:
         return max((_written(path) / 1e9 for path in self._list(_SHARD)), default=None)
 
     def count(self) -> tuple[int, int]:
-        """Rows, and bytes of the files and of what is yet to be written."""
+        """Return the number of rows, and the bytes of the files and of rows not yet written."""
         with self._turn():
             rows = {(namespace, key) for namespace, buffered in self._buffer.items() for key in buffered}
             n_bytes = sum(len(stored) for buffered in self._buffer.values() for stored in buffered.values())
@@ -249,12 +249,12 @@ class ShardStore:
         return removed
 
     def verify(self) -> tuple[int, int]:
-        """Check every row on disk; a file with bad ones is set aside, and its good ones are written anew.
+        """Check every row on disk, and rewrite files with damaged rows without them.
 
         Returns
         -------
         n_good, n_bad : int
-            A file whose table is damaged counts as one bad row: nobody can tell how many it held.
+            Intact and damaged rows. A file whose table is damaged counts as one row, since its number is lost.
         """
         n_good = n_bad = 0
         with self._turn():
@@ -286,7 +286,7 @@ class ShardStore:
         return self._root / sha256(namespace.encode()).hexdigest()[:16]
 
     def _list(self, names: re.Pattern[str]) -> Iterator[Path]:
-        """The files of all namespaces with such names."""
+        """Yield the files of all namespaces whose names match."""
         with suppress(OSError):
             for folder in os.listdir(self._root):
                 with suppress(OSError):
@@ -303,7 +303,7 @@ class ShardStore:
             buffered.clear()
 
     def _write(self, namespace: str, rows: dict[bytes, bytes], written: int) -> tuple[str, list[_Entry]]:
-        """Write a shard; its name and its table."""
+        """Write a shard; return its name and its table."""
         folder, token = self._folder(namespace), secrets.token_hex(8)
         private_directory(folder)
         name, temporary = f"{written:020d}-{token}.shard", folder / f".{os.getpid()}-{token}.tmp"
@@ -333,7 +333,7 @@ class ShardStore:
 
 
 def _pack(namespace: str, rows: dict[bytes, bytes]) -> tuple[bytes, list[_Entry]]:
-    """What precedes the rows in a shard, and where they lie."""
+    """Return the bytes that precede the rows in a shard, and the place of each row."""
     name = namespace.encode()
     offset = _HEADER.size + len(name) + _COUNT.size + len(rows) * _ENTRY.size + _N_CHECKSUM
     entries = []
@@ -346,7 +346,7 @@ def _pack(namespace: str, rows: dict[bytes, bytes]) -> tuple[bytes, list[_Entry]
 
 
 def _read_table(path: Path) -> tuple[str, list[_Entry]]:
-    """The namespace and the table of a shard; ValueError where they are damaged."""
+    """Return the namespace and the table of a shard; ValueError if they are damaged."""
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         head = file.read(_HEADER.size)
@@ -373,7 +373,7 @@ def _read_table(path: Path) -> tuple[str, list[_Entry]]:
 
 
 def _read_rows(path: Path, entries: Iterable[_Entry]) -> Iterator[tuple[bytes, bytes]]:
-    """The keys and the bytes of rows of one shard; neighbours come from one block."""
+    """Yield the keys and the bytes of a shard's rows; neighbors are read in one block."""
     with open(path, "rb") as file:
         block, start = b"", 0
         for key, offset, length in sorted(entries, key=itemgetter(1)):
@@ -384,7 +384,7 @@ def _read_rows(path: Path, entries: Iterable[_Entry]) -> Iterator[tuple[bytes, b
 
 
 def _set_aside(path: Path) -> None:
-    """Out of the way, to be looked at or deleted by whoever owns it, where the directory can be written to."""
+    """Rename a damaged shard, which its owner may look at or delete, if the directory is writable."""
     with suppress(OSError):
         os.replace(path, path.with_name(path.name + ".damaged"))
 

@@ -40,16 +40,16 @@ _Result = TypeVar("_Result")
 
 
 class CacheUnavailable(OSError):
-    """The file can be read perhaps, but not written: disk full, no rights, locked for too long."""
+    """The file cannot be written: the disk is full, rights are missing or it stays locked."""
 
 
 class SqliteStore:
-    """Rows in ``directory/embeddings.sqlite``.
+    """Store of rows in ``directory/embeddings.sqlite``.
 
     Parameters
     ----------
     directory : Path
-        Made, readable by its owner only, where it is missing.
+        Directory to create, readable by its owner only, if it is missing.
     """
 
     def __init__(self, directory: Path):
@@ -67,7 +67,7 @@ class SqliteStore:
     # -- rows -------------------------------------------------------------------------------------------
 
     def get_many(self, namespace: str, keys: Sequence[bytes]) -> list[np.ndarray | None]:
-        """The rows of these keys, None where there is none or where its bytes were changed."""
+        """Return the rows of these keys, with None for missing and damaged ones."""
         return self._run(lambda connection: self._get(connection, namespace, keys))
 
     def put_many(self, namespace: str, keys: Sequence[bytes], rows: Sequence[np.ndarray]) -> None:
@@ -93,12 +93,12 @@ class SqliteStore:
         self._run(put)
 
     def flush(self) -> None:
-        """Nothing to do: each `put_many` is on disk when it returns."""
+        """Do nothing: `put_many` returns when its rows are on disk."""
 
     def forget_deleted(self) -> bool:
         """Close the file if it was deleted or replaced since it was opened; return True if it was.
 
-        What is written to a deleted file is lost when the file is closed. The next call opens a new one.
+        Rows written to a deleted file are lost when the file is closed. The next call opens a new one.
         """
         with self._lock:
             if self._connection is None or self._identity is None or self._pid != os.getpid():
@@ -133,7 +133,7 @@ class SqliteStore:
         return [found.get(key) for key in keys]
 
     def _number(self, connection, namespace: str, *, make: bool) -> int | None:
-        """The number that stands for a namespace in the rows."""
+        """Return the number that stands for a namespace in the rows."""
         if namespace not in self._namespaces:
             name = namespace.encode()
             if make:
@@ -148,7 +148,7 @@ class SqliteStore:
     # -- keeping house ----------------------------------------------------------------------------------
 
     def count(self) -> tuple[int, int]:
-        """Rows, and bytes of the files."""
+        """Return the number of rows, and the bytes of the files."""
 
         def count(connection):
             return connection.execute("SELECT COUNT(*) FROM rows").fetchone()[0]
@@ -160,7 +160,7 @@ class SqliteStore:
         return self._run(lambda connection: connection.execute("SELECT MAX(used) FROM rows").fetchone()[0])
 
     def clear(self) -> int:
-        """Remove all rows; return how many."""
+        """Remove all rows and return their number."""
         return self.prune(0, None)
 
     def prune(self, max_bytes: int | None, older_than: float | None) -> int:
@@ -185,7 +185,7 @@ class SqliteStore:
         return self._run(prune)
 
     def verify(self) -> tuple[int, int]:
-        """Check every row; remove those whose bytes were changed. How many are good, and how many were not."""
+        """Check every row and remove damaged ones; return the numbers of intact and damaged rows."""
 
         def verify(connection) -> tuple[int, int]:
             good, bad = 0, []
@@ -206,7 +206,7 @@ class SqliteStore:
         return self._run(verify)
 
     def close(self) -> None:
-        """Let go of the file; the next call opens it again."""
+        """Close the file; the next call opens it again."""
         with self._lock:
             if self._connection is not None and self._pid == os.getpid():
                 self._connection.close()
@@ -244,7 +244,7 @@ class SqliteStore:
             raise AssertionError("unreachable")
 
     def _patiently(self, work: Callable[[sqlite3.Connection], _Result]) -> _Result:
-        """Work, once the file is open; again where it is busy in a way that SQLite's own timeout does not wait for.
+        """Open the file and work with it; try again while it is busy despite SQLite's own timeout.
 
         Processes that open a new file at the same moment are such a case: each changes it to a write-ahead log.
         """
@@ -269,7 +269,7 @@ class SqliteStore:
             private_directory(self.directory)
             writable = os.access(self.directory, os.W_OK) and (not path.exists() or os.access(path, os.W_OK))
         except OSError as error:
-            raise CacheUnavailable(f"cache={str(self.directory)!r} cannot be made: {error}") from error
+            raise CacheUnavailable(f"cache={str(self.directory)!r} cannot be created: {error}") from error
         self.read_only = not writable
         if not writable:
             return self._open_for_reading(path)
@@ -305,7 +305,7 @@ class SqliteStore:
         raise failure
 
     def _set_aside(self) -> None:
-        """Move a damaged file out of the way, to be looked at or deleted by whoever owns it."""
+        """Rename a damaged file, which its owner may look at or delete."""
         self.close()
         mark = f"damaged-{time.time_ns()}"
         for path in self._files():
@@ -320,7 +320,7 @@ class SqliteStore:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Device and inode of a file, None where there is none."""
+    """Return the device and inode of a file, None if it does not exist."""
     try:
         status = os.stat(path)
     except OSError:
@@ -348,11 +348,11 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 def _is_busy(error: sqlite3.OperationalError) -> bool:
-    """Whether another connection has the file at this moment; of the extended codes only the lowest byte tells."""
+    """Return True if another connection has locked the file; extended codes keep that in their lowest byte."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def _is_damage(error: sqlite3.OperationalError) -> bool:
-    """Whether it says that the file is not what it was, rather than that it cannot be had."""
+    """Return True if an error says that the file is damaged, not only out of reach."""
     said = str(error).lower()
     return any(phrase in said for phrase in ("malformed", "no such table", "no such column", "unsupported file format"))

@@ -84,7 +84,7 @@ def test_a_pruned_disk_keeps_what_was_used_last(tmp_path, monkeypatch):
     assert [row is not None for row in cache.get_many("n", KEYS[:3])] == [True, False, True]
     assert cache.prune(max_bytes=130) == 1
     assert cache.info().entries == 1
-    with pytest.raises(ValueError, match="needs max_bytes"):
+    with pytest.raises(ValueError, match="Pass max_bytes"):
         cache.prune()
 
 
@@ -166,7 +166,7 @@ def test_settings(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="stop"), config_context(cache="memory"):
         raise RuntimeError("stop")
     assert get_config() == {"cache": str(tmp_path)}
-    with pytest.raises(TypeError, match="cache=3 is no cache"):
+    with pytest.raises(TypeError, match="cache=3 is not a cache"):
         set_config(cache=3)
 
 
