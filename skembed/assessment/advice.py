@@ -76,7 +76,7 @@ class Advice:
         """The finding of that name."""
         found = next((found for found in self.findings if found.name == name), None)
         if found is None:
-            raise KeyError(f"{name!r} is none of the findings: {[found.name for found in self.findings]}.")
+            raise KeyError(f"unknown finding {name!r}; this advice has {[found.name for found in self.findings]}.")
         return found
 
     def estimator(self, **parameters: Any) -> Any:
@@ -115,7 +115,7 @@ def _describe_cost(e: Mapping[str, float]) -> str:
     where = "an accelerator" if e["accelerator"] else f"{e['cores']:.0f} thread{'s' if e['cores'] > 1 else ''}"
     return (
         f"Timed with a few samples on {where}: an epoch of all blocks takes {duration(e['epoch_seconds'])}, of "
-        f"the top block {duration(e['top_epoch_seconds'])}, of the head next to nothing."
+        f"the top block {duration(e['top_epoch_seconds'])}, and of the head almost no time."
     )
 
 

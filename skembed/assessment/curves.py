@@ -119,7 +119,7 @@ def read_curves(curves: Curves) -> list[Finding]:
 
 def _place(record: dict[str, Any]) -> str:
     """Stage and attempt of an epoch."""
-    return record["stage"] + (" again, with stronger regularisation" if record["attempt"] > 1 else "")
+    return record["stage"] + (" again, with stronger regularization" if record["attempt"] > 1 else "")
 
 
 def _losses(record: dict[str, Any]) -> str:
@@ -147,9 +147,9 @@ def _explosions(curves: Curves) -> Iterator[str]:
     attempts = [harm.attempt for harm in _harms(curves, sure=1.0)] if curves.softened else curves.attempts()
     worst = max((record["train_loss"] for attempt in attempts for record in attempt), default=0.0)
     if curves.part(worst) > _EXPLODED_LOSS:
-        yield f"the training loss reached {worst:.3g}, where knowing nothing has {curves.naive_loss:.3f}"
+        yield f"the training loss reached {worst:.3g}; a constant prediction has {curves.naive_loss:.3f}"
     if curves.judged and not all(math.isfinite(record["valid_loss"]) for record in curves.history):
-        yield "the held-out loss was no finite number in at least one epoch"
+        yield "the held-out loss was not finite in at least one epoch"
 
 
 def _spikes(curves: Curves) -> Iterator[str]:
@@ -183,8 +183,8 @@ def _wipe_outs(curves: Curves) -> Iterator[str]:
         last = attempt[-1]
         if attempt[0]["unfrozen"] and curves.part(last["valid_loss"]) >= _WIPED_OUT_LOSS:
             yield (
-                f"{_place(last)}: the held-out loss ended at {last['valid_loss']:.3f}, that of knowing nothing "
-                f"({curves.naive_loss:.3f}), where the probe has {curves.probe_loss:.3f}"
+                f"{_place(last)}: the held-out loss ended at {last['valid_loss']:.3f}; a constant prediction has "
+                f"{curves.naive_loss:.3f}, and the linear probe {curves.probe_loss:.3f}"
             )
 
 
@@ -213,9 +213,9 @@ def _overfitted(curves: Curves, attempt: list[dict[str, Any]], kept: dict[str, A
     if kept is not None and by_metric and _rose(curves, lowest, kept):
         evidence = (
             f"Epoch {kept['epoch']} ({kept['stage']}) was kept for its score, but {_path(lowest, kept)}: its "
-            "probabilities, or numbers, are worse than those of that epoch."
+            f"outputs are worse than those of epoch {lowest['epoch']}."
         )
-        yours = "scoring=None, which judges by the held-out loss, if probabilities matter to you"
+        yours = "scoring=None, which compares epochs by the held-out loss, if probabilities matter to you"
         remedy = (
             f"{enumerated([yours, *means.regularized(), *means.slower(RATE_DIVISOR)[:1]])}; more samples help most."
         )
@@ -224,9 +224,9 @@ def _overfitted(curves: Curves, attempt: list[dict[str, Any]], kept: dict[str, A
     best = kept if kept is not None and not by_metric else lowest
     if (kept is None or attempt[0]["unfrozen"]) and _rose(curves, best, last):
         what = "the linear probe" if kept is None else f"epoch {kept['epoch']}"
-        evidence = f"In {last['stage']} {_path(best, last)}. What was kept, {what}, is not touched by it."
+        evidence = f"In {last['stage']} {_path(best, last)}. This does not affect {what}, which was kept."
         more = enumerated([*means.regularized(), *means.slower(RATE_DIVISOR)[:1], *means.shallower()])
-        remedy = f"Nothing has to be mended. If training is to gain more: {more}; more samples help most."
+        remedy = f"None needed. To gain more from training: {more}; more samples help most."
         yield Finding("overfitting", "note", evidence, remedy, numbers=_numbers(curves, best, last))
 
 
@@ -241,16 +241,18 @@ def _gap(curves: Curves) -> Iterator[Finding]:
     if _is_wide(curves, train_loss, curves.best_loss):
         severity = "warning" if curves.part(curves.best_loss) >= _HIGH_LOSS else "note"
         accuracy = "" if curves.accuracy is None else f"; accuracy {curves.accuracy:.2f}"
-        evidence = f"What was kept, {what}, has {_apart(curves, train_loss, curves.best_loss, accuracy)}"
+        evidence = (
+            f"{what[0].upper()}{what[1:]}, which was kept, has {_apart(curves, train_loss, curves.best_loss, accuracy)}"
+        )
         yield _gap_finding(curves, severity, evidence, train_loss, curves.best_loss, _narrower(curves.means, kept))
         return
     last = curves.history[-1] if curves.judged else None
     if last is not None and last["epoch"] != curves.chosen and _is_wide(curves, last["train_loss"], last["valid_loss"]):
         evidence = (
             f"The last epoch, {last['epoch']} ({_place(last)}), had "
-            f"{_apart(curves, last['train_loss'], last['valid_loss'])} What was kept, {what}, is not touched by it."
+            f"{_apart(curves, last['train_loss'], last['valid_loss'])} This does not affect {what}, which was kept."
         )
-        remedy = f"Nothing has to be mended, unless training is to gain more. {_narrower(curves.means, last)}"
+        remedy = f"None needed. To gain more from training: {_narrower(curves.means, last)}"
         yield _gap_finding(curves, "note", evidence, last["train_loss"], last["valid_loss"], remedy)
 
 
@@ -262,8 +264,8 @@ def _is_wide(curves: Curves, train_loss: float, held_out_loss: float) -> bool:
 def _apart(curves: Curves, train_loss: float, held_out_loss: float, accuracy: str = "") -> str:
     return (
         f"a training loss of {train_loss:.4f} and a held-out loss of {held_out_loss:.3f} (standard error "
-        f"{curves.best_error:.3f}{accuracy}), where knowing nothing has {curves.naive_loss:.3f}: it knows the training "
-        "samples far better than others."
+        f"{curves.best_error:.3f}{accuracy}); a constant prediction has {curves.naive_loss:.3f}. It fits the training "
+        "samples far better than new ones."
     )
 
 
@@ -277,10 +279,10 @@ def _gap_finding(
 
 def _narrower(means: Means, kept: dict[str, Any] | None) -> str:
     if kept is None:
-        return "More samples help most; or another layer (layers=) or backbone (rank_backbones)."
+        return "More samples help most; or try another layer (layers=) or backbone (rank_backbones)."
     # A training loss far below the held-out loss is what stronger regularization acts on.
     regularized = enumerated([*means.regularized(), *means.shallower()])
-    return f"More samples help most; {regularized or 'or another backbone (rank_backbones)'}."
+    return f"More samples help most; {regularized or 'or try another backbone (rank_backbones)'}."
 
 
 def _rose(curves: Curves, best: dict[str, Any], last: dict[str, Any]) -> bool:
@@ -317,15 +319,17 @@ def _underfitting(curves: Curves) -> Iterator[Finding]:
         return
     means, fallen, n_trained = curves.means, _fallen(curves, attempt), len(last["unfrozen"])
     said = _losses(last) if curves.judged else f"training loss {last['train_loss']:.3f}"
-    high = f"{said} at the end are high against {curves.naive_loss:.3f} of knowing nothing"
+    high = f"{said} at the end are high; a constant prediction has {curves.naive_loss:.3f}"
     if fallen >= _MIN_FALL:
-        evidence = f"Losses still fell when the fit ended, by {fallen:.1%} of that of knowing nothing lately; {high}."
+        evidence = (
+            f"Losses were still falling when the fit ended, lately by {fallen:.1%} of a constant prediction's; {high}."
+        )
         faster = means.parameters["learning_rate"]
         remedy = f"More epochs: {' and '.join(means.longer())}; or a higher learning_rate (now {faster:.2g})."
         yield Finding("underfitting", "warning", evidence, remedy, numbers={"fallen": fallen})
     elif n_trained < curves.depth and (deeper := means.deeper()):
-        evidence = f"With {n_trained} of {curves.depth} blocks training, {high}, and fall no more."
-        remedy = f"Train deeper: {deeper[0]}; or read another layer (layers=), or another backbone (rank_backbones)."
+        evidence = f"With {n_trained} of {curves.depth} blocks training, losses no longer fall; {high}."
+        remedy = f"Train deeper: {deeper[0]}; or try another layer (layers=) or backbone (rank_backbones)."
         yield Finding("underfitting", "warning", evidence, remedy, numbers={"fallen": fallen})
 
 
@@ -374,16 +378,16 @@ def _harm(curves: Curves, *, slower_by: float) -> Iterator[Finding]:
     if not harms:
         return
     probe, means = curves.kept == "probe", curves.means
-    evidence = f"Training did harm to the held-out loss: {'; '.join(harms)}. " + (
-        "The linear probe is what was kept." if probe else "What was better before was restored."
+    evidence = f"Training raised the held-out loss: {'; '.join(harms)}. " + (
+        "The linear probe was kept." if probe else "The better weights from before were restored."
     )
     if probe:
         milder = enumerated([*means.slower(slower_by), *means.nearer(), *means.shallower()])
         if _cut_short(curves):
             milder += f"; or more epochs, since the training loss still fell at the end: {' and '.join(means.longer())}"
-        remedy = f"{milder}. If the probe itself is poor, another backbone or layer (rank_backbones)."
+        remedy = f"{milder}. If the probe itself is poor, try another backbone or layer (rank_backbones)."
     else:
-        remedy = f"Nothing has to be mended. It takes less time without: {_shorter(curves)}."
+        remedy = f"None needed. To save time, leave out the deeper stages: {_shorter(curves)}."
     yield Finding("negative transfer", "warning" if probe else "note", evidence, remedy)
 
 
@@ -408,13 +412,13 @@ def _calibration(curves: Curves) -> Iterator[Finding]:
     # The search for the temperature ends there, so that more was not measured.
     least = "at least " if curves.temperature > 0.98 * TEMPERATURE_RANGE[1] else ""
     evidence = (
-        f"Outputs were {least}{curves.temperature:.1f} times as sure as they are right, by the held-out samples; they "
-        f"are divided by it, so predict_proba is {'nearer to right' if least else 'right on average'}."
+        f"Outputs were {least}{curves.temperature:.1f} times too large for the held-out samples. They are divided by "
+        f"this temperature, so predict_proba is {'less overconfident' if least else 'right on average'}."
     )
     softer = enumerated(curves.means.softened())
     if curves.kept == "probe":
-        more = "The linear probe, which was kept, is that sure; more samples make it less so"
+        more = "More samples make the linear probe, which was kept, less overconfident"
     else:
-        more = f"For outputs that are less sure to begin with: {softer or 'fewer epochs, or more samples'}"
-    remedy = f"Nothing has to be mended. {more}."
+        more = f"To train less overconfident outputs: {softer or 'fewer epochs, or more samples'}"
+    remedy = f"None needed. {more}."
     yield Finding("miscalibration", "note", evidence, remedy, numbers={"temperature": curves.temperature})

@@ -85,14 +85,14 @@ def find_noise(
     given, likely = names[codes[where[0]]], names[suspects.suggested[0]]
     evidence = (
         f"A linear probe on frozen features predicted the class of each of {len(single)} samples without having been "
-        f"fitted on it. Of the quarter that it was surest of, {rate:.1%} (standard error {error:.1%}) have another "
-        "label than it says; with right labels that is about 1%, with a tenth of the labels wrong 5% or more. "
-        f"{len(where)} labels in all are suspect, first of them one given as {given!r} and likely {likely!r}."
-    ) + ("" if sure else " It may be chance.")
+        f"fitted on it. In the quarter with the most certain predictions, {rate:.1%} (standard error {error:.1%}) of "
+        "the labels differ from them; correct labels give about 1%, and 10% wrong labels give 5% or more. "
+        f"{len(where)} labels in all are suspect; the most suspect one is {given!r} and should probably be {likely!r}."
+    ) + ("" if sure else " This may be chance.")
     severity = "warning" if sure else "note"
-    remedy = "Look at the samples of this finding (its .samples, the surest first)"
+    remedy = "Check the labels of these samples (the finding's .samples, the most suspect first)"
     softer = [] if means.kept == "probe" else means.at_least(optimization__label_smoothing=0.1)
-    remedy += f"; {softer[0]} lessens the harm of wrong ones that stay." if softer else "."
+    remedy += f"; {softer[0]} lessens the harm of wrong labels that remain." if softer else "."
     return [
         Finding(
             "label noise",
@@ -112,8 +112,8 @@ def _of_chance(
     numbers = {"probe_r2": left_out.r2}
     if codes is None:
         evidence = (
-            f"A linear probe on frozen features explains {left_out.r2:.1%} of the variance of the targets of samples "
-            "that it was not fitted on, no more than where the targets are shuffled; 100% would be all of it."
+            f"A linear probe on frozen features explains {left_out.r2:.1%} of the targets' variance in samples that it "
+            "was not fitted on, no more than it explains of shuffled targets."
         )
     else:
         right = float(left_out.quality(targets, codes).mean())
@@ -125,12 +125,12 @@ def _of_chance(
             return None
         evidence = (
             f"A linear probe on frozen features is right on {right:.1%} of the samples, each predicted from all "
-            f"others; with shuffled labels, which is chance, it comes to between {min(by_chance):.1%} and "
+            f"others. With shuffled labels, which is chance, it reaches between {min(by_chance):.1%} and "
             f"{max(by_chance):.1%}."
         )
         numbers |= {"probe_accuracy": right, "shuffled_low": min(by_chance), "shuffled_high": max(by_chance)}
     # More of the network would learn by heart what has no structure.
-    remedy = "Check that X and y are in the same order; if they are, another backbone or layer (rank_backbones)."
+    remedy = "Check that X and y are in the same order; if they are, try another backbone or layer (rank_backbones)."
     return Finding("no signal", "serious", evidence, remedy, numbers=numbers)
 
 
@@ -152,18 +152,18 @@ def find_leaks(rows: np.ndarray, train: np.ndarray, held_out: np.ndarray, means:
     if share < _LEAKED_SHARE or len(leaked) < 2:
         return
     evidence = (
-        f"{len(leaked)} of {len(held_out)} held-out samples ({share:.1%}) have a copy or near copy among those trained "
-        f"on (similarity of at least {twins.threshold:.3f}): held-out scores are too good. Without copies that is 0%."
+        f"{len(leaked)} of {len(held_out)} held-out samples ({share:.1%}) have a copy or near copy among the training "
+        f"samples (similarity of at least {twins.threshold:.3f})."
     )
     if means.own_validation:
-        remedy = "Take the samples of this finding out of X_val, or their copies out of X."
+        remedy = "Remove these samples (the finding's .samples) from X_val, or their copies from X."
     elif means.grouped:
         remedy = (
-            "Copies are in different groups. Join these: fit(X, y, groups=advice.groups) with "
+            "Copies are in different groups. Join these groups: fit(X, y, groups=advice.groups) with "
             "advice = advise(X, y, embedder, groups=groups)."
         )
     else:
-        remedy = "Keep copies together: fit(X, y, groups=advise(X, y, embedder).groups), or groups of your own."
+        remedy = "Keep copies together: fit(X, y, groups=advise(X, y, embedder).groups), or pass groups of your own."
     severity = "serious" if share >= _SERIOUS_LEAKED_SHARE else "warning"
     yield Finding("leaked duplicates", severity, evidence, remedy, tuple(leaked.tolist()), {"leaked_share": share})
 
@@ -200,20 +200,18 @@ def find_imbalance(
     evidence = []
     if hurt.any():
         worse = _listed(f"{names[i]!r} ({_samples(counts[i])}: {shares[i]:.2f})" for i in np.flatnonzero(hurt).tolist())
-        evidence.append(
-            f"Rare classes do much worse on held-out samples (mean probability; the others {expected:.2f}): {worse}."
-        )
+        evidence.append(f"Mean held-out probability of rare classes, against {expected:.2f} for the others: {worse}.")
     if unknown.any():
         rest = np.flatnonzero(unknown).tolist()
         dark = _listed(f"{names[i]!r} ({_samples(counts[i])}, {judged[i]} held out)" for i in rest)
-        evidence.append(f"So few are held out of rare classes that nothing is known of how these do: {dark}.")
+        evidence.append(f"Too few held-out samples to judge these classes: {dark}.")
     evidence.append(
         f"The largest class, {names[largest]!r}, has {counts[largest]} samples, {counts[largest] / rarest:.0f} times "
-        "as many as the smallest of these."
+        "as many as the smallest of these classes."
     )
-    parts = ["More samples of these classes", *means.unset(class_weight="balanced")]
+    parts = ["more samples of these classes", *means.unset(class_weight="balanced")]
     parts += means.unset(scoring="balanced_accuracy") if hurt.any() else []
-    remedy = ", ".join(parts) + ("; or join them with other classes." if rarest < _TINY_CLASS else ".")
+    remedy = f"Use {', '.join(parts)}" + ("; or merge them with other classes." if rarest < _TINY_CLASS else ".")
     numbers = {"imbalance": float(counts[largest] / rarest), "rarest": float(rarest), "others": expected}
     yield Finding("class imbalance", "warning", " ".join(evidence), remedy, numbers=numbers)
 
@@ -248,9 +246,9 @@ def find_few(counts: np.ndarray, n_held_out: int, means: Means) -> Iterator[Find
         held_out, them = ("is held out", "it") if n_held_out == 1 else ("are held out", "them")
         evidence += (
             f" {_samples(n_held_out)} {held_out}: an accuracy measured on {them} has a standard error of up to "
-            f"{0.5 / n_held_out**0.5:.2f}, and smaller differences between fits are chance."
+            f"{0.5 / n_held_out**0.5:.2f}, and smaller differences between fits may be chance."
         )
     # Whatever trains blocks was compared with the probe, and kept where it was better.
     gentle = "" if not means.trains_blocks or means.kept == "fine-tuned" else " strategy='head' takes less time."
-    remedy = f"More labelled samples are worth more than any setting; compare fits by cross_val_score.{gentle}"
+    remedy = f"More labeled samples are worth more than any setting. Compare fits by cross_val_score.{gentle}"
     yield Finding("few samples", "note", evidence, remedy, numbers={"per_class": usual, "held_out": float(n_held_out)})

@@ -62,7 +62,7 @@ class Diagnosis:
     def __getitem__(self, name: str) -> Finding:
         """The finding of that name."""
         if name not in self.names:
-            raise KeyError(f"{name!r} is none of the findings: {list(self.names)}.")
+            raise KeyError(f"unknown finding {name!r}; this diagnosis has {list(self.names)}.")
         return self.findings[self.names.index(name)]
 
     def __str__(self) -> str:
@@ -74,7 +74,7 @@ class Diagnosis:
             lines = [f"Healthy: nothing was found. {looked}".strip()]
         else:
             n_findings = len(self.findings)
-            fine = "Not judged, but nothing bad was found; notes" if "not judged" in self else "Healthy, with notes"
+            fine = "Not judged, but without problems; notes" if "not judged" in self else "Healthy, with notes"
             first = fine if self.healthy else f"{n_findings} finding{'s' if n_findings > 1 else ''}"
             lines = [f"{first}, the worst first:", describe(self.findings)]
             lines += [f"Not found: {', '.join(left)}."] if left else []

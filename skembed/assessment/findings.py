@@ -1,4 +1,4 @@
-"""What was found in data or in a fit: a name, how bad it is, the numbers, and the remedy."""
+"""Findings in data or in a fit: name, severity, verdict, numbers and remedy."""
 
 from __future__ import annotations
 
@@ -9,32 +9,60 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["LINE_WIDTH", "SEVERITIES", "Finding", "describe", "of_positions", "worst_first"]
+__all__ = ["LINE_WIDTH", "SEVERITIES", "VERDICTS", "Finding", "describe", "of_positions", "worst_first"]
 
-#: From what need not be acted on to what makes the result worthless.
+#: From the mildest to the worst; `Finding` has their meaning.
 SEVERITIES = ("note", "warning", "serious")
-#: Characters of a line of printed advice and diagnoses.
+#: One sentence per finding, printed before its numbers.
+VERDICTS: Mapping[str, str] = {
+    # before training
+    "classes of one sample": "Some classes are too small to be both learned and tested.",
+    "conflicting labels": "Copies of the same sample have different targets.",
+    "far domain": "The data differ from what the network was pre-trained on.",
+    "imbalance": "Classes differ so much in size that accuracy misleads.",
+    "leakage": "A random split would test on copies of training samples.",
+    "memory": "Training all blocks needs more memory than is free.",
+    "slow": "Training all blocks takes longer than the budget allows.",
+    "unknown words": "The tokenizer was not made for these texts.",
+    # before or after training
+    "few samples": "The data are too few for certain results.",
+    "label noise": "Some labels are probably wrong.",
+    "no signal": "The embeddings say nothing about the targets.",
+    # after training
+    "class imbalance": "Rare classes are predicted badly, or cannot be judged.",
+    "forgetting": "The network differs much from the pre-trained one.",
+    "generalization gap": "The model fits training samples much better than new ones.",
+    "instability": "The learning rate is too high for stable training.",
+    "leaked duplicates": "Held-out scores are too good, because samples were also trained on.",
+    "miscalibration": "The outputs were overconfident before calibration.",
+    "negative transfer": "Training blocks made the held-out loss worse.",
+    "not judged": "Too few samples are held out to judge this fit.",
+    "overfitting": "Training went on past the best held-out loss.",
+    "underfitting": "The model has not learned all that it could.",
+}
+#: Width of printed advice and diagnoses, in characters.
 LINE_WIDTH = 100
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was found.
+    """One finding. Print it for its verdict, numbers and remedy.
 
     Parameters
     ----------
     name : str
-        Such as "overfitting".
+        Name, such as "overfitting".
     severity : {"note", "warning", "serious"}
-        "note" need not be acted on, "warning" costs accuracy, "serious" makes the result or its score worthless.
+        A "note" needs no action, a "warning" costs accuracy, and a "serious" finding makes the result or its score
+        worthless.
     evidence : str
-        A sentence with the numbers.
+        Sentences with the numbers.
     remedy : str
-        What to do, in the estimator's own parameters.
+        What to do, in terms of the estimator's parameters.
     samples : tuple of int, default=()
-        Positions in X of the samples that it is about, where it is about some; those of a fit's X_val follow them.
+        Positions in X of the samples that the finding is about, if any. Positions in a fit's X_val continue those of X.
     numbers : dict, default={}
-        The numbers of the evidence by name.
+        Numbers of the evidence by name.
     """
 
     name: str
@@ -45,15 +73,19 @@ class Finding:
     numbers: Mapping[str, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        first = textwrap.fill(
-            f"{self.name} ({self.severity}): {self.evidence}", LINE_WIDTH, initial_indent="- ", subsequent_indent="  "
-        )
-        then = textwrap.fill(f"Remedy: {self.remedy}", LINE_WIDTH, initial_indent="  ", subsequent_indent="  ")
-        return f"{first}\n{then}"
+        evidence = self.evidence[:1].upper() + self.evidence[1:]
+        parts = [f"{self.name} ({self.severity}): {self.verdict}".rstrip(), evidence, f"Remedy: {self.remedy}"]
+        lines = [textwrap.fill(part, LINE_WIDTH, initial_indent="  ", subsequent_indent="  ") for part in parts]
+        return "-" + "\n".join(lines)[1:]
+
+    @property
+    def verdict(self) -> str:
+        """The finding in one sentence without numbers; empty for a name that skembed does not use."""
+        return VERDICTS.get(self.name, "")
 
 
 def of_positions(findings: Iterable[Finding], positions: Any) -> tuple[Finding, ...]:
-    """The same findings, where sample i stands for ``positions[i]``.
+    """Return findings with ``positions[i]`` in the place of sample i.
 
     Examples
     --------
@@ -66,10 +98,10 @@ def of_positions(findings: Iterable[Finding], positions: Any) -> tuple[Finding, 
 
 
 def worst_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """Sorted by severity; those of one severity stay in their order."""
+    """Sort findings by severity; equal ones keep their order."""
     return tuple(sorted(findings, key=lambda found: -SEVERITIES.index(found.severity)))
 
 
 def describe(findings: Iterable[Finding]) -> str:
-    """Findings in words, one below the other."""
+    """Return printed findings, one below the other."""
     return "\n".join(map(str, findings))

@@ -87,26 +87,28 @@ def find_forgetting(
     if unlike:
         worst = min(unlike, key=unlike.__getitem__)
         alike = f"CKA {unlike[worst]:.2f} in {worst}, where 1 is the same"
-        signs.append(f"outputs of {_blocks(unlike)} unlike those before ({alike})")
+        signs.append(f"outputs of {_blocks(unlike)} unlike the pre-trained outputs ({alike})")
     if moved:
         worst = max(moved, key=moved.__getitem__)
-        signs.append(f"weights of {_blocks(moved)} far from those before ({moved[worst]:.0%} of their size in {worst})")
+        signs.append(
+            f"weights of {_blocks(moved)} far from the pre-trained ones ({moved[worst]:.0%} of their norm in {worst})"
+        )
     if probes is not None:
         signs.append(
-            f"a linear probe reaches {probes['old_probe']:.3f} on the old features and {probes['new_probe']:.3f} on "
-            f"the new ones (standard error of the difference {probes['probe_error']:.3f})"
+            f"a linear probe reaches {probes['old_probe']:.3f} on the pre-trained features and "
+            f"{probes['new_probe']:.3f} on the new ones (standard error of the difference {probes['probe_error']:.3f})"
         )
     if judged:
-        signs.append("held-out samples are the better for it")
+        signs.append("held-out samples are predicted better with the change")
     evidence = "; ".join(signs) + "."
     severity = "serious" if lost else "note" if judged or probes is not None else "warning"
     milder = enumerated([*means.slower(slower_by), *means.nearer(), *means.shallower()])
     if lost:
         remedy = f"{milder}."
     elif severity == "note":
-        remedy = f"Nothing has to be mended: the features serve no worse. To stay nearer to what was: {milder}."
+        remedy = f"None needed: the new features are no worse. To stay nearer to the pre-trained network: {milder}."
     else:
-        remedy = f"See by diagnose(fitted, X, y) whether the new features serve worse. If they do: {milder}."
+        remedy = f"Check with diagnose(fitted, X, y) whether the new features are worse. If so: {milder}."
     yield Finding("forgetting", severity, evidence[0].upper() + evidence[1:], remedy)
 
 

@@ -117,11 +117,10 @@ RULES: tuple[Rule, ...] = (
         strategy=Head(),
         finding="serious",
         evidence="predicting each of {n_probed:.0f} samples from all others, a linear probe on the embeddings "
-        "{probe_score}; with shuffled {target}s, which is chance, it comes to {shuffled_range}. As far as "
-        "these samples show, the embeddings tell nothing about the {target}s.",
+        "{probe_score}; with shuffled {target}s, which is chance, it reaches {shuffled_range}.",
         remedy="Do not train yet. Check that X and y are in the same order, and that the {target}s are about what the "
-        "embedder reads. If so, try other backbones and layers (rank_backbones), and more samples: of "
-        "{n_probed:.0f} a weak signal may not show.",
+        "embedder reads. If so, try other backbones and layers (rank_backbones), and more samples: a weak signal may "
+        "not show in {n_probed:.0f}.",
     ),
     *(
         Rule(
@@ -130,8 +129,8 @@ RULES: tuple[Rule, ...] = (
             "Northcutt, Athalye & Mueller (2021): errors in labels are common, and mislead the choice of models.",
             finding=severity,
             evidence="{conflict_share:.1%} of the samples have an exact copy with another {target}{bound}.",
-            remedy="Look at them (this finding's `samples` has their positions in X), and keep one {target} for all "
-            "copies of a sample{one_target}.",
+            remedy="Check these samples (the finding's .samples are their positions in X), and keep one {target} for "
+            "all copies of a sample{one_target}.",
             samples="conflicts",
         )
         for severity, when in _CONFLICTS.items()
@@ -143,7 +142,7 @@ RULES: tuple[Rule, ...] = (
             "Kapoor & Narayanan (2023): duplicates across the split are a form of leakage.",
             finding=severity,
             evidence="{torn_share:.1%} of the samples have a copy or near copy in X. A random split puts copies of "
-            "what was trained on among the test samples, and the score comes out too good.",
+            "training samples into the test set, and the score will be too good.",
             remedy="groups = advise(X, y, embedder).groups gives copies the same number. Keep them together with "
             "fit(X, y, groups=groups) and GroupKFold, or keep one of each, np.unique(groups, return_index=True)[1].",
             samples="duplicates",
@@ -156,8 +155,8 @@ RULES: tuple[Rule, ...] = (
         "Pedregosa et al. (2011), scikit-learn: a stratified split needs two samples of each class.",
         finding="warning",
         evidence="{single} (copies count as one), which can be learned or tested, but not both.",
-        remedy="Collect more of them, join them with other {classes}, or leave them out: no split has them on both "
-        "sides, and stratified ones fail or warn.{identifiers}",
+        remedy="Collect more samples of them, merge them with other {classes}, or leave them out: no split has them on "
+        "both sides, and stratified splits fail or warn.{identifiers}",
     ),
     Rule(
         "label noise",
@@ -166,22 +165,23 @@ RULES: tuple[Rule, ...] = (
         reason="label smoothing lessens the harm of wrong labels.",
         settings={"optimization__label_smoothing": 0.1},
         finding="warning",
-        evidence="of the quarter of the samples that a linear probe is surest of, without having seen their labels, "
-        "{noise_rate:.1%} are labelled otherwise, where 1 % or less is normal; {n_suspects:.0f} labels are suspect.",
-        remedy="Look at the suspects (this finding's `samples` has their positions in X, the surest first), and "
-        "correct what is wrong.",
+        evidence="in the quarter of the samples that a linear probe predicts with most certainty, without having seen "
+        "their labels, {noise_rate:.1%} of the labels differ from the prediction, where 1 % or less is normal; "
+        "{n_suspects:.0f} labels are suspect.",
+        remedy="Check the suspects (the finding's .samples are their positions in X, the most suspect first), and "
+        "correct wrong labels.",
         samples="suspects",
     ),
     Rule(
         "imbalance",
         lambda e: e.imbalance >= 5,
         "Buda et al. (2018): imbalance harms a network, and samples of rare classes should come more often.",
-        reason="with class_weight='balanced' each class counts for as much as any other, however few samples it has.",
+        reason="class_weight='balanced' gives each class the same total weight, however few samples it has.",
         settings={"class_weight": "balanced"},
         finding="warning",
         evidence="the largest class has {largest:.0f} samples, the smallest {rarest:.0f}: {accuracy_misleads}.",
-        remedy="Compare by scoring='balanced_accuracy', the mean over the classes of the share that is found "
-        "({balanced_chance} is chance).",
+        remedy="Compare models by scoring='balanced_accuracy', the mean recall of the classes (chance is "
+        "{balanced_chance}).",
     ),
     Rule(
         "unknown words",
@@ -189,9 +189,9 @@ RULES: tuple[Rule, ...] = (
         "Gururangan et al. (2020): the fewer words two domains share, the more adaptation gains; Rust et al. (2021): a "
         "tokenizer made for the language does better.",
         finding="warning",
-        evidence="the tokenizer spells {broken_share:.0%} of the words in four pieces or more, or does not know them; "
-        "of texts in a language and field that it was made for it is a few percent.",
-        remedy="Try a backbone of this language or field (rank_backbones tells which).",
+        evidence="the tokenizer splits {broken_share:.0%} of the words into four pieces or more, or does not know "
+        "them. In the language and field that it was made for, this is a few percent.",
+        remedy="Try backbones of this language or field, and compare them with rank_backbones.",
     ),
     # -- strategies, the first that holds decides ---------------------------------------------------------
     Rule(
@@ -202,55 +202,54 @@ RULES: tuple[Rule, ...] = (
         strategy=Head(),
         settings={"batch_size": 16},
         finding="note",
-        evidence="{size}: too few to train a network on and to hold some out that judge it.{unmeasured}",
+        evidence="{size}, which is too few to train a network and to hold some out.{unmeasured}",
         remedy="More samples are worth more than any setting. Judge by cross-validation, not by one split.",
     ),
     Rule(
         "memory",
         lambda e: e.training_bytes > 0.8 * e.free_bytes,
         "Hu et al. (2021): low-rank updates match full fine-tuning, and need moments for few parameters.",
-        reason="few parameters train, and the memory of all others' gradients and moments is saved.",
+        reason="few parameters train, so the gradients and moments of all others need no memory.",
         strategy=Full(),
         method="lora",
         without=Partial(),
         finding="note",
-        evidence="to train all blocks takes about {memory_needed} for weights, gradients and the optimiser's moments; "
+        evidence="training all blocks takes about {memory_needed} for weights, gradients and the optimizer's moments; "
         "{memory_free} are free.",
-        remedy="Stay with method='lora', or a Partial strategy of few blocks; or take a smaller backbone.",
+        remedy="Use method='lora', a Partial strategy with few blocks, or a smaller backbone.",
     ),
     Rule(
         "limited by conflicts",
         lambda e: _is_solved(e) and _conflicts_limit(e),
         "Northcutt, Athalye & Mueller (2021): errors in labels are common, and mislead the choice of models.",
-        reason="what limits the score are copies with conflicting {target}s, and no training mends that. The head is "
-        "the cheapest to fit; ask again once the copies agree.",
+        reason="copies with conflicting {target}s limit the score, and training cannot change that. The head is the "
+        "cheapest to fit; ask for advice again once the copies agree.",
         strategy=Head(),
     ),
     Rule(
         "solved",
         lambda e: _is_solved(e) and not _conflicts_limit(e),
         "Kumar et al. (2022): fine-tuning can distort good features.",
-        reason="with nothing trained but a linear probe on the embeddings, it {probe_score} (each predicted from all "
-        "others): training more than a head has next to nothing to gain.",
+        reason="a linear probe on the embeddings already {probe_score} (each predicted from all others): training more "
+        "than a head can gain very little.",
         strategy=Head(),
     ),
     Rule(
         "slow",
         lambda e: _is_slow(e) and not _is_far(e),
         "Howard & Ruder (2018): the last layers hold the least general knowledge, and are the ones to begin with.",
-        reason="of the top block alone an epoch takes {top_epoch}, for what lies below is computed once.",
+        reason="an epoch of the top block alone takes {top_epoch}, since the blocks below are computed once.",
         strategy=Partial(n_blocks=1),
         finding="note",
-        evidence="an epoch of all blocks takes {epoch} here, and twenty of them more than the budget of "
-        "{budget_given}.",
-        remedy="A smaller backbone or an accelerator, or a larger budget= for advise.",
+        evidence="an epoch of all blocks takes {epoch} here, and twenty epochs exceed the budget of {budget_given}.",
+        remedy="Use a smaller backbone or an accelerator, or pass a larger budget= to advise.",
     ),
     Rule(
         "far domain, many samples",
         lambda e: _is_far(e) and e.per_target >= 100,
         "Lee et al. (2022): which blocks to tune depends on the shift; where inputs have changed, the first ones.",
-        reason="the lower blocks ought to change, too, and there are enough samples to train all of them ({size}); "
-        "with layer_decay=0.95 the lower ones learn nearly as fast as the top.",
+        reason="the lower blocks should change too, and there are enough samples to train all blocks ({size}); with "
+        "layer_decay=0.95 the lower blocks learn nearly as fast as the top.",
         strategy=Full(),
         settings={"optimization__layer_decay": 0.95},
     ),
@@ -258,16 +257,16 @@ RULES: tuple[Rule, ...] = (
         "far domain",
         _is_far,
         "Yosinski et al. (2014): features of higher layers are more specific to the source task.",
-        reason="the lower blocks ought to change, too, and are unfrozen step by step as long as that gains; with "
+        reason="the lower blocks should change too. They are unfrozen step by step as long as that gains; with "
         "layer_decay=0.95 they learn nearly as fast as the top.",
         strategy=Progressive(),
         settings={"optimization__layer_decay": 0.95},
         finding="warning",
-        evidence="{layers_compared}. Normal is that the last layers do at least as well; where they do worse, they "
-        "have left out what these {target}s are about, most likely since the network was trained on other data or for "
-        "another task.",
-        remedy="With frozen features read layers={best_layer:.0f}. A backbone that was trained on data like these may "
-        "do better than either (rank_backbones).",
+        evidence="{layers_compared}. Normally the last layers do at least as well. Where they do worse, they have "
+        "dropped information that these {target}s depend on, probably because the network was trained on other data or "
+        "for another task.",
+        remedy="With frozen features use layers={best_layer:.0f}. A backbone that was trained on data like these may "
+        "do better still (rank_backbones).",
     ),
     Rule(
         "many samples",
@@ -280,7 +279,7 @@ RULES: tuple[Rule, ...] = (
         "many images",
         lambda e: e.modality == "image" and e.n_distinct >= 10_000 and e.per_target >= 500 and e.task != "regression",
         "He et al. (2019), Bag of Tricks: a cosine schedule, label smoothing and mixup each improve image networks.",
-        reason="with so many images the usual refinements of training pay.",
+        reason="with so many images the usual refinements of training help.",
         settings={"optimization__schedule": "cosine", "optimization__label_smoothing": 0.1, "mix": Mixup(0.2)},
         only_for=("full",),
     ),
@@ -299,7 +298,7 @@ RULES: tuple[Rule, ...] = (
             "small data, more epochs",
             lambda e: e.n_samples < 1000 and not _is_slow(e),
             "Mosbach et al. (2021) and Zhang et al. (2021): fine-tuning on small data is unstable for want of "
-            "optimisation; small rates, bias correction and more epochs mend it.",
+            "optimization; small rates, bias correction and more epochs fix it.",
             reason="an epoch of {n_samples:.0f} samples has few steps, so twice as many epochs are allowed as by "
             "default.",
             settings=settings,
@@ -311,7 +310,7 @@ RULES: tuple[Rule, ...] = (
         "lower layer for the head",
         _is_far,
         "Yosinski et al. (2014): features of higher layers are more specific to the source task.",
-        reason="with a frozen backbone the layer that does better can be read in place of the last.",
+        reason="with a frozen backbone, the better layer can replace the last one.",
         settings={"embedder__layers": "{best_layer}"},
         only_for=("head",),
     ),

@@ -30,11 +30,11 @@ def words_for(e: Evidence) -> dict[str, str]:
         "layers_compared": _layers(e),
         "single": _single(e),
         "identifiers": (
-            " If y numbers or names the samples, it is the wrong column." if e.n_single == e.n_targets else ""
+            " If y holds numbers or names of the samples, it is the wrong column." if e.n_single == e.n_targets else ""
         ),
         "unmeasured": (
-            f" Fewer than {MIN_LEFT_OUT_SAMPLES} samples are left without copies, so whether embeddings and y have "
-            "anything to do with each other was not measured."
+            f" Fewer than {MIN_LEFT_OUT_SAMPLES} samples are left without copies, so it was not measured whether "
+            "the embeddings say anything about y."
             if e.n_probed < MIN_LEFT_OUT_SAMPLES
             else ""
         ),
@@ -76,9 +76,9 @@ def _size(e: Evidence) -> str:
         return f"{e.n_samples:.0f} samples{copies}"
     if copies:
         # What a class has of copies is not counted one by one.
-        return f"{e.n_samples:.0f} samples{copies}, about {e.per_target:.0f} a {_class(e)}"
+        return f"{e.n_samples:.0f} samples{copies}, about {e.per_target:.0f} per {_class(e)}"
     each = f"{e.rarest:.0f}" if e.rarest == e.largest else f"{e.rarest:.0f} to {e.largest:.0f}"
-    return f"{e.n_samples:.0f} samples, {each} a {_class(e)}"
+    return f"{e.n_samples:.0f} samples, {each} per {_class(e)}"
 
 
 def _class(e: Evidence) -> str:
@@ -103,19 +103,19 @@ def _layers(e: Evidence) -> str:
     if e.task == "classification":
         return (
             f"on {lower} a linear probe is right on {e.lower_probe:.1%} of the samples, on {own} on {e.own_probe:.1%}: "
-            f"{100 * e.lower_gain:.1f} points fewer, where {100 * e.lower_margin:.1f} would be within chance"
+            f"{100 * e.lower_gain:.1f} points less, where up to {100 * e.lower_margin:.1f} may be chance"
         )
     return (
         f"on {lower} a linear probe has an R² of {e.lower_probe:.3f}, on {own} of {e.own_probe:.3f}: "
-        f"{e.lower_gain:.3f} less, where {e.lower_margin:.3f} would be within chance"
+        f"{e.lower_gain:.3f} less, where up to {e.lower_margin:.3f} may be chance"
     )
 
 
 def _accuracy_misleads(e: Evidence) -> str:
     share = e.largest / e.n_samples
     if share >= 0.5:
-        return f"to name always the largest would be right on {share:.1%}, so that a high accuracy says little"
-    return "whether the smallest is ever found hardly shows in the accuracy"
+        return f"always predicting the largest would be right on {share:.1%}, so a high accuracy says little"
+    return "accuracy hardly shows whether the smallest is ever predicted"
 
 
 def _single(e: Evidence) -> str:

@@ -171,7 +171,9 @@ class TimeShift(AudioOperation):
 
     def _change(self, value: np.ndarray, rng, sampling_rate):
         if not sampling_rate:
-            raise ValueError(f"{self.name}: sampling_rate={sampling_rate!r} tells no seconds. Give it in Hz.")
+            raise ValueError(
+                f"{self.name}: sampling_rate={sampling_rate!r} is not a rate. Give the samples per second (Hz)."
+            )
         limit = min(round(self.seconds * sampling_rate), len(value) // 2)
         offset = int(rng.integers(-limit, limit + 1))
         if offset == 0:

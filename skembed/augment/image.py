@@ -285,7 +285,7 @@ def check_fill(operation: Any, names: tuple[str, ...]) -> None:
     if len(colour) != 3 or not all(isinstance(part, Integral) and 0 <= int(part) <= 255 for part in colour):
         known = ", ".join(map(repr, names))
         raise ValueError(
-            f"{operation.name}: fill={fill!r} is no colour. Use {known}, or red, green and blue from 0 to 255."
+            f"{operation.name}: fill={fill!r} is not a color. Use {known}, or red, green and blue from 0 to 255."
         )
     object.__setattr__(operation, "fill", colour)
 

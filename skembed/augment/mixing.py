@@ -307,7 +307,7 @@ def cutmix(inputs: Tensor, targets: Tensor, rng: np.random.Generator, alpha: flo
     _check(inputs, targets, alpha, "cutmix")
     if inputs.ndim != 4:
         raise ValueError(
-            f"cutmix: inputs of shape {tuple(inputs.shape)} are no images. Use (batch, channels, height, width), or "
+            f"cutmix: inputs of shape {tuple(inputs.shape)} are not images. Use (batch, channels, height, width), or "
             "mixup."
         )
     if not alpha:

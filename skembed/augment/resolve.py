@@ -261,7 +261,7 @@ def _parse(augment: Any, modality: str) -> tuple[Operation, ...]:
     if callable(augment) and not isinstance(augment, type):
         return (UserOperation(augment, modality),)
     raise ValueError(
-        f"augment={augment!r} is no augmentation. Use 'light', 'standard' or 'strong', {_known(modality)}, "
+        f"augment={augment!r} is not an augmentation. Use 'light', 'standard' or 'strong', {_known(modality)}, "
         "('name', {parameters}), a function of a sample, or a sequence of these."
     )
 

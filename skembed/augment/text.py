@@ -160,8 +160,8 @@ class SynonymReplacement(TextOperation):
         check_number(self, "rate", 0, 1)
         if self.synonyms != "wordnet" and not isinstance(self.synonyms, Mapping) and not callable(self.synonyms):
             raise ValueError(
-                f"{self.name}: synonyms={self.synonyms!r} is no source of synonyms. Use 'wordnet', a mapping such as "
-                "{'invoice': ['bill', 'statement']}, or a function of a word."
+                f"{self.name}: synonyms={self.synonyms!r} is not a source of synonyms. Use 'wordnet', a mapping such "
+                "as {'invoice': ['bill', 'statement']}, or a function of a word."
             )
 
     def require(self) -> None:

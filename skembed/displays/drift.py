@@ -194,7 +194,9 @@ class DriftDisplay:
     def _checked(self, name: str, values: Any) -> np.ndarray:
         numbers = np.asarray(values, dtype=float)
         if numbers.shape != (len(self.blocks),):
-            raise ValueError(f"{name} has shape {numbers.shape} for {len(self.blocks)} blocks. Give one value a block.")
+            raise ValueError(
+                f"{name} has shape {numbers.shape} for {len(self.blocks)} blocks. Give one value per block."
+            )
         return numbers
 
 

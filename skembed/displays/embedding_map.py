@@ -299,7 +299,7 @@ class EmbeddingMapDisplay:
     def _checked(self) -> np.ndarray:
         positions = np.asarray(self.positions, dtype=float)
         if positions.ndim != 2 or positions.shape[1] != 2:
-            raise ValueError(f"positions has shape {positions.shape}. Give two numbers a sample: (n_samples, 2).")
+            raise ValueError(f"positions has shape {positions.shape}. Give two numbers per sample: (n_samples, 2).")
         if self.samples is not None and len(self.samples) != len(positions):
             raise ValueError(
                 f"samples has {len(self.samples)} entries for {len(positions)} positions. Give one per sample."

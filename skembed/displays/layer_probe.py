@@ -141,7 +141,8 @@ class LayerProbeDisplay:
         scores = np.asarray(self.scores, dtype=float)
         if scores.ndim != 2 or len(scores) != len(self.layers):
             raise ValueError(
-                f"scores has shape {scores.shape} for {len(self.layers)} layers. Give a row a layer, a column a fold."
+                f"scores has shape {scores.shape} for {len(self.layers)} layers. Give one row per layer and one column "
+                "per fold."
             )
         if ax is None:
             _, ax = plt.subplots(figsize=(max(6.0, min(14.0, 2 + 0.4 * len(scores))), 4), layout="constrained")

@@ -62,7 +62,7 @@ class Checkpoint:
             private_directory(self.path.parent)
         except (FileExistsError, NotADirectoryError) as error:
             raise ValueError(
-                f"checkpoint_dir={str(directory)!r} is a file, or lies in one. Give a directory."
+                f"checkpoint_dir={str(directory)!r} is a file or below a file. Give a directory."
             ) from error
 
     def save(self, recipe: Recipe, optimizer: torch.optim.Optimizer, average: Averaged | None) -> None:

@@ -44,7 +44,7 @@ def check_lengths(n_samples: int, beside: dict[str, Any], *, name: str = "X") ->
     n_samples : int
         Samples of X.
     beside : dict of str to array-like or None
-        What should have one value a sample, by name.
+        Arguments that need one value per sample, by name.
     name : str
         What X is called.
     """
@@ -93,18 +93,20 @@ def check_weights(sample_weight: Any, n_samples: int) -> np.ndarray:
     try:
         weights = np.asarray(sample_weight, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"sample_weight holds what is no number: {error}. Give one number a sample.") from error
+        raise ValueError(f"sample_weight is not numeric: {error}. Give one number per sample.") from error
     if weights.ndim > 1:
-        raise ValueError(f"sample_weight has shape {weights.shape}: give one number a sample, of shape ({n_samples},).")
+        raise ValueError(
+            f"sample_weight has shape {weights.shape}: give one number per sample, of shape ({n_samples},)."
+        )
     weights = np.array(np.broadcast_to(weights, n_samples))
     bad = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
     if len(bad):
         raise ValueError(
-            f"sample_weight[{bad[0]}] is {weights[bad[0]]}, the first of {len(bad)} that are no weights. Give numbers "
+            f"sample_weight[{bad[0]}] is {weights[bad[0]]}, the first of {len(bad)} invalid weights. Give numbers "
             "from 0; 0 leaves a sample out."
         )
     if not weights.any():
-        raise ValueError("sample_weight is zero for every sample: there is nothing to learn from.")
+        raise ValueError("sample_weight is zero for every sample, so there is nothing to learn from.")
     return weights
 
 

@@ -304,8 +304,8 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
         unknown = np.setdiff1d(y_val, self.classes_)
         if y_val.ndim == 1 and len(unknown):
             raise ValueError(
-                f"y_val has the class {unknown.tolist()[0]!r}, which y has not: it cannot be learned. "
-                "Leave its samples out, or put some of them into X and y."
+                f"y_val has the class {unknown.tolist()[0]!r}, which is not in y, so it cannot be learned. "
+                "Leave its samples out, or add some of them to X and y."
             )
 
     def _check_split(self, y, train):

@@ -94,17 +94,17 @@ def slower_by(findings: Sequence[Finding]) -> float:
 def _not_judged(n_held_out: int) -> Finding:
     if not n_held_out:
         evidence = (
-            "No sample was held out, so the weights of the last epoch were kept, and whether training overfits, does "
-            "harm or is too sure of itself cannot be seen."
+            "No sample was held out, so the weights of the last epoch were kept. Overfitting, harm by training and "
+            "overconfidence cannot be detected."
         )
-        remedy = "validation_fraction=0.2, or fit(..., X_val=..., y_val=...)"
+        remedy = "Use validation_fraction=0.2, or fit(..., X_val=..., y_val=...)"
     else:
         evidence = (
-            f"{n_held_out} sample{' was' if n_held_out == 1 else 's were'} held out, which is too few to see whether "
-            "training overfits, does harm or is too sure of itself."
+            f"{n_held_out} sample{' was' if n_held_out == 1 else 's were'} held out, which is too few to detect "
+            "overfitting, harm by training or overconfidence."
         )
-        remedy = "More samples, a larger validation_fraction, or fit(..., X_val=..., y_val=...)"
-    return Finding("not judged", "note", evidence, f"{remedy}; or diagnose(fitted, X, y) with other samples.")
+        remedy = "Use more samples, a larger validation_fraction, or fit(..., X_val=..., y_val=...)"
+    return Finding("not judged", "note", evidence, f"{remedy}; or call diagnose(fitted, X, y) with other samples.")
 
 
 def _curves(plan: FitPlan, record: FitRecord, means: Means) -> curves.Curves:

@@ -46,7 +46,7 @@ class Progress:
     Parameters
     ----------
     stage, attempt, epoch : int
-        The next epoch to run: position in the plan, 0 or 1 (with stronger regularisation), epochs done in it.
+        The next epoch to run: position in the plan, 0 or 1 (with stronger regularization), epochs done in it.
     stale : int
         Epochs since the last that was the best so far.
     tried : Scores, optional
@@ -181,7 +181,7 @@ class Recipe:
         elif len(self.plan.stages) > 1 and not gained and progress.attempt == 0:
             progress.attempt = 1
         elif not gained:
-            again = ", also with stronger regularisation" if progress.attempt else ""
+            again = ", also with stronger regularization" if progress.attempt else ""
             progress.ended = f"{stage.name}: {'worse than before' if harmed else 'no gain'}{again}"
         else:
             progress.ended = f"{stage.name}: done"

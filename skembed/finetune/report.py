@@ -1,4 +1,4 @@
-"""A fit in words: what was tried, what it brought, and what was kept."""
+"""Report of a fit: the stages that ran, their scores, and the model that was kept."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def describe_epoch(record: dict[str, Any], elapsed: float) -> str:
 
 
 def _clock(seconds: float) -> str:
-    """Minutes and seconds, and hours where there are some."""
+    """Format seconds as m:ss, or as h:mm:ss from an hour on."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def describe_advice(advice: Advice) -> list[str]:
-    """Sentences on what ``strategy="auto"`` chose, why, and what else was advised and not done.
+    """Describe what ``strategy="auto"`` chose, why, and what else was advised but not applied.
 
     Parameters
     ----------
@@ -64,21 +64,21 @@ def describe_advice(advice: Advice) -> list[str]:
     lines = [f"strategy='auto' chose {advice.strategy!r}{method}. {advice.reasons[0]}"]
     if advice.settings:
         given = ", ".join(f"{name}={value!r}" for name, value in advice.settings.items())
-        lines.append(f"Also advised, and left to you: {given}. See advice_.")
+        lines.append(f"Also advised, but not applied: {given}. See advice_.")
     found = [f"{finding.name}: {finding.evidence}" for finding in advice.findings]
     lines += [f"Noteworthy: {sentence}" for sentence in found]
-    return [*lines, "print(advice_) tells what to do about it."] if found else lines
+    return [*lines, "Print advice_ for the remedies."] if found else lines
 
 
 def describe_nothing_unfrozen(progress: Progress, stages: Sequence[Stage], max_epochs: int) -> list[str]:
-    """A sentence where the epochs were too few for a strategy to come to its first blocks; else none.
+    """Describe that the epochs did not suffice to unfreeze any block; empty if some were unfrozen.
 
     Parameters
     ----------
     progress : Progress
-        At its end.
+        Progress at the end of the fit.
     stages : sequence of Stage
-        As planned.
+        Planned stages.
     max_epochs : int
         See `FineTuneClassifier`.
     """
@@ -87,8 +87,8 @@ def describe_nothing_unfrozen(progress: Progress, stages: Sequence[Stage], max_e
     if not planned or len(history) < max_epochs or any(record["unfrozen"] for record in history):
         return []
     return [
-        f"Nothing was unfrozen: max_epochs={max_epochs} was spent on the head. From {max_epochs + 1} on there are "
-        "epochs for blocks too."
+        f"Nothing was unfrozen: max_epochs={max_epochs} was spent on the head. Use max_epochs={max_epochs + 1} or "
+        "more to train blocks too."
     ]
 
 
@@ -127,20 +127,20 @@ def describe_fit(
     score_name: str,
     notes: Sequence[str],
 ) -> str:
-    """The path of a fit, a sentence a line.
+    """Describe a fit, one sentence per line.
 
     Parameters
     ----------
     progress : Progress
-        At its end.
+        Progress at the end of the fit.
     stages : sequence of Stage
-        As planned.
+        Planned stages.
     kept : {"fine-tuned", "probe"}
-        What the estimator is.
+        Model that was kept.
     n_train, n_held_out : int
-        Samples.
+        Numbers of training and held-out samples.
     score_name : str
-        What the score is called.
+        Name of the score.
     notes : sequence of str
         Further sentences.
     """
@@ -152,20 +152,20 @@ def describe_fit(
     if progress.ended:
         lines.append(f"Ended: {progress.ended}.")
     if kept == "probe" and progress.history:
-        lines.append("No epoch beat the linear probe on the held-out samples, so the probe is what was kept.")
+        lines.append("No epoch beat the linear probe on the held-out samples, so the probe was kept.")
     elif kept == "probe":
-        lines.append("Nothing was trained: the linear probe is what was kept.")
+        lines.append("Nothing was trained, so the linear probe was kept.")
     elif n_held_out:
         number, attempt, *_ = progress.path[-1]
         place = stages[number].name, attempt + 1
         own = [record for record in progress.history if (record["stage"], record["attempt"]) == place]
         epochs = max(i for i, record in enumerate(own, start=1) if record["best"])
         lines.append(
-            f"Kept: {stages[number].name}, epoch {epochs} of that stage, {_scores(progress.best, score_name)}, "
-            f"against {_scores(progress.baseline, score_name)} of the probe."
+            f"Kept: {stages[number].name}, epoch {epochs} of that stage, {_scores(progress.best, score_name)}. "
+            f"The linear probe has {_scores(progress.baseline, score_name)}."
         )
     else:
-        lines.append("Kept: the last epoch. Nothing was held out, so nothing is known of how good it is.")
+        lines.append("Kept: the last epoch. No samples were held out, so its score is unknown.")
     return "\n".join([*lines, *notes])
 
 
@@ -176,7 +176,7 @@ def _scores(scores: Scores, score_name: str) -> str:
 def _describe_attempt(name: str, attempt: int, records: list[dict[str, Any]], score_name: str) -> str:
     n_best = sum(record["best"] for record in records)
     seconds = sum(record["seconds"] for record in records)
-    again = " again, with stronger regularisation" if attempt > 1 else ""
+    again = " again, with stronger regularization" if attempt > 1 else ""
     epochs = f"{len(records)} epoch{'s' if len(records) > 1 else ''}, {seconds:.1f} s"
     if records[0]["valid_loss"] is None:
         return f"{name}{again}: {epochs}, training loss {records[-1]['train_loss']:.4f}."

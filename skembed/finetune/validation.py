@@ -74,7 +74,7 @@ def _in_proportion(y: np.ndarray, fraction: float, rng: np.random.Generator) -> 
 
 def _whole_groups(y, groups: np.ndarray, fraction: float, rng: np.random.Generator, stratify: bool) -> np.ndarray:
     if groups.shape != (len(y),):
-        raise ValueError(f"groups has shape {groups.shape}; {(len(y),)} was expected, one group a sample.")
+        raise ValueError(f"groups has shape {groups.shape}; {(len(y),)} was expected, one group per sample.")
     n_groups = len(np.unique(groups))
     if n_groups < 2:
         raise ValueError("groups has one group, which cannot be on both sides. Give X_val and y_val instead.")

@@ -98,7 +98,7 @@ def _with_labels(candidates: Any) -> list[tuple[str | None, Any]]:
         if not isinstance(candidate, (str, os.PathLike)) and not transforms:
             where = "" if label is None else f" for {label!r}"
             raise TypeError(
-                f"candidates holds {candidate!r}{where}, which is no backbone's name and no transformer. "
+                f"candidates holds {candidate!r}{where}, which is not a backbone's name or a transformer. "
                 "Give names, embedders such as TextEmbedder(...), or other transformers, not their classes."
             )
     return [(None if label is None else str(label), candidate) for label, candidate in pairs]

@@ -304,17 +304,17 @@ def _check_readable(embedded: Any) -> np.ndarray:
     """Rows of numbers without gaps, from an array or a dataframe."""
     if hasattr(embedded, "toarray"):
         raise ValueError(
-            "it gives no dense rows of numbers, but a sparse matrix. Put a projection behind it, such as "
+            "it returns a sparse matrix instead of dense rows of numbers. Put a projection behind it, such as "
             "make_pipeline(TfidfVectorizer(), TruncatedSVD(100))."
         )
     rows = np.asarray(embedded)
     if rows.ndim != 2 or rows.dtype.kind not in "fiub":
-        raise ValueError(f"it gives no dense rows of numbers, but {rows.dtype} of shape {rows.shape}.")
+        raise ValueError(f"it returns {rows.dtype} of shape {rows.shape} instead of dense rows of numbers.")
     bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
     if len(bad):
         raise ValueError(
-            f"{len(bad)} of {len(rows)} rows are not finite, the first that of sample {bad[0]}. Leave samples that "
-            "cannot be read out, so that all candidates are compared on the same ones."
+            f"{len(bad)} of {len(rows)} rows are not finite, first the row of sample {bad[0]}. Remove samples that "
+            "cannot be read, so that all candidates are compared on the same ones."
         )
     return rows
 

@@ -23,11 +23,11 @@ _OWN_FIGURE_SHARE = 0.6
 _MARGIN_INCHES = 1.0
 _COST_COLUMNS = {"n_embedded", "width", "megabytes"}
 _SCORE_LABELS = {
-    "logme": "LogME (nats a sample)",
+    "logme": "LogME (nats per sample)",
     "h_score": "H-score",
-    "nleep": "NLEEP (nats a sample)",
-    "transrate": "TransRate (nats a row)",
-    "knn": "nearest neighbours, cross-validated score",
+    "nleep": "NLEEP (nats per sample)",
+    "transrate": "TransRate (nats per row)",
+    "knn": "nearest neighbors, cross-validated score",
     "linear_probe": "linear probe, cross-validated score",
 }
 
@@ -58,7 +58,7 @@ class TransferabilityDisplay:
     >>> ranking = pd.DataFrame({"candidate": ["a", "b"], "logme": [0.5, 0.2]})
     >>> display = TransferabilityDisplay.from_ranking(ranking)  # doctest: +SKIP
     >>> display.ax_.get_xlabel()  # doctest: +SKIP
-    'LogME (nats a sample)'
+    'LogME (nats per sample)'
     """
 
     def __init__(self, ranking: list[dict[str, Any]], *, score: str):

@@ -61,7 +61,7 @@ def test_ten_samples_a_class():
     assert "few samples" in advice
     assert advice.strategy.name == "head"
     assert advice.evidence["per_target"] == 10
-    assert "30 samples, 10 a class" in advice["few samples"].evidence
+    assert "30 samples, 10 per class" in advice["few samples"].evidence
     assert "not measured" not in advice["few samples"].evidence
     assert "not measured" in _advise(*separable(6))["few samples"].evidence
 
@@ -149,7 +149,7 @@ def test_copies_are_no_further_samples():
     assert "few samples" in advice
     assert advice.strategy.name == "head"
     assert advice.evidence["per_target"] == 4
-    assert "60 samples, 12 of them distinct, about 4 a class" in advice["few samples"].evidence
+    assert "60 samples, 12 of them distinct, about 4 per class" in advice["few samples"].evidence
     kept = np.unique(advice.groups, return_index=True)[1]
     assert kept.tolist() == list(range(12))
 
@@ -225,10 +225,12 @@ def test_data_whose_copies_contradict_one_another_are_never_called_solved():
     advice = _advise(np.concatenate([X, X]), np.concatenate([y, (y + 1) % 3]))
     assert advice.evidence["probe"] > 0.98
     assert advice.evidence["ceiling"] == advice.evidence["probe_ceiling"] == 0.5
-    assert not [reason for reason in advice.reasons if "solved" in reason or "next to nothing to gain" in reason]
+    assert not [reason for reason in advice.reasons if "solved" in reason or "can gain very little" in reason]
     assert advice.reasons[0].startswith("limited by conflicts: ")
     assert advice["conflicting labels"].severity == "serious"
-    assert str(advice).startswith("First of all:\n- conflicting labels (serious): 100.0% of the samples")
+    assert str(advice).startswith(
+        "First of all:\n- conflicting labels (serious): Copies of the same sample have different targets.\n  100.0% of"
+    )
     few = _advise(np.concatenate([X, X[:3]]), np.concatenate([y, (y[:3] + 1) % 3]))
     assert few["conflicting labels"].severity == "warning"
     assert "solved" in few.reasons[0]
@@ -261,7 +263,7 @@ def test_the_smaller_of_two_classes_says_how_much_can_be_learned():
     advice = _advise(X[kept], y[kept])
     assert advice.strategy.name == "head"
     assert advice.settings == {"class_weight": "balanced", "batch_size": 16}
-    assert "43 samples, 3 to 40 a class" in advice["few samples"].evidence
+    assert "43 samples, 3 to 40 per class" in advice["few samples"].evidence
 
 
 def test_words_that_the_tokenizer_does_not_know(tmp_path):
@@ -324,7 +326,7 @@ def test_regression():
     assert isinstance(advice.estimator(), FineTuneRegressor)
     assert advice.findings == ()
     few = _advise(X[:100], y[:100])
-    assert "100 samples: too few" in few["few samples"].evidence
+    assert "100 samples, which is too few" in few["few samples"].evidence
     assert not {"class", "classes", "accuracy", "labels"} & set(re.findall(r"\w+", str(few)))
     assert "no signal" in _advise(X, np.random.default_rng(1).permutation(y))
     assert "far domain" in _advise(X, y, narrowing_backbone)
@@ -394,8 +396,8 @@ def test_no_rule_says_what_another_says_and_all_speak_of_the_task(task):
     said = [text.format(**words) for rule in RULES for text in {rule.reason, rule.evidence, rule.remedy} if text]
     sentences = [sentence.strip(" .") for text in set(said) for sentence in re.split(r"[.:;] ", text)]
     repeated = {sentence for sentence in sentences if sentences.count(sentence) > 1}
-    assert repeated <= {"with layer_decay=0.95 the lower ones learn nearly as fast as the top"}
-    foreign = {"classification": "R²", "multilabel": "a class", "regression": "a class"}[task]
+    assert repeated <= {"with layer_decay=0.95 the lower blocks learn nearly as fast as the top"}
+    foreign = {"classification": "R²", "multilabel": "per class", "regression": "per class"}[task]
     assert not [text for text in said if foreign in text]
 
 
@@ -418,7 +420,7 @@ def test_settings_are_those_of_the_strategy():
 def test_where_only_a_lower_layer_tells_anything_the_domain_is_far():
     clear = _follow(_evidence(is_chance=1.0, lower_gain=0.1, lower_error=0.02), ArrayEmbedder(), None)
     assert "far domain" in clear
-    assert "6.0 would be within chance" in next(each for each in clear.findings if each.name == "far domain").evidence
+    assert "up to 6.0 may be chance" in next(each for each in clear.findings if each.name == "far domain").evidence
     assert "no signal" not in clear
     by_chance = _follow(_evidence(is_chance=1.0, lower_gain=0.1, lower_error=0.04), ArrayEmbedder(), None)
     assert "far domain" not in by_chance
@@ -484,7 +486,7 @@ def test_errors_say_what_to_do():
         advise(X, y, "resnet")
     with pytest.raises(ValueError, match="task='ranking'"):
         _advise(X, y, task="ranking")
-    with pytest.raises(KeyError, match="none of the findings"):
+    with pytest.raises(KeyError, match="unknown finding"):
         _advise(X, y)["leakage"]
 
 
@@ -506,10 +508,10 @@ def test_auto_follows_the_advice_and_says_so():
     assert fitted.advice_.strategy == Progressive(stage_epochs=10)
     assert "strategy='auto' chose Progressive(stage_epochs=10)" in fitted.report_
     assert "Howard & Ruder" in fitted.report_
-    assert "left to you: max_epochs=60" in fitted.report_
+    assert "but not applied: max_epochs=60" in fitted.report_
     few = _auto().fit(*separable(36))
     assert few.strategy_ == Head()
-    assert few.report_.count(" a class: too few") == 1, "the reason is no second time a finding"
+    assert few.report_.count(" per class, which is too few") == 1, "the reason is no second time a finding"
     assert "few samples" in few.advice_
     assert {record["stage"] for record in few.history_} == {"head"}
     assert FineTuneClassifier(ArrayEmbedder(), strategy="head", max_epochs=0).fit(X, y).advice_ is None

@@ -141,5 +141,5 @@ def test_what_cannot_be_mixed_gets_a_clear_word(mix):
 
 
 def test_cutmix_is_for_images():
-    with pytest.raises(ValueError, match=r"cutmix: inputs of shape \(6, 4\) are no images.*mixup"):
+    with pytest.raises(ValueError, match=r"cutmix: inputs of shape \(6, 4\) are not images.*mixup"):
         cutmix(torch.zeros(6, 4), torch.eye(6), RNG(0))

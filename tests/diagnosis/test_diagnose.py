@@ -98,7 +98,7 @@ def test_overfitting(healthy):
     found = fitted.diagnosis_["overfitting"]
     assert found.severity == "note"
     assert found.numbers["rise"] > 2 * found.numbers["error"]
-    assert "Nothing has to be mended" in found.remedy
+    assert "None needed" in found.remedy
     assert "label_smoothing" not in found.remedy, "a regressor has none"
     assert "overfitting" not in healthy.diagnosis_
 
@@ -160,7 +160,7 @@ def test_a_few_held_out_samples_judge_nothing(n_held_out, said):
     found = classifier.fit(X[10:], y[10:], X_val=X[:n_held_out], y_val=y[:n_held_out]).diagnosis_
     assert said in found["not judged"].evidence
     assert not {"overfitting", "negative transfer", "miscalibration"} & set(found.checked)
-    assert "Not judged, but nothing bad was found" in str(found) or not found.healthy
+    assert "Not judged, but without problems" in str(found) or not found.healthy
     assert "Healthy" not in str(found)
     more = classifier.fit(X[10:], y[10:], X_val=X[:10], y_val=y[:10]).diagnosis_
     assert "not judged" not in more
@@ -200,7 +200,7 @@ def test_flipped_labels():
     assert set(given["label noise"].samples) == set(found.samples)
     assert "label_smoothing" not in given["label noise"].remedy, "they may not have been trained on"
     assert "label_smoothing" not in found.remedy, "the probe was kept, which it does not reach"
-    assert "with right labels that is about 1%" in found.evidence
+    assert "correct labels give about 1%" in found.evidence
     trained = find_noise(*_noisy_rows(), np.random.default_rng(0), Means({"optimization__label_smoothing": 0.0}))[0]
     assert "label_smoothing=0.1 (now 0.0)" in trained.remedy
     smoothed = find_noise(*_noisy_rows(), np.random.default_rng(0), Means({"optimization__label_smoothing": 0.2}))[0]
@@ -209,13 +209,13 @@ def test_flipped_labels():
 
 
 def _noisy_rows():
-    """Clusters of which a tenth is labelled wrongly: rows, indicators, codes and names."""
+    """Clusters of which a tenth is labeled wrongly: rows, indicators, codes and names."""
     X, y = separable(600)
     noisy = np.where(np.random.default_rng(1).random(len(y)) < 0.1, (y + 1) % 3, y)
     return X, np.eye(3)[noisy], noisy, "abc"
 
 
-def test_classes_that_overlap_are_not_labelled_wrongly():
+def test_classes_that_overlap_are_not_labeled_wrongly():
     X, y = separable(400, spread=0.9)
     fitted = _fit(X, y, wide_backbone, max_epochs=0)
     assert 0.6 < fitted.probe_score_ < 0.95
@@ -235,7 +235,7 @@ def test_leaked_duplicates():
     assert "Join these" in torn.fit(X2, y2, groups=np.arange(320)).diagnosis_["leaked duplicates"].remedy
     with pytest.warns(FitWarning, match="80 of 80 held-out samples are copies"):
         apart = torn.fit(X, y, X_val=X[:80], y_val=y[:80]).diagnosis_["leaked duplicates"]
-    assert "out of X_val" in apart.remedy
+    assert "from X_val" in apart.remedy
     assert min(apart.samples) >= 240
     groups = np.concatenate([np.arange(240), np.arange(80)])
     kept = FineTuneClassifier(ArrayEmbedder(wide_backbone), max_epochs=0, random_state=0).fit(X2, y2, groups=groups)
@@ -267,7 +267,7 @@ def test_a_class_of_one_sample_is_named_in_whatever_company():
     nothing = np.zeros(0), np.zeros(0, dtype=int)
     (found,) = find_imbalance(*nothing, np.array([4, 1]), "ab", Means())
     assert "'b' (1 sample, 0 held out)" in found.evidence
-    assert "or join them" in found.remedy
+    assert "or merge them" in found.remedy
     assert list(find_imbalance(*nothing, np.array([4, 2]), "ab", Means())) == []
 
 
@@ -348,7 +348,7 @@ def test_forgetting(healthy, curved):
     linear = (X[:, 0] + X[:, 2] > 0).astype(int)
     found = diagnose(fitted, X, linear)["forgetting"]
     assert found.severity == "serious"
-    assert "on the old features" in found.evidence
+    assert "on the pre-trained features" in found.evidence
     gentle = _fit(X, linear, **{**settings, "learning_rate": 1e-3, "max_epochs": 3})
     assert "forgetting" not in gentle.diagnosis_
     assert "forgetting" not in diagnose(gentle, X, linear)
@@ -368,7 +368,7 @@ def test_change_that_serves_is_a_note():
     (better,) = find_forgetting(blocks, means, {"old_probe": 0.6, "new_probe": 0.9, "probe_error": 0.02})
     (worse,) = find_forgetting(blocks, means, {"old_probe": 0.9, "new_probe": 0.6, "probe_error": 0.02})
     assert (better.severity, worse.severity) == ("note", "serious")
-    assert "Nothing has to be mended" in better.remedy
+    assert "None needed" in better.remedy
     assert (
         worse.remedy
         == "learning_rate=0.00033 (now 0.001), optimization__backbone_factor=0.033 (now 0.1) or strategy=Head()."
@@ -450,7 +450,7 @@ def test_errors_say_what_to_do(healthy, curved):
         diagnose(healthy, y=y)
     with pytest.raises(ValueError, match="the class 7"):
         diagnose(healthy, X, np.full(len(X), 7))
-    with pytest.raises(KeyError, match="none of the findings"):
+    with pytest.raises(KeyError, match="unknown finding"):
         healthy.diagnosis_["overfitting"]
 
 

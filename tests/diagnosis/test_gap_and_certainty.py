@@ -57,8 +57,8 @@ def test_a_gap_that_came_after_what_was_kept_is_a_note():
     found = _read(("top", [0.4, 0.3, 0.001], [0.5, 0.45, 0.46]), best_loss=0.45)
     assert found[GAP].severity == "note"
     assert found[GAP].numbers["train_loss"] == 0.001
-    assert "What was kept, epoch 2, is not touched" in found[GAP].evidence
-    assert found[GAP].remedy.startswith("Nothing has to be mended")
+    assert "This does not affect epoch 2" in found[GAP].evidence
+    assert found[GAP].remedy.startswith("None needed")
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_the_gap_of_a_probe_is_named():
     attempt = ("top", [0.5, 0.6], [0.7, 0.8])
     found = _read(attempt, probe_train_loss=0.01, accuracy=0.58)[GAP]
     assert found.severity == "warning"
-    assert "the linear probe" in found.evidence
+    assert "The linear probe" in found.evidence
     assert "accuracy 0.58" in found.evidence
     assert GAP not in _read(attempt, probe_train_loss=0.5)
 

@@ -84,7 +84,7 @@ def test_a_block_owns_whole_names_and_not_their_beginnings():
     assert list(trainable(backbone.module, [second])) == ["layers.1.weight"]
 
 
-def test_the_optimiser_moves_each_group_at_its_rate():
+def test_the_optimizer_moves_each_group_at_its_rate():
     """The first step of Adam is the rate, whatever the gradient: so the rates can be read off the weights."""
     backbone, head = array_backbone(depth=3), nn.Linear(8, 2)
     before = {name: value.detach().clone() for name, value in backbone.module.named_parameters()}

@@ -155,7 +155,7 @@ def test_kinds_of_additions_stand_on_one_another():
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(classifier)).predict_proba(X), expected)
 
 
-# -- regularisation, guard, checkpoint ------------------------------------------------------------------
+# -- regularization, guard, checkpoint ------------------------------------------------------------------
 
 
 def test_the_pull_is_the_distance_of_the_changed_weights():

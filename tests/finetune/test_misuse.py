@@ -126,7 +126,7 @@ def test_a_larger_max_length_is_named_only_where_there_is_one():
 @pytest.mark.parametrize("inside", ["", "deeper"])
 def test_a_checkpoint_directory_that_is_a_file(tmp_path, inside):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match=r"checkpoint_dir='.*file.*' is a file, or lies in one"):
+    with pytest.raises(ValueError, match=r"checkpoint_dir='.*file.*' is a file or below a file"):
         _classifier(max_epochs=1, checkpoint_dir=tmp_path / "file" / inside).fit(X, Y)
 
 
@@ -318,7 +318,7 @@ def test_lengths_are_told_apart(given, said):
 @pytest.mark.parametrize(("weights", "said"), [
     (_replaced(np.ones(40), 6, -1.0), r"sample_weight\[6\] is -1.0"),
     (_replaced(np.ones(40), 6, np.nan), r"sample_weight\[6\] is nan"),
-    ("balanced", "sample_weight holds what is no number"),
+    ("balanced", "sample_weight is not numeric"),
     (np.ones((40, 1)), r"sample_weight has shape \(40, 1\)"),
     (np.zeros(40), "sample_weight is zero for every sample"),
 ])  # fmt: skip

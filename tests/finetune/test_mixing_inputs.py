@@ -416,7 +416,7 @@ def test_a_killed_fit_ends_at_the_same_result(tmp_path, monkeypatch, strategy):
     np.testing.assert_array_equal(resumed.predict_proba(X), whole.predict_proba(X))
 
 
-def test_stronger_regularisation_mixes_as_before():
+def test_stronger_regularization_mixes_as_before():
     again = Settings(mixup=0.2, mixup_on="inputs", cutmix=1.0).stronger()
     assert (again.mixup, again.mixup_on, again.cutmix) == (0.2, "inputs", 1.0)
 

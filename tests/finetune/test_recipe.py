@@ -231,7 +231,7 @@ def test_gain_goes_on_to_the_next_blocks_and_at_the_deepest_to_another_round(mon
     ]
     assert progress.path == [(0, 0, 2, 0), (1, 0, 2, 1), (2, 0, 2, 2), (3, 0, 2, 3), (3, 0, 2, 4)]
     assert progress.best.loss == 0.1
-    assert progress.ended == "all blocks: worse than before, also with stronger regularisation"
+    assert progress.ended == "all blocks: worse than before, also with stronger regularization"
     assert play.value() == (10, 8, 6, 4)
     assert [record["unfrozen"] for record in progress.history[:8:2]] == [
         [],
@@ -285,12 +285,12 @@ def test_harm_is_told_by_the_best_epoch_of_an_attempt(monkeypatch):
     assert _stages(play.run())[2:] == [("top 2 blocks", 1, 3), ("top 2 blocks", 2, 3)]
 
 
-def test_degradation_restores_the_best_and_tries_once_more_with_more_regularisation(monkeypatch):
+def test_degradation_restores_the_best_and_tries_once_more_with_more_regularization(monkeypatch):
     # Head: gains. Top block: none, twice.
     play = Play(monkeypatch, [0.9, 0.8, 0.7, *[0.95, 0.9, 0.8], *[0.75, 0.9, 0.8]])
     progress = play.run()
     assert _stages(progress) == [("head", 1, 3), ("top block", 1, 3), ("top block", 2, 3)]
-    assert progress.ended == "top block: worse than before, also with stronger regularisation"
+    assert progress.ended == "top block: worse than before, also with stronger regularization"
     assert progress.path == [(0, 0, 3, 0)]
     assert progress.best.loss == 0.7
     # Each attempt began from the best, and the end is the best: three epochs of the head, none of the block.
@@ -359,7 +359,7 @@ def test_nothing_brings_anything(monkeypatch):
         ("all blocks", 1, 3),
         ("all blocks", 2, 3),
     ]
-    assert progress.ended == "all blocks: no gain, also with stronger regularisation"
+    assert progress.ended == "all blocks: no gain, also with stronger regularization"
     assert progress.path == []
     assert progress.best == progress.baseline
     assert play.value() == (0, 0, 0, 0)
@@ -439,7 +439,7 @@ def test_schedules_run_over_the_epochs_of_a_stage(monkeypatch):
     assert len({epoch["draw"] for epoch in play.epochs}) == len(play.epochs), "two epochs drew the same numbers"
 
 
-def test_each_attempt_has_an_optimiser_of_its_own(monkeypatch):
+def test_each_attempt_has_an_optimizer_of_its_own(monkeypatch):
     made = []
     original = recipe_module.build_optimizer
     monkeypatch.setattr(recipe_module, "build_optimizer", lambda *args: made.append(args[1:]) or original(*args))

@@ -43,11 +43,11 @@ def test_a_path_through_stages():
         "Linear probe on frozen features: accuracy 0.8000, loss 0.5000.",
         "head: 2 epochs, 1.2 s, best accuracy 0.8200, loss 0.4500.",
         "top block: 1 epoch, 2.0 s, no gain; the best weights were restored.",
-        "top block again, with stronger regularisation: 2 epochs, 4.5 s, best accuracy 0.8800, loss 0.3500.",
+        "top block again, with stronger regularization: 2 epochs, 4.5 s, best accuracy 0.8800, loss 0.3500.",
         "top 2 blocks: 1 epoch, 1.0 s, no gain; the best weights were restored.",
         "Ended: max_epochs was reached.",
-        "Kept: top block, epoch 2 of that stage, accuracy 0.8800, loss 0.3500, "
-        "against accuracy 0.8000, loss 0.5000 of the probe.",
+        "Kept: top block, epoch 2 of that stage, accuracy 0.8800, loss 0.3500. "
+        "The linear probe has accuracy 0.8000, loss 0.5000.",
         "One note.",
         "Another.",
     ]
@@ -68,14 +68,14 @@ def test_the_probe_is_kept():
     assert lines[1] == "Linear probe on frozen features: f1_macro 0.8000, loss 0.5000."
     assert lines[-2:] == [
         "Ended: head: no gain.",
-        "No epoch beat the linear probe on the held-out samples, so the probe is what was kept.",
+        "No epoch beat the linear probe on the held-out samples, so the probe was kept.",
     ]
 
 
 @pytest.mark.parametrize("n_held_out", [0, 20])
 def test_nothing_was_trained(n_held_out):
     lines = _describe(Progress(PROBE, PROBE), "probe", n_held_out=n_held_out)
-    assert lines[-1] == "Nothing was trained: the linear probe is what was kept."
+    assert lines[-1] == "Nothing was trained, so the linear probe was kept."
     assert any("Linear probe on frozen" in line for line in lines) == bool(n_held_out)
 
 
@@ -86,7 +86,7 @@ def test_nothing_was_held_out():
     assert lines == [
         "Trained on 80 samples, judged on 0.",
         "head: 2 epochs, 2.0 s, training loss 0.4000.",
-        "Kept: the last epoch. Nothing was held out, so nothing is known of how good it is.",
+        "Kept: the last epoch. No samples were held out, so its score is unknown.",
     ]
     assert "nan" not in "".join(lines)
 

@@ -23,7 +23,7 @@ def _agreement(table):
 
 
 def test_layers_and_poolings_of_images(data):
-    """Measured: LogME 0.80, NLEEP 0.85, nearest neighbours 0.86 over 14 candidates; here eight of them."""
+    """Measured: LogME 0.80, NLEEP 0.85, nearest neighbors 0.86 over 14 candidates; here eight of them."""
     paths = sorted((data / "images").glob("*/*.jpg"))
     candidates = [ImageEmbedder(image_size=128, pooling=pooling) for pooling in ("auto", "max")]
     table = rank_backbones(paths, [path.parent.name for path in paths], candidates, layers=[1, 3, 5, -1], scores=SCORES)
@@ -33,7 +33,7 @@ def test_layers_and_poolings_of_images(data):
 
 
 def test_layers_and_poolings_of_texts(data):
-    """Measured: LogME 0.93, NLEEP 0.85, nearest neighbours 0.93; TransRate 0.13."""
+    """Measured: LogME 0.93, NLEEP 0.85, nearest neighbors 0.93; TransRate 0.13."""
     topics = pd.read_csv(data / "package_topics.csv")
     candidates = [TextEmbedder(pooling=pooling) for pooling in ("mean", "max", "cls")]
     table = rank_backbones(

@@ -59,7 +59,7 @@ def test_candidates_come_best_first_with_what_they_cost():
         "0.200 · 16 wide · 2.0 s",
         "failed: DecodeError: sample 3",
     ]
-    assert display.ax_.get_xlabel() == "LogME (nats a sample)"
+    assert display.ax_.get_xlabel() == "LogME (nats per sample)"
     bottom, top = display.ax_.get_ylim()
     assert bottom > top, "the best is on top"
 
@@ -111,7 +111,7 @@ def test_of_a_fitted_selector():
         TransferabilityDisplay.from_estimator(selector)
     display = TransferabilityDisplay.from_estimator(selector.fit(X, y))
     assert list(_shown(display)[1].values()) == [line["knn"] for line in selector.ranking_]
-    assert "nearest neighbours" in display.ax_.get_xlabel()
+    assert "nearest neighbors" in display.ax_.get_xlabel()
     with pytest.raises(TypeError, match=r"ArrayEmbedder.*fitted BackboneSelector"):
         TransferabilityDisplay.from_estimator(ArrayEmbedder())
 

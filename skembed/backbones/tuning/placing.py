@@ -20,7 +20,7 @@ def require_packable(backbone: Backbone, method: str) -> None:
     if not is_packable(backbone.module):
         raise ValueError(
             f"method={method!r} works with text backbones of the families {', '.join(PACKABLE)}, and "
-            f"{backbone.spec.name} is none of them. Use 'lora' or 'adapter', which work with all."
+            f"{backbone.spec.name} is not one of them. Use 'lora' or 'adapter', which work with all."
         )
 
 
