@@ -22,13 +22,10 @@ TO_REWRITE = {
     "advice",
     "assessment",
     "augment",
-    "backbones",
+    "backbones.tuning",
     "diagnosis",
     "displays",
-    "embedders",
     "finetune",
-    "inference",
-    "inputs",
     "measures",
     "optimization",
     "probes",
@@ -36,7 +33,6 @@ TO_REWRITE = {
     "selection",
     "strategies",
     "testing",
-    "utils",
 }
 
 

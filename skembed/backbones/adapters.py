@@ -62,7 +62,7 @@ def attach_bottleneck(layer: nn.Module, name: str, adapter: Bottleneck) -> None:
 
 
 def adapted(layer: nn.Module, hidden: Tensor) -> Tensor:
-    """What a layer returned, through its adapters; for those who run a layer without calling it."""
+    """Return a layer's output after its adapters, for callers that run the layer themselves."""
     for child in layer.children():
         if isinstance(child, Bottleneck):
             hidden = child(hidden)
@@ -103,14 +103,14 @@ class GatedPrefix(nn.Module):
         self.gate = nn.Parameter(torch.zeros(heads))
 
     def forward(self, query: Tensor, scaling: float | None) -> Tensor:
-        """What queries of shape (batch, heads, time, width) see of it, of shape (batch, time, heads, width)."""
+        """Attend to the prefix: (batch, heads, time, width) to (batch, time, heads, width)."""
         keys, values = (held.expand(len(query), *held.shape) for held in (self.keys, self.values))
         seen = scaled_dot_product_attention(query, keys, values, scale=scaling)
         return seen.transpose(1, 2) * self.gate.unsqueeze(1)
 
 
 def prefixed(attention: nn.Module, query: Tensor, attended: Tensor, scaling: float | None) -> Tensor:
-    """What an attention module gives, with what it sees of its prefixes, if it has any."""
+    """Return the output of an attention module with that of its prefixes added."""
     for child in attention.children():
         if isinstance(child, GatedPrefix):
             attended = attended + child(query, scaling)

@@ -66,7 +66,7 @@ def allow_packing(module: nn.Module) -> None:
 
 
 def is_packable(module: nn.Module) -> bool:
-    """Whether a network's attention is the one of this module."""
+    """Return True if a network uses the attention of this module."""
     return getattr(getattr(module, "config", None), "_attn_implementation", None) == _NAME
 
 
@@ -82,7 +82,7 @@ def watch_attention():
 
 
 def plan_packing(module: nn.Module, mask: Tensor) -> Packed | None:
-    """How to pack a batch; None where it is better, or only possible, to run it padded.
+    """Plan the packing of a batch; None if it has to run, or runs faster, with padding.
 
     Parameters
     ----------
@@ -120,7 +120,7 @@ def _round_up(total: int) -> int:
 
 
 def pack_inputs(module: nn.Module, ids: Tensor, packed: Packed, *, entered: bool = False) -> dict[str, Any]:
-    """What the network is called with, in place of padded ids and their mask.
+    """Return the arguments of the network that replace padded ids and their mask.
 
     Parameters
     ----------
@@ -131,7 +131,7 @@ def pack_inputs(module: nn.Module, ids: Tensor, packed: Packed, *, entered: bool
     packed : Packed
         The texts of this batch.
     entered : bool, default=False
-        Whether the network is entered behind a block: what it computes below its layers, it then does of one token.
+        True if the network is entered behind a block. It then computes its lower part of one token only.
     """
     if entered:
         token = ids[:1, :1]

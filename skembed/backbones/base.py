@@ -31,18 +31,18 @@ __all__ = [
 
 @dataclass(frozen=True)
 class TextOptions:
-    """How a text is prepared.
+    """Options for the preparation of texts.
 
     Parameters
     ----------
     max_length : int, optional
-        Tokens a sequence, special tokens included; None takes the backbone's own limit.
+        Tokens per sequence, special tokens included; None takes the backbone's own limit.
     long_text : {"truncate", "chunk"}
         Cut longer texts, or split them into windows whose embeddings are averaged.
     prompt : str
         Put before every text, as instruction-tuned embedding models want.
     pool_prompt : bool
-        Whether the positions of the prompt, and of the special tokens before it, are pooled. They are always read.
+        True to pool the positions of the prompt and of the special tokens before it. They are always read.
     """
 
     max_length: int | None = None
@@ -53,7 +53,7 @@ class TextOptions:
 
 @dataclass(frozen=True)
 class AudioOptions:
-    """How a recording is prepared.
+    """Options for the preparation of recordings.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ class Item:
 
 @dataclass(eq=False, repr=False)
 class Tokens:
-    """What a block returns for a batch.
+    """Output of a block for a batch.
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ class Tokens:
 
     @property
     def content(self) -> Tensor:
-        """Where a position is real and none of the leading tokens: of shape (batch, time - n_prefix), bool."""
+        """Mask of real positions behind the leading tokens, of shape (batch, time - n_prefix)."""
         return self.mask[:, self.n_prefix :]
 
     def sum(self) -> Tensor:
@@ -132,7 +132,7 @@ class Block(NamedTuple):
     prefixes: tuple[str, ...]
 
     def owns(self, parameter: str) -> bool:
-        """Whether the parameter (or buffer) of that dotted name is part of this block."""
+        """Return True if the parameter or buffer of that dotted name is part of this block."""
         return any(parameter == p or parameter.startswith(p + ".") for p in self.prefixes)
 
 
@@ -232,25 +232,25 @@ class Backbone(ABC):
 
     @property
     def default_size(self) -> float | None:
-        """Input size that the embedder's None stands for; None where no number gives the same rows as None.
+        """Input size that an embedder's None stands for.
 
-        Tokens (`max_length`), seconds (`window`) or pixels (`image_size`).
+        Tokens (`max_length`), seconds (`window`) or pixels (`image_size`); None if no number gives the same rows.
         """
         return None
 
     @property
     def least_size(self) -> tuple[int, int] | None:
-        """Width and height in pixels that an image file may be decoded at instead of its own; None for no other."""
+        """Smallest width and height to decode an image file at; None for its own size."""
         return None
 
     def prepare_inference(self) -> None:  # noqa: B027, most networks have nothing to find out
-        """Find out what makes this network faster; called once, after it was read in float32."""
+        """Prepare faster inference; called once, after the network was read in float32."""
 
     @abstractmethod
     def preprocess(self, samples: Sequence[Any], options: Any) -> list[list[Item]]:
         """Turn decoded samples (RGB images, strings, mono waveforms at `sampling_rate`) into items.
 
-        Returns one list a sample, in order: a single item, or the windows of a long sample.
+        Returns one list per sample, in order: a single item, or the windows of a long sample.
         """
 
     @abstractmethod

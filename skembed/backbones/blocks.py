@@ -93,7 +93,7 @@ def _prefixes(name: str) -> list[str]:
 
 
 def dry_run(module: nn.Module, *args: Tensor, **kwargs):
-    """What the network returns, in shapes alone: on torch's meta device, in milliseconds and without memory.
+    """Run the network for shapes alone, on torch's meta device, without memory.
 
     Raises
     ------
@@ -231,7 +231,7 @@ def enter_behind(layers: Sequence[nn.Module], block: int, hidden: Tensor, *, bes
 
 
 def is_passed_over(layer: nn.Module) -> bool:
-    """Whether a layer is called but computes nothing, see `enter_behind`: its own hooks have nothing to do then."""
+    """Return True if a layer is called but computes nothing, as below `enter_behind`."""
     return "forward" in vars(layer)
 
 

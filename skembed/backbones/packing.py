@@ -122,7 +122,7 @@ class Packed:
 
     @cached_property
     def mask(self) -> Tensor:
-        """What is not padding once the sequences are padded, of shape (batch, time), bool."""
+        """Mask of the rows among padded sequences, of shape (batch, time), bool."""
         return (torch.arange(self.shape[1]) < torch.tensor(self.lengths).unsqueeze(1)).to(self.device)
 
     @cached_property
@@ -237,7 +237,7 @@ def _round_count(count: int) -> int:
 
 
 class PackedTokens(Tokens):
-    """What a block returned for sequences end to end. They are padded only for those who ask for `values`.
+    """Output of a block for sequences end to end, which is padded only if `values` is used.
 
     Parameters
     ----------

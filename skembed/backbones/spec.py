@@ -1,4 +1,4 @@
-"""Identity of a backbone, and the tensors that training changed: held, compared and pickled without torch."""
+"""Identity of a backbone, and the tensors that training changed, without torch."""
 
 from __future__ import annotations
 
@@ -27,14 +27,13 @@ class BackboneSpec:
     Parameters
     ----------
     source : {"image", "text", "audio", "factory"}
-        What kind of thing `name` names. Which library reads it is decided by the configuration that lies
-        beside the weights.
+        Kind of backbone that `name` names. The configuration beside the weights decides which library reads it.
     name : str
         Hub id, timm name, torchaudio bundle, directory, or "package.module:function" for a factory.
     revision : str, optional
         Branch, tag or commit on the hub.
     options : tuple of (str, object) pairs
-        What changes the network itself, such as ``("image_size", 96)``.
+        Options that change the network itself, such as ``("image_size", 96)``.
     tuned : TunedWeights, optional
         Tensors that take the place of the backbone's own.
     """
@@ -47,7 +46,7 @@ class BackboneSpec:
 
 
 class Place(NamedTuple):
-    """Where a tensor was added: to which module, by which addition, and what it is called there."""
+    """Origin of an added tensor: its host module, the addition, and its name in it."""
 
     host: str
     key: str
@@ -55,7 +54,7 @@ class Place(NamedTuple):
 
 
 def place_of(name: str) -> Place | None:
-    """Where a tensor was added; None for those that the network has of its own.
+    """Return the origin of an added tensor; None for a tensor of the network itself.
 
     Examples
     --------
@@ -177,7 +176,7 @@ class TunedWeights:
 
     @staticmethod
     def next_name(tuned: TunedWeights | None) -> str:
-        """What the next addition to a network is called, which may have some already."""
+        """Return the name for the next addition to a network."""
         numbers = [int(key.rpartition("_")[2]) for key in (tuned.added if tuned is not None else ())]
         return f"added_{max(numbers, default=-1) + 1}"
 

@@ -1,4 +1,4 @@
-"""Raw samples in, one row each out, as scikit-learn transformers.
+"""Transformers that embed raw samples: one sample in, one row out.
 
 base.py     `BaseEmbedder`: parameters, fit, transform, tags
 encoder.py  `Encoder`: everything that the rest of the package may ask of a fitted embedder

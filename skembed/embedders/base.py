@@ -1,4 +1,4 @@
-"""What all embedders share: fit, transform, tags and feature names."""
+"""Base class of the embedders: fit, transform, tags and feature names."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ _PRECISIONS = {"fp32": "float32", "float": "float32", "bf16": "bfloat16", "fp16"
 class BaseEmbedder(
     HintingParametersMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator, metaclass=ABCMeta
 ):
-    """Raw samples in, one float32 row each out.
+    """Transformer of raw samples into one float32 row each.
 
-    Think twice before adding anything here: every embedder gets it. A subclass has the modality's own
-    parameters and four small methods that say how a sample is read.
+    A subclass adds the parameters of its modality and four small methods that define how a sample is read. Whatever is
+    added here becomes part of every embedder.
     """
 
     #: What is read: "image", "text" or "audio".
@@ -89,37 +89,37 @@ class BaseEmbedder(
 
     @abstractmethod
     def _reader(self, backbone: Backbone) -> Callable[[Any], tuple[Any, bool]]:
-        """A function that turns one raw sample into what the backbone prepares, or raises DecodeError.
+        """Return a function that decodes one raw sample for the backbone, or raises DecodeError.
 
-        It also says whether it cut the sample. Several threads call it.
+        The function returns the decoded sample and True if it was truncated. Several threads call it.
         """
 
     @abstractmethod
     def _key(self) -> Callable[[Any], bytes | None]:
-        """A function that tells one raw sample from another without decoding it."""
+        """Return a function that digests a raw sample without decoding it."""
 
     def _decoding(self) -> tuple[Any, ...]:
-        """What of the parameters changes how a sample is decoded; raises ValueError where one of them is bad."""
+        """Return the parameters that change how a sample is decoded; ValueError if one is invalid."""
         return ()
 
     @abstractmethod
     def _probe(self) -> Any:
-        """A small valid sample, to learn the width of a row from."""
+        """Return a small valid sample, decoded, which shows the width of a row."""
 
     def _options(self, card: Card) -> Any:
-        """Return the backbone's preprocessing options, with the backbone's own values in the place of None."""
+        """Return the preprocessing options, with the backbone's values instead of None."""
         return None
 
     def _network_identity(self, card: Card) -> tuple[tuple[str, Any], ...]:
-        """Return the options of the network, with the backbone's own values for those that are None."""
+        """Return the options of the network, with the backbone's values instead of None."""
         return self.spec_.options
 
     def _network_options(self) -> tuple[tuple[str, Any], ...]:
-        """Options that change the network itself."""
+        """Return the options that change the network itself."""
         return ()
 
     def _samples(self, X, *, reset: bool) -> list[Any]:
-        """The raw samples of X, one a row."""
+        """Return the raw samples of X, one per row."""
         return as_samples(X)
 
     def _hint(self, name: str, value: Any) -> str:
@@ -133,14 +133,16 @@ class BaseEmbedder(
 
     @fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None) -> Self:
-        """Resolve the backbone and learn the width of its rows. Nothing is trained, so nothing leaks.
+        """Find the backbone and check the parameters against it.
+
+        Nothing is trained, so nothing leaks from test samples.
 
         Parameters
         ----------
         X : list, ndarray, Series or one-column dataframe of shape (n_samples,)
-            Raw samples. They are not read yet.
+            Raw samples. `fit` does not read their content.
         y : None
-            Ignored; here for the API.
+            Ignored, present for API consistency.
 
         Returns
         -------
@@ -150,9 +152,9 @@ class BaseEmbedder(
         Raises
         ------
         BackboneNotFoundError
-            If there are no weights for `backbone`, here or on the hub.
+            If the weights of `backbone` are neither on this machine nor on the hub.
         ValueError
-            If `layers`, `truncate_dim` or another parameter is out of the backbone's range.
+            If `layers`, `truncate_dim` or another parameter is outside of the backbone's range.
         """
         for name in ("backbone", "cache"):
             check_path(getattr(self, name), name)
@@ -196,15 +198,15 @@ class BaseEmbedder(
         Returns
         -------
         X_out : ndarray of shape (n_samples, n_features), float32
-            One row a sample, in order.
+            One row per sample, in order.
 
         Raises
         ------
         DecodeError
-            If a sample cannot be read and ``on_error="raise"``; names its index and its path. A
-            `NonFiniteRowError`, which is a DecodeError, if the network returns NaN or infinite numbers for it.
+            If a sample cannot be read and ``on_error="raise"``; the error names its index and path. It is a
+            `NonFiniteRowError` if the network returns NaN or infinite numbers for the sample.
         WeightsMismatchError
-            If the weights found now are not those that the embedder was fitted with.
+            If the installed weights differ from those that the embedder was fitted with.
         """
         return self.embed(X)
 
@@ -236,7 +238,7 @@ class BaseEmbedder(
         def fit_transform(self, X: Any, y: Any = None, **fit_params: Any) -> np.ndarray: ...
 
     def _transformed(self, X, compute) -> np.ndarray:
-        """What `transform` returns, where rows that no cache knows come from `compute`: `_compute` or the like."""
+        """Return finished rows; those that are not cached come from `compute`, such as `_compute`."""
         from skembed.inference.lookup import embed
 
         check_is_fitted(self)
@@ -262,17 +264,17 @@ class BaseEmbedder(
         return self._finished(result.embeddings)
 
     def get_feature_names_out(self, input_features=None) -> np.ndarray:
-        """Return the names of the columns that `transform` returns.
+        """Return the names of the features of `transform`.
 
         Parameters
         ----------
         input_features : array-like of str, default=None
-            Ignored; here for the API.
+            Ignored, present for API consistency.
 
         Returns
         -------
         ndarray of str
-            Such as "textembedder17"; of several layers side by side "textembedder_layer0_17", by the layer from 0.
+            Names such as "textembedder17", or "textembedder_layer0_17" if the rows of several layers are concatenated.
         """
         check_is_fitted(self, "_n_features_out")
         layers = self._reading.layers
@@ -283,17 +285,17 @@ class BaseEmbedder(
         return np.asarray(names[: self._n_features_out], dtype=object)
 
     def _layer_width(self, layer: int) -> int:
-        """Return the features of one layer, which convolutional stages differ in."""
+        """Return the number of features of one layer, which differs between convolutional stages."""
         return self._probe_width(self._card(), replace(self._reading, layers=(layer,)))
 
     def _finished(self, rows: np.ndarray) -> np.ndarray:
-        """Whole rows as `transform` returns them: cut, and of length one where that is wanted."""
+        """Return rows as `transform` does: truncated, and normalized if configured."""
         if self._normalized:
             rows = _unit_length(rows[:, : self._n_scaled or self._n_features_out])
         return np.ascontiguousarray(rows[:, : self._n_features_out])
 
     def _truncation_message(self, n_truncated: int, n_samples: int) -> str:
-        return f"{n_truncated} of {n_samples} samples were longer than the backbone reads, and were cut."
+        return f"{n_truncated} of {n_samples} samples were longer than the backbone reads, and were truncated."
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -307,7 +309,7 @@ class BaseEmbedder(
     # -- inside -----------------------------------------------------------------------------------------
 
     def _compute(self, samples, *, positions, advance=None):
-        """Yield rows of samples; the first moment at which weights are needed. For `advance` see `extract`."""
+        """Yield rows of samples; this loads the weights. For `advance` see `extract`."""
         from skembed.inference.extract import extract
 
         backbone = self._load()
@@ -333,7 +335,7 @@ class BaseEmbedder(
         return load(self.spec_, resolve_device(self.device), self.precision)
 
     def _columns(self, card: Card, width: int) -> tuple[int, int | None]:
-        """Return the features that are kept, and those whose length is scaled to one where that is not the same."""
+        """Return the number of features to keep, and of those to normalize if it differs."""
         if self.truncate_dim is not None:
             return int(self.truncate_dim), None
         # What the backbone was trained to be cut to is its own row, not that of another layer or pooling.
@@ -344,7 +346,7 @@ class BaseEmbedder(
         return min(card.truncate_dim, width), width if self.normalize == "auto" else None
 
     def _found_fingerprint(self) -> str:
-        """Digest of the weights that are there now, which are loaded only where nothing else tells."""
+        """Return the digest of the installed weights, which are loaded only if necessary."""
         from skembed.backbones.loading.card import identify
 
         located = identify(self.spec_)
@@ -355,12 +357,12 @@ class BaseEmbedder(
         if found != self.fingerprint_:
             raise WeightsMismatchError(
                 f"The weights of {self.spec_.name!r} found here (fingerprint {found[:12]}) are not "
-                f"those that this {type(self).__name__} was fitted with ({self.fingerprint_[:12]}). Its rows would "
-                "mean something else to the estimators after it. Install the weights it was fitted with, or fit again."
+                f"those that this {type(self).__name__} was fitted with ({self.fingerprint_[:12]}). Later steps were "
+                "fitted on its old rows and would be wrong. Install the weights it was fitted with, or fit again."
             )
 
     def _card(self) -> Card:
-        """What is known of the backbone; it is loaded where nobody has met it before."""
+        """Return the properties of the backbone, which is loaded if they are not on record."""
         from skembed.backbones.loading.card import describe, read_card, write_card
 
         card = read_card(self.spec_, self._found_fingerprint())
@@ -370,7 +372,7 @@ class BaseEmbedder(
         return card
 
     def _probe_width(self, card: Card, reading: Reading) -> int:
-        """Features of a row, seen on a probe: convolutional stages differ in width and poolings join."""
+        """Return the number of features of a row, measured on a small sample."""
         key = digest(reading)[:16]
         if key not in card.widths:
             from skembed.backbones.loading.card import write_card
@@ -382,7 +384,7 @@ class BaseEmbedder(
 
 
 def _resolve_layers(layers, n_blocks: int, name: str) -> tuple[int, ...]:
-    """Layers as positions from 0 to n_blocks - 1, in the order given."""
+    """Return layers as positions from 0 to n_blocks - 1, in the given order."""
     if isinstance(layers, str):
         return tuple(range(n_blocks))
     asked = [layers] if isinstance(layers, Integral) else list(layers)
@@ -405,7 +407,7 @@ def _resolve_pooling(pooling: str, card: Card, name: str) -> str:
 
 
 def _unit_length(rows: np.ndarray) -> np.ndarray:
-    """Rows of Euclidean length one; a row of zeros stays as it is."""
+    """Return rows scaled to Euclidean length one; rows of zeros stay zeros."""
     with np.errstate(over="ignore"):
         norms = np.linalg.norm(rows, axis=1, keepdims=True)
     if np.isinf(norms).any():

@@ -30,7 +30,7 @@ class Encoder:
     Parameters
     ----------
     embedder : BaseEmbedder
-        Fitted.
+        Fitted embedder.
     """
 
     def __init__(self, embedder: BaseEmbedder):
@@ -82,7 +82,7 @@ class Encoder:
 
     @property
     def normalizes(self) -> bool:
-        """Return True if finished rows have length one."""
+        """True if finished rows have length one."""
         return bool(self.embedder._normalized)
 
     @property
@@ -92,12 +92,12 @@ class Encoder:
 
     @property
     def namespace(self) -> str:
-        """Digest of everything that decides a row except its sample: the namespace of its cache rows."""
+        """Namespace in the cache: digest of everything that decides a row except its sample."""
         return self.embedder._namespace
 
     @property
     def space(self) -> tuple[Any, ...]:
-        """Everything that gives the features of a row their meaning. How samples are decoded is not part of it."""
+        """Everything that gives features their meaning, without the decoding of samples."""
         return (
             self.fingerprint,
             self.readout.layers,
@@ -128,7 +128,7 @@ class Encoder:
 
     @property
     def chunk_size(self) -> int:
-        """Decoded samples held in memory at a time."""
+        """Number of decoded samples in memory at a time."""
         return self.embedder._chunk_size
 
     def samples(self, X: Any) -> list[Any]:
@@ -136,11 +136,11 @@ class Encoder:
         return self.embedder._samples(X, reset=False)
 
     def key(self) -> Callable[[Any], bytes | None]:
-        """Return a function that digests a raw sample without decoding it, or returns None for one without identity."""
+        """Return a function that digests a raw sample undecoded, or gives None if it cannot."""
         return self.embedder._key()
 
     def reader(self, backbone: Backbone) -> Callable[[Any], tuple[Any, bool]]:
-        """Return a function that decodes one raw sample for the network and says whether it was truncated."""
+        """Return a function that decodes one raw sample, and gives True if it was truncated."""
         return self.embedder._reader(backbone)
 
     def example(self) -> Any:

@@ -1,4 +1,4 @@
-"""ImageEmbedder: images to embeddings."""
+"""ImageEmbedder: embeddings of images."""
 
 from __future__ import annotations
 
@@ -18,68 +18,95 @@ __all__ = ["ImageEmbedder"]
 class ImageEmbedder(BaseEmbedder):
     """Embed images with a pre-trained vision model.
 
+    The embedder is a transformer for pipelines, searches and ``ColumnTransformer``: one image gives one row of numbers
+    that linear models, nearest neighbors and clustering work well on. Nothing is trained. Samples are paths, bytes,
+    PIL images, or arrays of shape (height, width) or (height, width, channels).
+
     Parameters
     ----------
     backbone : str, PathLike or callable, default="tf_efficientnet_lite0.in1k"
-        timm name, hub id (of timm or transformers), local directory with a config.json and safetensors weights, or a
-        module-level function (itself or as "package.module:function") that returns a
-        `skembed.backbones.base.Backbone`. ResNet, EfficientNet, ConvNeXt, ViT, DINOv2, Swin, and the vision
-        towers of CLIP and SigLIP; most other timm models work as well.
+        Pre-trained network: a timm name, an id on the hub (of timm or transformers), a local directory with config.json
+        and safetensors weights, or a module-level function (itself or as "package.module:function") that returns a
+        `skembed.backbones.base.Backbone`. ResNet, EfficientNet, ConvNeXt, ViT, DINOv2, Swin, and the vision towers of
+        CLIP and SigLIP are supported; most other timm models work as well. The default is small and fast on a CPU.
+        Larger backbones are slower and often more accurate; `skembed.rank_backbones` compares candidates on your data.
     revision : str, default=None
-        Branch, tag or commit on the hub. Give a commit to pin the weights.
+        Branch, tag or commit of the repository on the hub. Give a commit to pin the weights. None takes the default
+        branch.
     layers : int, list of int or "all", default=-1
-        Blocks to read: 0 is the stem (what enters the first block proper), -1 the last block, final
-        normalisation included. Several are put side by side (see `pooling` for another way).
+        Blocks of the network to read, from 0 for the stem (the input of the first block proper) to -1 for the last
+        block, final normalization included. The default suits most tasks. Try a lower layer if your data differ much
+        from the training data of the backbone; `skembed.displays.LayerProbeDisplay` compares layers. The rows of
+        several layers are concatenated, except with ``pooling="layer_attention"``.
     pooling : {"auto", "pooled", "cls", "mean", "max", "mean+max", "last", "layer_attention"}, default="auto"
-        How positions become one vector. "auto" is what the backbone was trained with: its own pooled features,
-        or the class token. "pooled" is the network's own summary, "mean" and "max" run over real positions
-        only, "cls" is the class token, "last" the last real position. "layer_attention" pools each of `layers`
-        as "auto" does and averages them, weighted for each sample by scaled dot-product attention with the last
-        of them as the query; it trains nothing.
+        Reduction of a sample's positions to one vector. "auto" takes what the backbone was trained with: its own
+        pooled features, or the class token.
+        The others are for comparison:
+
+        - "pooled": the network's own summary.
+        - "mean", "max", "mean+max": mean and maximum over positions without padding; "mean+max" concatenates both.
+        - "cls": the class token, if the network has one.
+        - "last": the last position without padding, which suits decoders.
+        - "layer_attention": one row per layer in `layers`, pooled as by "auto", averaged with weights from scaled
+          dot-product attention whose query is the last of them. Nothing is trained for it.
     normalize : bool or "auto", default="auto"
-        Scale rows to Euclidean length one; "auto" does what the backbone's own configuration says.
+        If True, scale each row to Euclidean length one, so that dot products are cosine similarities. Use it for
+        nearest neighbors and clustering. "auto" follows the backbone's own configuration.
     truncate_dim : int, default=None
-        Keep only so many leading features, for backbones trained to allow it (Matryoshka embeddings).
+        Number of leading features to keep. A lower number saves memory and time in later steps, but costs accuracy
+        unless the backbone was trained for it (Matryoshka embeddings). None keeps all features.
     batch_size : int or "auto", default="auto"
-        Samples that are computed together. Halved when memory runs out. Has no influence on the result.
+        Number of samples per batch. "auto" plans batches by length and device. A larger number may be faster on a GPU
+        and takes more memory; when memory runs out, it is halved, with a warning. Rows do not depend on it beyond
+        rounding.
     device : str, default="auto"
-        "cpu", "cuda", "cuda:1", "mps", "xpu"; "auto" takes an accelerator if there is one.
+        "cpu", "cuda", "cuda:1", "mps" or "xpu". "auto" takes an accelerator if there is one, else the CPU.
     precision : {"auto", "float32", "bfloat16", "float16"}, default="auto"
-        Precision of the network; "auto" is half precision on devices that compute faster in it (GPUs, CPUs with
-        AMX or AVX-512's bfloat16 products), but on a CPU not for convolutional image networks, which lose too
-        much by it, and float32 elsewhere. Rows are float32 always.
+        Precision of the network's computation; rows are always float32. "auto" chooses half precision on devices that
+        compute faster in it (GPUs, and CPUs with AMX or AVX-512 products of bfloat16), except for convolutional image
+        networks on a CPU, which lose too much accuracy by it. Choose "float32" for the most exact rows, or if rows are
+        not finite.
     cache : "auto", "memory", str, PathLike, EmbeddingCache or None, default="auto"
-        Where rows are kept, so that no sample is embedded twice: "memory" for this process, bounded; a directory
-        for all processes and runs; an `EmbeddingCache` that several embedders share; None for nowhere. "auto" is
-        what `skembed.set_config` says, "memory" at first.
+        Cache of rows, so that no sample is embedded twice. "memory" keeps up to 512 MiB of them until the process ends.
+        Choose a directory to share rows between processes and runs, an `EmbeddingCache` to set another limit, and None
+        to compute every row anew. "auto" takes the setting of `skembed.set_config`, which is "memory" by default.
     on_error : {"raise", "warn", "nan"}, default="raise"
-        What happens to a sample that cannot be read or embedded: an error that names its index and path, a row of NaN
-        and a warning that counts and names them, or a silent row of NaN.
+        Treatment of samples that cannot be read or embedded. "raise" stops with an error that names the index and path
+        of the sample. "warn" and "nan" return a row of NaN for it, "warn" with one warning that counts and names such
+        samples. Choose "warn" for large collections in which a few files may be damaged.
     verbose : bool, default=False
-        Show a progress bar for what takes longer than half a second; without a terminal, a line every 30 seconds.
-        A sample that takes longer than 5 seconds is named.
+        If True, show a progress bar for calls of more than half a second (without a terminal, a line every 30 seconds),
+        and name samples that take more than 5 seconds.
     image_size : int, default=None
-        Side in pixels of the square that the network sees, up to 8192. None takes the backbone's own.
+        Side of the square that the network sees, in pixels, at most 8192. None takes the size that the backbone was
+        trained for. A larger side shows smaller details and costs time in proportion to its square.
     background : str or tuple of 3 int, default="white"
-        Colour behind transparent pixels: a name or code that Pillow knows, or red, green and blue from 0 to 255.
+        Color behind transparent pixels: a name or code that Pillow knows, or red, green and blue from 0 to 255.
     max_pixels : int or "auto", default="auto"
-        Largest number of pixels of an image; larger ones are refused before they are decoded (decompression bombs).
-        "auto" bounds memory instead: images are refused whose decoding takes more than 512 MB, which are 25 million
-        pixels in a WEBP file. JPEG files, and PNG, BMP and TIFF files that are not interlaced or compressed in another
-        way, are reduced while they are read, and refused from 268 million pixels on. Set a number to accept larger
-        images that you trust.
+        Largest number of pixels per image. Larger images raise an error before they are decoded, since small files can
+        contain huge images (decompression bombs). "auto" limits memory instead: it refuses images whose decoding takes
+        more than 512 MB, which are 25 million pixels in a WEBP file. JPEG files, and PNG, BMP and TIFF files that are
+        neither interlaced nor compressed in another way, are reduced while they are read, and are refused from 268
+        million pixels on. Set a number to accept larger images that you trust.
     engine : {"torch", "openvino"}, default="torch"
-        What computes the network. "openvino" compiles it for this CPU at its first batch, which takes seconds, and is
-        faster from then on; it needs ``pip install "skembed[compiled]"``.
+        Library that computes the network. Choose "openvino" for many images on a CPU: it compiles the network at
+        the first batch, which takes seconds, and is faster afterwards. It needs ``pip install "skembed[compiled]"``.
 
     Attributes
     ----------
     spec_ : BackboneSpec
         Identity of the backbone.
     fingerprint_ : str
-        Digest of its weights and configuration; `transform` refuses others.
+        Digest of the backbone's weights and configuration. `transform` raises an error if it finds other weights.
     n_blocks_ : int
-        Blocks that `layers` can choose from.
+        Number of blocks, stem included, that `layers` can choose from.
+
+    See Also
+    --------
+    TextEmbedder : Embed texts.
+    AudioEmbedder : Embed recordings.
+    FineTuneClassifier : Train the backbone on labels, beyond frozen embeddings.
+    skembed.selection.rank_backbones : Compare backbones on labeled data.
 
     References
     ----------
@@ -173,13 +200,13 @@ class ImageEmbedder(BaseEmbedder):
 
 
 def _colour(background) -> tuple[int, int, int]:
-    """Red, green and blue of the `background` parameter."""
+    """Return red, green and blue of the parameter `background`."""
     try:
         colour = ImageColor.getrgb(background)[:3] if isinstance(background, str) else tuple(background)
     except ValueError as error:
         raise ValueError(
-            f"background={background!r} is no colour. Use a name such as 'white', or '#rrggbb'."
+            f"background={background!r} is not a color. Use a name such as 'white', or '#rrggbb'."
         ) from error
     if len(colour) != 3 or not all(isinstance(part, Integral) and 0 <= int(part) <= 255 for part in colour):
-        raise ValueError(f"background={background!r} is no colour. Use three whole numbers from 0 to 255.")
+        raise ValueError(f"background={background!r} is not a color. Use three whole numbers from 0 to 255.")
     return colour[0], colour[1], colour[2]

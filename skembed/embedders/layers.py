@@ -16,16 +16,16 @@ __all__ = ["layer_rows"]
 
 
 def layer_rows(embedder: BaseEmbedder, samples: Sequence[Any], layers: Sequence[int]) -> list[np.ndarray]:
-    """What each of several layers makes of samples, neither cut nor scaled to length one.
+    """Return rows of several layers, neither truncated nor scaled to length one.
 
     Parameters
     ----------
     embedder : BaseEmbedder
-        Fitted; its pooling is used.
+        Fitted embedder, whose pooling is used.
     samples : sequence
         Raw samples.
     layers : sequence of int
-        From 0.
+        Layers, counted from 0.
 
     Returns
     -------

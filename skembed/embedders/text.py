@@ -1,4 +1,4 @@
-"""TextEmbedder: texts to embeddings."""
+"""TextEmbedder: embeddings of texts."""
 
 from __future__ import annotations
 
@@ -16,75 +16,104 @@ __all__ = ["TextEmbedder"]
 class TextEmbedder(BaseEmbedder):
     """Embed texts with a pre-trained language model.
 
+    The embedder is a transformer for pipelines, searches and ``ColumnTransformer``: one text gives one row of numbers
+    that linear models, nearest neighbors and clustering work well on. Nothing is trained.
+
     Parameters
     ----------
     backbone : str, PathLike or callable, default="sentence-transformers/all-MiniLM-L6-v2"
-        Hub id, local directory with a config.json and safetensors weights, or a module-level function (itself or as
-        "package.module:function") that returns a `skembed.backbones.base.Backbone`. Encoders (BERT, RoBERTa,
-        DeBERTa, sentence-transformers, XLM-R, T5's, CLIP's text tower) and decoders (GPT-2, Llama, Qwen).
+        Pre-trained network: an id on the hub, a local directory with config.json and safetensors weights, or a
+        module-level function (itself or as "package.module:function") that returns a
+        `skembed.backbones.base.Backbone`. Encoders (BERT, RoBERTa, DeBERTa, sentence-transformers, XLM-R, T5's, CLIP's
+        text tower) and decoders (GPT-2, Llama, Qwen) are supported. The default is small, fast and made for English
+        sentences. Larger backbones are slower and often more accurate; `skembed.rank_backbones` compares candidates on
+        your data.
     revision : str, default=None
-        Branch, tag or commit on the hub. Give a commit to pin the weights.
+        Branch, tag or commit of the repository on the hub. Give a commit to pin the weights. None takes the default
+        branch.
     layers : int, list of int or "all", default=-1
-        Blocks to read: 0 is the stem (what enters the first block proper), -1 the last block, final
-        normalisation included. Several are put side by side (see `pooling` for another way).
+        Blocks of the network to read, from 0 for the stem (the input of the first block proper) to -1 for the last
+        block, final normalization included. The default suits most tasks. Try a lower layer if your data differ much
+        from the training data of the backbone; `skembed.displays.LayerProbeDisplay` compares layers. The rows of
+        several layers are concatenated, except with ``pooling="layer_attention"``.
     pooling : {"auto", "pooled", "cls", "mean", "max", "mean+max", "last", "layer_attention"}, default="auto"
-        How positions become one vector. "auto" is what the backbone was trained with: its sentence-transformers
-        configuration, else "last" for decoders and "mean" for encoders. "pooled" is the network's own summary,
-        "mean" and "max" run over real positions only, "cls" is the class token, "last" the last real position.
-        "layer_attention" pools each of `layers` as "auto" does and averages them, weighted for each sample by
-        scaled dot-product attention with the last of them as the query; it trains nothing.
+        Reduction of a sample's positions to one vector. "auto" takes what the backbone was trained with: the
+        method of its sentence-transformers configuration, else "last" for decoders and "mean" for encoders.
+        The others are for comparison:
+
+        - "pooled": the network's own summary.
+        - "mean", "max", "mean+max": mean and maximum over positions without padding; "mean+max" concatenates both.
+        - "cls": the class token, if the network has one.
+        - "last": the last position without padding, which suits decoders.
+        - "layer_attention": one row per layer in `layers`, pooled as by "auto", averaged with weights from scaled
+          dot-product attention whose query is the last of them. Nothing is trained for it.
     normalize : bool or "auto", default="auto"
-        Scale rows to Euclidean length one; "auto" does what the backbone's own configuration says.
+        If True, scale each row to Euclidean length one, so that dot products are cosine similarities. Use it for
+        nearest neighbors and clustering. "auto" follows the backbone's own configuration.
     truncate_dim : int, default=None
-        Keep only so many leading features, for backbones trained to allow it (Matryoshka embeddings). None keeps what
-        the backbone's sentence-transformers configuration says, for its last layer and own pooling, else all. That cut
-        is made after the backbone's own normalization, as sentence-transformers does; yours is made before `normalize`.
+        Number of leading features to keep. A lower number saves memory and time in later steps, but costs accuracy
+        unless the backbone was trained for it (Matryoshka embeddings). None follows the
+        sentence-transformers configuration of the backbone for its last layer and own pooling, and keeps all features
+        otherwise. The configured cut follows the backbone's own normalization, as in sentence-transformers; yours
+        precedes `normalize`.
     batch_size : int or "auto", default="auto"
-        Samples that are computed together. Halved when memory runs out. Has no influence on the result.
+        Number of samples per batch. "auto" plans batches by length and device. A larger number may be faster on a GPU
+        and takes more memory; when memory runs out, it is halved, with a warning. Rows do not depend on it beyond
+        rounding.
     device : str, default="auto"
-        "cpu", "cuda", "cuda:1", "mps", "xpu"; "auto" takes an accelerator if there is one.
+        "cpu", "cuda", "cuda:1", "mps" or "xpu". "auto" takes an accelerator if there is one, else the CPU.
     precision : {"auto", "float32", "bfloat16", "float16"}, default="auto"
-        Precision of the network; "auto" is half precision on devices that compute faster in it (GPUs, CPUs with
-        AMX or AVX-512's bfloat16 products), but on a CPU not for convolutional image networks, which lose too
-        much by it, and float32 elsewhere. Rows are float32 always.
+        Precision of the network's computation; rows are always float32. "auto" chooses half precision on devices that
+        compute faster in it (GPUs, and CPUs with AMX or AVX-512 products of bfloat16), except for convolutional image
+        networks on a CPU, which lose too much accuracy by it. Choose "float32" for the most exact rows, or if rows are
+        not finite.
     cache : "auto", "memory", str, PathLike, EmbeddingCache or None, default="auto"
-        Where rows are kept, so that no sample is embedded twice: "memory" for this process, bounded; a directory
-        for all processes and runs; an `EmbeddingCache` that several embedders share; None for nowhere. "auto" is
-        what `skembed.set_config` says, "memory" at first.
+        Cache of rows, so that no sample is embedded twice. "memory" keeps up to 512 MiB of them until the process ends.
+        Choose a directory to share rows between processes and runs, an `EmbeddingCache` to set another limit, and None
+        to compute every row anew. "auto" takes the setting of `skembed.set_config`, which is "memory" by default.
     on_error : {"raise", "warn", "nan"}, default="raise"
-        What happens to a sample that cannot be read or embedded: an error that names its index and path, a row of NaN
-        and a warning that counts and names them, or a silent row of NaN.
+        Treatment of samples that cannot be read or embedded. "raise" stops with an error that names the index and path
+        of the sample. "warn" and "nan" return a row of NaN for it, "warn" with one warning that counts and names such
+        samples. Choose "warn" for large collections in which a few files may be damaged.
     verbose : bool, default=False
-        Show a progress bar for what takes longer than half a second; without a terminal, a line every 30 seconds.
-        A sample that takes longer than 5 seconds is named.
+        If True, show a progress bar for calls of more than half a second (without a terminal, a line every 30 seconds),
+        and name samples that take more than 5 seconds.
     max_length : int, default=None
-        Tokens a text, special tokens included. None takes the backbone's own limit.
+        Number of tokens per text, special tokens included. None takes the limit of the backbone. Lower it to save time
+        on long texts whose beginning is enough.
     long_text : {"truncate", "chunk"}, default="truncate"
-        Texts longer than `max_length` are cut, with a warning that counts them, or split into windows whose
-        embeddings are averaged, weighted by their tokens. Of a text that is cut no more than 1,000,000 characters
-        are tokenized.
+        Treatment of texts with more than `max_length` tokens. "truncate" keeps their beginning, with a warning that
+        counts them, and tokenizes at most 1,000,000 characters. "chunk" splits them into windows and averages the
+        embeddings of the windows, weighted by their tokens; choose it if what matters may be anywhere in a text. It
+        costs time in proportion to the length.
     prompt : str, default=None
-        Text put before every text, as instruction-tuned models want: "query: " for E5, for instance. None takes the
-        default prompt of the backbone's sentence-transformers configuration, if it has one; "" puts nothing. Where
-        that configuration leaves prompts out of the pooling, yours is left out too. A prompt that fills `max_length`
-        is an error.
+        Text to put before every text, as instruction-tuned models expect, for instance "query: " for E5. None takes the
+        default prompt of the backbone's sentence-transformers configuration, if there is one; "" puts nothing. If that
+        configuration excludes prompts from pooling, so is yours. A prompt that fills `max_length` is an error.
 
     Attributes
     ----------
     spec_ : BackboneSpec
         Identity of the backbone.
     fingerprint_ : str
-        Digest of its weights and configuration; `transform` refuses others.
+        Digest of the backbone's weights and configuration. `transform` raises an error if it finds other weights.
     n_blocks_ : int
-        Blocks that `layers` can choose from.
+        Number of blocks, stem included, that `layers` can choose from.
     prompt_ : str
-        Text that is put before every text.
+        Text that is put before every text: `prompt`, or the default of the backbone.
+
+    See Also
+    --------
+    ImageEmbedder : Embed images.
+    AudioEmbedder : Embed recordings.
+    FineTuneClassifier : Train the backbone on labels, beyond frozen embeddings.
+    skembed.selection.rank_backbones : Compare backbones on labeled data.
 
     Notes
     -----
-    `fit` looks at a few of the texts, and gives an `InputWarning` where they are names of files, as of images that were
-    meant for `ImageEmbedder`: here a name is a text like any other, and a class that is part of a path is easily told
-    from it.
+    `fit` gives an `InputWarning` if most texts are names of files, for instance of images that were meant for
+    `ImageEmbedder`. This embedder reads the names themselves, and a class that is part of the path makes scores look
+    good for the wrong reason.
 
     References
     ----------
@@ -154,7 +183,7 @@ class TextEmbedder(BaseEmbedder):
 
     @property
     def prompt_(self) -> str:
-        """Text that is put before every text: `prompt`, or the backbone's own."""
+        """Text that is put before every text: `prompt`, or the default of the backbone."""
         return self._reading.options.prompt
 
     def _options(self, card) -> TextOptions:
@@ -175,6 +204,6 @@ class TextEmbedder(BaseEmbedder):
 
     def _truncation_message(self, n_truncated: int, n_samples: int) -> str:
         return (
-            f"{n_truncated} of {n_samples} texts had more tokens than max_length, and were cut. "
-            "long_text='chunk' reads them whole; a larger max_length may fit the backbone."
+            f"{n_truncated} of {n_samples} texts had more tokens than max_length, and were truncated. "
+            "Use long_text='chunk' to read them whole, or a larger max_length if the backbone allows it."
         )

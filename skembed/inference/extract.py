@@ -351,7 +351,7 @@ def _at_most(batch: list[int], size: int) -> list[list[int]]:
 
 
 def _try_batch(backbone, items: list[Item], run: Callable[[list[Item]], Any]) -> Any:
-    """What `run` made of a batch, or None where it was too large for memory."""
+    """Run a batch; return None if it was too large for memory."""
     try:
         return run(items)
     except (RuntimeError, MemoryError) as error:
@@ -366,8 +366,8 @@ def _try_batch(backbone, items: list[Item], run: Callable[[list[Item]], Any]) ->
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     warn(
-        f"Out of memory with {len(items)} items in a batch; going on with {(len(items) + 1) // 2}. "
-        "Set batch_size to it to silence this.",
+        f"A batch of {len(items)} items does not fit in memory; continuing with {(len(items) + 1) // 2}. "
+        "Set batch_size to that number to silence this warning.",
         DeviceWarning,
     )
     return None
@@ -375,14 +375,14 @@ def _try_batch(backbone, items: list[Item], run: Callable[[list[Item]], Any]) ->
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """While no other thread computes on the CPU, and so none has entered a shared network behind a block."""
+    """Hold the lock of `computing`, so that no other thread uses a shared network on the CPU."""
     with _computing:
         yield
 
 
 @contextmanager
 def computing(device: torch.device) -> Iterator[None]:
-    """Without gradients, and on a CPU one thread at a time."""
+    """Compute without gradients, and on a CPU in one thread at a time."""
     with _computing if device.type == "cpu" else nullcontext(), standard_modes(), torch.inference_mode():
         yield
 

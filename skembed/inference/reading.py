@@ -1,4 +1,4 @@
-"""What to read from a backbone. Without torch, so that a warm cache never needs it."""
+"""Layers, pooling and options of a readout, without torch, which a warm cache never needs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["Reading"]
 
 @dataclass(frozen=True)
 class Reading:
-    """What to read from a backbone.
+    """Layers, pooling and preprocessing options with which a backbone is read.
 
     Parameters
     ----------

@@ -57,7 +57,7 @@ def decode_all(
                 return read(sample), None
         except DecodeError as error:
             return None, error
-        # A lack of memory is no fault of the sample.
+        # The sample is not to blame for a lack of memory.
         except MemoryError:
             raise
         # The code of lazy arrays, tensors and file objects raises anything.
@@ -88,7 +88,7 @@ def _unreadable(sample: Any, error: Exception) -> DecodeError:
 
 
 def warn_unreadable(errors: Sequence[DecodeError], total: int) -> None:
-    """One warning that counts the samples that could not be read or embedded, and names the first five."""
+    """Warn once, with the number of samples that failed and the first five of them."""
     named = "\n".join(f"  {error}" for error in errors[:5])
     more = f"\n  and {len(errors) - 5} more" if len(errors) > 5 else ""
     failed = "embedded" if any(isinstance(error, NonFiniteRowError) for error in errors) else "read"
@@ -99,7 +99,7 @@ def warn_unreadable(errors: Sequence[DecodeError], total: int) -> None:
 
 
 def is_missing(sample: Any) -> bool:
-    """Whether a sample is None, NaN, or what pandas has for a missing value.
+    """Return True if a sample is None, NaN, or a missing value of pandas or NumPy.
 
     Examples
     --------
@@ -113,12 +113,12 @@ def is_missing(sample: Any) -> bool:
 
 
 def open_file(path: str | os.PathLike) -> BinaryIO:
-    """A file opened for reading.
+    """Open a file for reading.
 
     Raises
     ------
     DecodeError
-        If there is none, it is a directory or a device, or it may not be read; or if the path is a web address or a
+        If the file does not exist, is a directory or a device, or may not be read; or if the path is a web address or a
         data URI.
     """
     name = os.path.expanduser(os.fsdecode(path))
@@ -127,11 +127,11 @@ def open_file(path: str | os.PathLike) -> BinaryIO:
         kind = os.stat(name).st_mode
     except FileNotFoundError as error:
         _refuse_base64(name)
-        raise DecodeError(f"there is no such file (looked from {os.getcwd()}).", path=name) from error
+        raise DecodeError(f"there is no such file (working directory {os.getcwd()}).", path=name) from error
     except (OSError, ValueError) as error:
         _refuse_base64(name)
         raise DecodeError(
-            f"this path leads nowhere: {reason(error)}. Give the path of a file, or its bytes.", path=_short(name)
+            f"this path cannot be opened: {reason(error)}. Give the path of a file, or its bytes.", path=_short(name)
         ) from error
     if stat.S_ISDIR(kind):
         raise DecodeError("this is a directory, not a file. List its files.", path=name)
@@ -145,7 +145,7 @@ def open_file(path: str | os.PathLike) -> BinaryIO:
 
 
 def _check_local(name: str) -> None:
-    """Refuse what is given as a path and is none."""
+    """Refuse web addresses and data URIs in the place of a path."""
     if name[:5].lower() == "data:":
         raise DecodeError(
             'this is a data URI, not a path. Give its bytes: base64.b64decode(uri.partition(",")[2]).',
@@ -156,7 +156,7 @@ def _check_local(name: str) -> None:
 
 
 def _refuse_base64(name: str) -> None:
-    """Refuse the content of a file as base64 text; called only where there is no file of that name."""
+    """Refuse the content of a file as base64 text, if no file has that name."""
     kind = kind_of_base64(name)
     if kind is not None:
         raise DecodeError(
@@ -170,7 +170,7 @@ def _short(name: str) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """What an exception says, to be put into a sentence.
+    """Return the message of an exception in a form that fits into a sentence.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What a raw sample is, as a short digest: equal content, equal key, without decoding anything."""
+"""Digests of raw samples: equal content, equal key, without decoding anything."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ _IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".
 _RECORDINGS = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".aiff", ".aif", ".au", ".wma", ".amr")
 #: Texts that are looked at: each may be a question to a file system.
 _LOOKED_AT = 32
-#: Of these so many are names of files, or there is no warning: a table of files has the odd gap.
+#: Share of names of files from which on there is a warning: a table of files has the odd gap.
 _MOSTLY = 0.9
 #: Characters of the longest path that systems allow.
 _LONGEST = 4096
@@ -74,7 +74,7 @@ def _what_to_do(sample: Any) -> str:
 
 
 def file_names(texts: Sequence[Any]) -> tuple[str, str] | None:
-    """What kind of files texts are the names of, as far as a few of them tell.
+    """Return the kind of files that texts are names of, judged by a few of them.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ def file_names(texts: Sequence[Any]) -> tuple[str, str] | None:
     -------
     (kind, first) or None
         "image" or "audio" by what the names end in, or "" for files that exist and end in anything else; and the first
-        of the names. None where fewer than nine in ten are names of files. Addresses on the web are none.
+        of the names. None if fewer than nine in ten are names of files. Web addresses do not count as names.
 
     Examples
     --------
@@ -112,9 +112,9 @@ def _file_kind(text: Any) -> str | None:
 
 
 def warn_of_file_names(texts: Sequence[Any]) -> None:
-    """One warning where texts are names of files, which someone else than `read_text` ought to open.
+    """Warn once if texts are names of files, which another embedder ought to open.
 
-    It points to the line that called this package, through whatever of it and of scikit-learn.
+    The warning points to the line that called this package.
     """
     found = file_names(texts)
     if found is None:

@@ -1,4 +1,4 @@
-"""Where and in what precision a network runs, and how to tell that memory ran out."""
+"""Device and precision of a network, and recognition of errors of memory and devices."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ _DEVICE_FAULTS = (
 
 
 def resolve_device(device: str) -> torch.device:
-    """The device of that name; "auto" takes CUDA, XPU, MPS or the CPU, whichever is there first.
+    """Return the device of that name; "auto" takes the first of CUDA, XPU, MPS and CPU.
 
     Raises
     ------
     ValueError
-        If torch does not know the name, or this machine has no such device or no device of that number.
+        If torch does not know the name, or this machine does not have the device.
     """
     accelerators: dict[str, Callable[[], bool]] = {
         "cuda": torch.cuda.is_available,
@@ -60,7 +60,7 @@ def resolve_device(device: str) -> torch.device:
         resolved = torch.device(device)
     except RuntimeError as error:
         raise ValueError(
-            f'device={device!r} is no device. Use "auto", "cpu", "cuda", "cuda:1", "mps" or "xpu".'
+            f'device={device!r} is unknown. Use "auto", "cpu", "cuda", "cuda:1", "mps" or "xpu".'
         ) from error
     here = accelerators.get(resolved.type, lambda: _computes_on(resolved))
     if not here():
@@ -98,7 +98,7 @@ def _computes_on(device: torch.device) -> bool:
 
 
 def resolve_precision(precision: str, device: torch.device, *, keeps_in_half: bool = True) -> torch.dtype:
-    """The dtype of the weights.
+    """Return the dtype of the weights.
 
     "auto" is bfloat16 on GPUs and CPUs that compute faster in it, float16 on older GPUs, and float32 elsewhere.
     On a CPU that means Intel's matrix units (AMX) or AVX-512 with bfloat16 products, and a network that
@@ -114,7 +114,7 @@ def resolve_precision(precision: str, device: torch.device, *, keeps_in_half: bo
 
 
 def cpu_features() -> Mapping[str, Any]:
-    """What torch knows of this processor's instructions, by its names for them; nothing where it cannot tell."""
+    """Return the processor's features by torch's names; empty if torch cannot tell."""
     return torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
 
 
@@ -125,7 +125,7 @@ def _multiplies_bfloat16() -> bool:
 
 
 def move(batch: dict[str, torch.Tensor], device: torch.device, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """A batch on the device, its floating tensors in the dtype of the weights."""
+    """Return a batch on the device, its floating tensors in the dtype of the weights."""
     if device.type == "cuda":
         # From pinned memory the copy runs beside the computation of the batch before.
         batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
@@ -136,7 +136,7 @@ def move(batch: dict[str, torch.Tensor], device: torch.device, dtype: torch.dtyp
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out, on any backend."""
+    """Return True if an exception says that memory ran out, on any backend."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in _OUT_OF_MEMORY)

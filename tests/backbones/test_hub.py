@@ -165,7 +165,7 @@ def _http(cls):
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (_http(RepositoryNotFoundError), "no 'a/b' on the hub"),
+        (_http(RepositoryNotFoundError), "no repository 'a/b'"),
         (_http(GatedRepoError), "hf auth login"),
         (_http(RevisionNotFoundError), "no revision 'main2'"),
         (_http(HfHubHTTPError), r"answered with an error \(no\)(.|\n)*hf download a/b"),
@@ -214,7 +214,7 @@ def test_a_download_asks_the_cache_first_and_never_for_pickles_or_code(monkeypat
 
 
 def test_no_name_at_all():
-    with pytest.raises(BackboneNotFoundError, match="no name on the hub"):
+    with pytest.raises(BackboneNotFoundError, match="neither a valid name"):
         resolve_directory("not a name/at/all")
 
 

@@ -66,7 +66,7 @@ def test_out_of_memory_halves_and_loses_nothing():
     backbone = _backbone(Hungry)
     with pytest.warns(DeviceWarning) as caught:
         rows = _run(backbone, batch_size=32).embeddings
-    assert "11 items in a batch; going on with 6" in str(caught[0].message)
+    assert "A batch of 11 items does not fit in memory; continuing with 6" in str(caught[0].message)
     np.testing.assert_allclose(rows, _run(array_backbone()).embeddings, atol=1e-6)
     # 11 -> 6 -> 3 -> 2, and then no larger batch is tried again.
     assert backbone.sizes[:4] == [11, 6, 3, 2]
@@ -137,7 +137,7 @@ def test_nothing_readable_gives_errors_alone():
 
 
 def test_unknown_and_absent_devices_are_refused(monkeypatch):
-    with pytest.raises(ValueError, match="device='abacus' is no device"):
+    with pytest.raises(ValueError, match="device='abacus' is unknown"):
         resolve_device("abacus")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="device='cuda:1' is not available"):

@@ -56,7 +56,7 @@ _ACTIVATIONS = {
 
 
 class _OneDnn(nn.Conv2d):
-    """What the two kinds of convolutions share. Made by `convolve_by_onednn` and not by a constructor."""
+    """Base class of both kinds of convolutions, whose instances `convolve_by_onednn` makes."""
 
     #: What follows the convolution; in a list, so that it is no submodule.
     behind: list[nn.Module]
@@ -75,7 +75,7 @@ class _OneDnn(nn.Conv2d):
         return same and input.device.type == "cpu" and input.dtype in _types() and input.ndim == 4
 
     def _padded(self, input: Tensor) -> tuple[Tensor, _Sides, _Sides]:
-        """What enters, the padding that is still to come, and by how many zeros the kernel grows at its start."""
+        """Return the input, the padding left to oneDNN, and the zeros to put before the kernel."""
         return input, self.padding, _NONE  # type: ignore[return-value]  # numbers, see `_is_plain`
 
     def _layout(self, input: Tensor, geometry: tuple, grown: _Sides) -> Tensor:
@@ -167,7 +167,7 @@ def _types() -> tuple[torch.dtype, ...]:
 
 
 def _is_right(dtype: torch.dtype) -> bool:
-    """Whether the operations are there and right: they are torch's own affair, made for its compiler."""
+    """Return True if torch's private operations exist and compute the right values."""
     generator = torch.Generator().manual_seed(0)
     shapes = ((2, 16, 9, 9), (16, 8, 3, 3), (16,))
     images, weight, bias = (torch.randn(*shape, generator=generator).to(dtype) for shape in shapes)

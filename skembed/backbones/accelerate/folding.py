@@ -92,7 +92,7 @@ def _is_fixed(norm: Any) -> bool:
 
 
 def _readers(outputs: Iterable[Tensor]) -> Counter:
-    """How many read the result of each node of autograd's graph, an output being read by whoever asked for it."""
+    """Count the readers of each node of autograd's graph, with the caller as one of outputs."""
     found: Counter[Any] = Counter()
     pending = [output.grad_fn for output in outputs if output.grad_fn is not None]
     found.update(pending)

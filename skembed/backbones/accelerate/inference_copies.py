@@ -135,7 +135,7 @@ class InferenceCopies:
             return _copied(module, self.pairs, self._first_values(module), channels_last=False, whole=True)
 
     def _first_values(self, module: nn.Module) -> Sequence[Weights] | None:
-        """What was folded at the start, if the network still is what it was. Given away: it is needed once."""
+        """Return the values folded at the start, once, if the network has not changed since."""
         # Not to a network that was made of this one: it has other weights, and this one is still to come.
         if self._first is None or not self._first.still(module):
             return None
@@ -151,7 +151,7 @@ class InferenceCopies:
 
 
 class _First:
-    """What was folded in float32, and how to tell that a network has been cast and moved since, but not changed."""
+    """Values folded in float32, valid while the network is cast and moved, but not changed."""
 
     def __init__(self, module: nn.Module, pairs: Sequence[Pair], values: Sequence[Weights]):
         self.values = values

@@ -174,7 +174,7 @@ def faster_types() -> tuple[torch.dtype, ...]:
 
 
 def _is_right(dtype: torch.dtype) -> bool:
-    """Whether the operations are there and right: they are torch's own affair, made for its compiler."""
+    """Return True if torch's private operations exist and compute the right values."""
     generator = torch.Generator().manual_seed(0)
     rows, weight, bias = (torch.randn(*shape, generator=generator).to(dtype) for shape in ((5, 24), (40, 24), (40,)))
     expected = nn.functional.linear(rows.float(), weight.float(), bias.float())

@@ -97,9 +97,9 @@ def _before_activations(
 
 
 def _rounds_once(activation: nn.Module) -> bool:
-    """Whether a function of bfloat16 is that of the same numbers in float32, rounded.
+    """Return True if a function of bfloat16 equals the rounded function of float32.
 
-    That of a formula in several steps is not: every step rounds.
+    A formula in several steps does not, since every step rounds.
     """
     values = torch.linspace(-8, 8, 2**12).to(torch.bfloat16)
     try:

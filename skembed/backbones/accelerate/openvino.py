@@ -153,7 +153,7 @@ def _openvino() -> Any:
 
 
 def _from_torch(network: nn.Module, example: Tensor) -> Any:
-    """What `openvino.convert_model` does, without the report that it sends to its makers."""
+    """Convert a network as `openvino.convert_model` does, without its telemetry."""
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 

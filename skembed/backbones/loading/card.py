@@ -1,4 +1,4 @@
-"""Where a backbone's weights lie and what they are, without torch and without loading them."""
+"""Location and properties of a backbone's weights, without torch and without loading them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Located(NamedTuple):
 
 
 def identify(spec: BackboneSpec) -> Located | None:
-    """Where the weights of a spec lie and which they are; None for a factory, which only shows when it is called."""
+    """Return the location and digest of a spec's weights; None for a factory."""
     if spec.source == "factory":
         return None
     directory = locate(spec) if spec.tuned is None or not spec.tuned.archive else _unpacked(spec.tuned)
@@ -123,7 +123,7 @@ def _fingerprint(directory: Path, _state: tuple) -> str:
 
 @dataclass
 class Card:
-    """What an embedder needs to know of a backbone before anything is computed.
+    """Properties of a backbone that an embedder needs before anything is computed.
 
     Parameters
     ----------

@@ -63,7 +63,7 @@ def refuse_other_reader(spec: BackboneSpec, directory: Path) -> None:
 
 
 def _modalities(config: dict[str, Any]) -> set[str]:
-    """What a network of this configuration reads; empty where that cannot be told."""
+    """Return the modalities that a network of this configuration reads; empty if unknown."""
     if "architecture" in config:  # timm's
         return {"image"}
     if config.get("library_name") == "torchaudio":

@@ -185,7 +185,7 @@ class _PositionBias:
         return gate.transpose(1, 2).unsqueeze(-1) * self.table[:, :length, :length]
 
     def gate(self, attention: Any, rows: Tensor) -> Tensor | None:
-        """How much each row and head of a layer takes of the table, of shape (rows, heads)."""
+        """Return the factor of the table for each row and head, of shape (rows, heads)."""
         if self.table is None:
             return None
         if not getattr(attention, "gru_rel_pos", True):
@@ -196,7 +196,7 @@ class _PositionBias:
 
 
 def _positions(module: Any, hidden: Tensor, frames: Sequence[int]) -> Tensor:
-    """What the convolution over time adds to packed rows: one call, with its own padding's zeros between clips."""
+    """Convolve packed rows over time in one call, with zeros as padding between clips."""
     if getattr(module, "batch_norm", None) is not None:  # mHuBERT's; after it, so that zeros stay zeros
         hidden = module.batch_norm(hidden)
     conv = module.conv

@@ -269,5 +269,5 @@ def open_whisper(spec: BackboneSpec, directory: Path, fingerprint: str) -> Whisp
 
 
 def _key_mapping(directory: Path) -> dict[str, Any]:
-    """What takes the encoder's tensors out of a checkpoint of the whole model."""
+    """Return the mapping that takes the encoder's tensors out of a whole checkpoint."""
     return {"key_mapping": {r"^(model\.)?encoder\.": ""}}

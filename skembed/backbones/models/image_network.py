@@ -1,4 +1,4 @@
-"""What image backbones share: batches made in one pass, and a copy of the network that is faster at inference."""
+"""Base class of image backbones: batches made in one pass, and a faster copy for inference."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class ImageBackbone(Backbone):
 
     @abstractmethod
     def _tokens(self, layer: int, values: Tensor, pooled: Tensor | None) -> Tokens:
-        """What one layer gave, as positions in a row."""
+        """Return the output of one layer as a sequence of positions."""
 
     def preprocess(self, samples: Sequence[Any], options: Any) -> list[list[Item]]:
         # Eight bits a value until the batch is made: a fourth of the memory of a chunk of floats.

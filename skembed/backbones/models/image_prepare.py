@@ -212,7 +212,7 @@ class ImagePreparation:
 
     @classmethod
     def from_timm(cls, config: Mapping[str, Any], image_size: int | None = None) -> ImagePreparation:
-        """What timm's evaluation transform does.
+        """Create the preparation of timm's evaluation transform.
 
         Parameters
         ----------
@@ -251,7 +251,7 @@ class ImagePreparation:
 
     @classmethod
     def from_transformers(cls, config: Mapping[str, Any], image_size: int | None = None) -> ImagePreparation:
-        """What the image processor of a complete preprocessor_config.json does.
+        """Create the preparation of a complete preprocessor_config.json.
 
         Parameters
         ----------

@@ -29,7 +29,7 @@ __all__ = ["TimmBackbone", "open_backbone"]
 
 
 class _Layout(NamedTuple):
-    """How one layer's output lies in memory."""
+    """Layout of one layer's output."""
 
     channels_last: bool
     n_prefix: int

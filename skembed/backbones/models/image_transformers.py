@@ -28,7 +28,7 @@ __all__ = ["TransformersImageBackbone", "open_backbone"]
 
 
 class _Family(NamedTuple):
-    """What cannot be read from a network itself."""
+    """Properties of a family that cannot be read from a network."""
 
     cls: str
     processor: str  # where preprocessor_config.json does not say
@@ -191,7 +191,7 @@ def _preprocessor(directory: Path, family: _Family) -> dict[str, Any]:
 
 
 def _resolution_arguments(module: nn.Module, config: Any, size: tuple[int, int]) -> dict[str, Any]:
-    """What lets a network with learned positions read images of another size than it was trained on."""
+    """Return the arguments with which a network of learned positions reads another size."""
     trained = getattr(config, "image_size", None)
     trained = (trained, trained) if isinstance(trained, int) else tuple(trained or size)
     if trained == size or "interpolate_pos_encoding" not in inspect.signature(module.forward).parameters:

@@ -40,7 +40,7 @@ def advance_each(items: Sequence[Item], found: Mapping[int, Iterable[Tensor]]) -
 
 
 def collate_advanced(items: Sequence[Item]) -> dict[str, Tensor]:
-    """What a block returned as one batch, in float32 and on the CPU; nothing where the items are at the beginning.
+    """Stack the stored outputs of a block as a batch in float32; empty for whole samples.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def collate_advanced(items: Sequence[Item]) -> dict[str, Tensor]:
 
 
 def join_advanced(items: Sequence[Item]) -> dict[str, Tensor]:
-    """The same with any numbers of positions, end to end: of shape (sum of lengths, width)."""
+    """Join stored outputs of any lengths end to end, of shape (sum of lengths, width)."""
     return _batch(items, torch.cat)
 
 

@@ -37,22 +37,22 @@ _KNOWN_PROMPTS = {"query": "", "document": ""}
 
 @dataclass(frozen=True)
 class SentenceLayout:
-    """How a network was trained to be read.
+    """Pooling, prompt and limits that a sentence-transformers network was trained with.
 
     Parameters
     ----------
     pooling : str, optional
         One of `skembed.inference.pooling.POOLINGS`; None where the directory does not say.
     normalize : bool
-        Whether rows are scaled to Euclidean length one.
+        True to scale rows to Euclidean length one.
     max_length : int, optional
         Tokens per text, special tokens included.
     lowercase : bool
-        Whether texts are lower-cased before they reach the tokenizer.
+        True to convert texts to lower case before the tokenizer.
     prompt : str
         Put before every text by default.
     pool_prompt : bool
-        Whether the positions of a prompt take part in the pooling.
+        True to pool the positions of a prompt.
     truncate_dim : int, optional
         Leading features that are kept by default.
     """

@@ -1,4 +1,4 @@
-"""What the three transformers adapters share: loading a network from a directory, strictly and quietly."""
+"""Strict and quiet loading of a directory, shared by the three transformers adapters."""
 
 from __future__ import annotations
 

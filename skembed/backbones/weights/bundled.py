@@ -89,12 +89,12 @@ def list_bundled() -> dict[str, str]:
 
 
 def has_mirror(name: str) -> bool:
-    """Whether some package has the backbone of that name, installed or not."""
+    """Return True if a package provides the backbone of that name, installed or not."""
     return _ALIASES.get(name, name) in _MIRRORS
 
 
 def cache_home() -> Path:
-    """Where converted weights lie: $SKEMBED_HOME, or "skembed" in the user's cache directory."""
+    """Return the directory of converted weights, $SKEMBED_HOME or in the user's cache."""
     if named := os.environ.get("SKEMBED_HOME"):
         return Path(named)
     if sys.platform == "win32":

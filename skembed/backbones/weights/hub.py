@@ -56,12 +56,14 @@ def resolve_directory(name: str, *, revision: str | None = None) -> Path:
     except LocalEntryNotFoundError:
         pass
     except HFValidationError as error:
-        raise BackboneNotFoundError(f"backbone={name!r} is no name on the hub and no directory here.") from error
+        raise BackboneNotFoundError(
+            f"backbone={name!r} is neither a valid name on the hub nor a directory. Use 'owner/name', or a directory."
+        ) from error
     fetched = _fetch(name, revision)
     if not _is_complete(fetched):
         raise BackboneNotFoundError(
-            f"{name!r} has no config.json with *.safetensors beside it on the hub. Take a repository that has, or "
-            "save the model once with model.save_pretrained(directory) and give that directory."
+            f"The repository {name!r} has no config.json with *.safetensors. Use a repository that has both, or save "
+            "the model once with model.save_pretrained(directory) and pass that directory."
         )
     return fetched
 
@@ -73,7 +75,7 @@ def resolved_revision(directory: Path) -> str | None:
 
 
 def _is_complete(snapshot: Path) -> bool:
-    """Whether configuration and all shards of the weights are there, and not only what somebody once asked for."""
+    """Return True if the configuration and all shards of the weights are present."""
     network = network_directory(snapshot)
     weights = {path.name for path in network.glob("*.safetensors") if path.is_file()}
     shards = read_json(network / "model.safetensors.index.json").get("weight_map", {}).values()
@@ -96,7 +98,7 @@ def _fetch(name: str, revision: str | None) -> Path:
         raise BackboneNotFoundError(f"{name!r} has no revision {revision!r} on the hub.") from error
     except RepositoryNotFoundError as error:
         raise BackboneNotFoundError(
-            f"There is no {name!r} on the hub, or it is private (then `hf auth login` would help)."
+            f"The hub has no repository {name!r}, or it is private: check the name, or call `hf auth login`."
         ) from error
     except HfHubHTTPError as error:
         raise BackboneNotFoundError(_nothing_here(name, revision, "the hub answered with an error", error)) from error
