@@ -1,4 +1,4 @@
-"""Advice before training: what the data is like, and which strategy and first settings suit it."""
+"""Advice before training: strategy, first settings, and problems of the data."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def advise(
     max_samples: int = 2000,
     random_state: int | None = 0,
 ) -> Advice:
-    """Advice before training: which strategy suits these data, what to try first, and what is wrong with them.
+    """Recommend a strategy and first settings for some data, and report problems of the data.
 
     Looks at the samples per class, where copies count once, and their balance; at exact and near copies, copies with
     other targets, and whether a random split would tear them apart; at what a linear probe makes of the frozen

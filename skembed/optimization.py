@@ -1,4 +1,4 @@
-"""How what trains is trained: rates, schedule and regularization, as one parameter object."""
+"""Options of training as one parameter object: rates, schedule and regularization."""
 
 from __future__ import annotations
 

@@ -31,9 +31,18 @@ FORBIDDEN = {
     rf"\b\w*({_STEMS})is(e|es|ed|er|ers|ing|ation|ations)\b": "-ize, -ization",
     r"\bcolours?\b|\bneighbours?\b|\bcentres?\b|\bjudgements?\b|\blabell(ed|ing)\b|\bbehaviours?\b": "US spelling",
 }
-#: Rooms whose messages are being rewritten.
-EXEMPT = ("embedders", "inputs", "cache", "inference", "backbones", "utils")
-OWN = ("backbones/tuning",)
+#: Modules whose messages are yet to be rewritten. Remove names, never add any.
+EXEMPT = {
+    "backbones/blocks.py",
+    "backbones/loading/card.py",
+    "backbones/models/audio_torchaudio.py",
+    "backbones/models/text_transformers.py",
+    "backbones/weights/hub.py",
+    "inputs/image_modes.py",
+    "inputs/mono.py",
+    "inputs/target_kinds.py",
+    "inputs/text.py",
+}
 
 
 def _template(node: ast.expr) -> str | None:
@@ -76,14 +85,9 @@ def violations(source: str) -> list[str]:
     ]
 
 
-def _is_exempt(path: Path) -> bool:
-    name = path.relative_to(PACKAGE).as_posix()
-    return name.startswith(EXEMPT) and not name.startswith(OWN)
-
-
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_messages_are_plain_english(path):
-    if _is_exempt(path):
+    if path.relative_to(PACKAGE).as_posix() in EXEMPT:
         pytest.skip("not rewritten yet")
     assert violations(path.read_text(encoding="utf-8")) == []
 

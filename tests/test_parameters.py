@@ -115,7 +115,7 @@ def test_parameters_of_objects_are_checked_by_name(parameters, said):
 
 def test_label_smoothing_is_refused_for_numbers():
     regressor = FineTuneRegressor(ArrayEmbedder(), optimization=Optimization(label_smoothing=0.1))
-    with pytest.raises(ValueError, match=r"label_smoothing=0\.1 is for classes"):
+    with pytest.raises(ValueError, match=r"label_smoothing=0\.1 is for classifiers"):
         regressor.fit(SAMPLES, range(10))
 
 

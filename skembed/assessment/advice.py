@@ -69,11 +69,11 @@ class Advice:
     build: Callable[..., Any] | None = field(default=None, repr=False, compare=False)
 
     def __contains__(self, name: str) -> bool:
-        """Whether there is a finding of that name."""
+        """Return True if there is a finding of that name."""
         return any(found.name == name for found in self.findings)
 
     def __getitem__(self, name: str) -> Finding:
-        """The finding of that name."""
+        """Return the finding of that name."""
         found = next((found for found in self.findings if found.name == name), None)
         if found is None:
             raise KeyError(f"unknown finding {name!r}; this advice has {[found.name for found in self.findings]}.")

@@ -1,4 +1,4 @@
-"""How well a tokenizer knows the words of texts: one sign of the distance from what a network was trained on."""
+"""Share of words that a tokenizer does not know: a sign of distance from the pre-training data."""
 
 from __future__ import annotations
 

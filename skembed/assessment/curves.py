@@ -1,4 +1,4 @@
-"""What the losses of a fit say: too much, too little, harm, and rates that are too high."""
+"""Findings from the losses of a fit: overfitting, underfitting, harm, and too high rates."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class Curves:
 
     @property
     def judged(self) -> bool:
-        """Whether there are held-out losses."""
+        """True if there are held-out losses."""
         return bool(self.history) and self.history[0]["valid_loss"] is not None
 
     def part(self, loss: float) -> float:
@@ -286,7 +286,7 @@ def _narrower(means: Means, kept: dict[str, Any] | None) -> str:
 
 
 def _rose(curves: Curves, best: dict[str, Any], last: dict[str, Any]) -> bool:
-    """Whether the held-out loss is higher by more than chance, and the training loss lower."""
+    """Return True if the held-out loss rose by more than chance while the training loss fell."""
     rise = last["valid_loss"] - best["valid_loss"]
     sure = rise > _N_STANDARD_ERRORS * last["valid_error"] and curves.part(rise) > _OVERFITTED_RISE
     return last["epoch"] > best["epoch"] and last["train_loss"] < best["train_loss"] and sure
@@ -392,7 +392,7 @@ def _harm(curves: Curves, *, slower_by: float) -> Iterator[Finding]:
 
 
 def _cut_short(curves: Curves) -> bool:
-    """Whether the epochs ran out while the training loss fell, or before it could be seen to."""
+    """Return True if the epochs ran out while the training loss fell, or after one attempt."""
     *_, before, last = [None, *curves.attempts()[-1]]
     spent = len(curves.history) >= curves.means.parameters.get("max_epochs", math.inf)
     return spent and (before is None or last["train_loss"] < before["train_loss"])

@@ -1,4 +1,4 @@
-"""What frozen embeddings say of the data of a fit: wrong labels, leaks, rare classes, targets without structure."""
+"""Findings about the data of a fit: wrong labels, leaks, rare classes, targets without signal."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ __all__ = ["Diagnosis"]
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What was found in a fit. Print it.
+    """Findings about a fit, and its measurements; print it.
 
     Parameters
     ----------
@@ -47,20 +47,20 @@ class Diagnosis:
 
     @property
     def healthy(self) -> bool:
-        """Whether nothing was found but notes."""
+        """True if there are no findings but notes."""
         return all(found.severity == "note" for found in self.findings)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What was found."""
+        """Names of the findings, the worst first."""
         return tuple(found.name for found in self.findings)
 
     def __contains__(self, name: str) -> bool:
-        """Whether it was found."""
+        """Return True if there is a finding of that name."""
         return name in self.names
 
     def __getitem__(self, name: str) -> Finding:
-        """The finding of that name."""
+        """Return the finding of that name."""
         if name not in self.names:
             raise KeyError(f"unknown finding {name!r}; this diagnosis has {list(self.names)}.")
         return self.findings[self.names.index(name)]

@@ -1,4 +1,4 @@
-"""What is measured before advice is given: samples, targets, twins, probes of the layers, words, and the machine."""
+"""Measurements for advice: samples, targets, twins, probes of layers, words, and training time."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _NUMBERS_PER_CLASS = 10
 
 @dataclass
 class Evidence:
-    """What was measured.
+    """Measurements that the rules of advice read.
 
     Parameters
     ----------
@@ -53,8 +53,10 @@ class Evidence:
 
     @property
     def lower_margin(self) -> float:
-        """What the gain of a lower layer may come to by chance: twice its standard error, thrice where the upper layer
-        tells nothing, for then nothing may be all that any tells, and the best of three is so by chance more often."""
+        """Gain of a lower layer that may be chance: twice its standard error.
+
+        It is three times the standard error where the upper layer is no better than chance. Then all layers may be, and
+        the best of three exceeds a bound by chance more often."""
         return (3 if self.is_chance == 1 else 2) * self.lower_error
 
     def __getattr__(self, name: str) -> float:
@@ -138,7 +140,7 @@ def _of_targets(known: KnownTargets) -> dict[str, float]:
 
 
 def _of_distinct(known: KnownTargets, joined: np.ndarray) -> dict[str, float]:
-    """How many samples there are to learn from, where copies and near copies count as one."""
+    """Count the samples to learn from; copies and near copies count as one."""
     distinct = known.take(np.unique(joined, return_index=True)[1])
     if known.task == "regression":
         return {"n_distinct": float(len(distinct.columns)), "per_target": len(distinct.columns) / _NUMBERS_PER_CLASS}
@@ -244,7 +246,7 @@ def _score(left_out: LeftOut, known: KnownTargets) -> float:
 
 
 def _of_chance(probe: LinearProbe, found: LeftOut, known: KnownTargets, rng) -> dict[str, float]:
-    """Whether shuffled targets are predicted as well as these, in both of the measures that there are of classes."""
+    """Return True if shuffled targets are predicted as well as these, by squared error and accuracy."""
     if not np.isfinite(found.r2):  # what is left when copies are is of one class
         return {}
     pairs = [(known.take(order), each) for order, each in probe.shuffled(known.columns, rng, N_SHUFFLES)]

@@ -1,4 +1,4 @@
-"""How far a fit went from the pre-trained network: weights, outputs, and what can be read from them."""
+"""Distance of a fit from the pre-trained network: weights, outputs, and use of its features."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def compare_outputs(start: BaseEmbedder, tuned: BaseEmbedder, samples: Sequence[
 
 
 def compare_features(old: np.ndarray, new: np.ndarray, columns: np.ndarray, codes: np.ndarray | None) -> dict:
-    """What a linear probe, left out one by one, makes of the features before and after.
+    """Compare leave-one-out scores of a linear probe on the features before and after.
 
     Returns
     -------
@@ -63,7 +63,7 @@ def find_forgetting(
     judged: bool = False,
     slower_by: float = RATE_DIVISOR,
 ) -> Iterator[Finding]:
-    """Whether the network is no longer the pre-trained one, and whether its features are the worse for it.
+    """Find changes of the network so large that pre-trained knowledge may be lost.
 
     Parameters
     ----------

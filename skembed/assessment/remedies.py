@@ -21,7 +21,7 @@ UNSTABLE_RATE_DIVISOR = 10.0
 
 @dataclass(frozen=True)
 class Means:
-    """How an estimator was fitted, and from that what there is left to change.
+    """Parameters of a fit, and the changes of them that remedies can suggest.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What was measured, in words that fit the task: the measures of classes have other names than those of numbers."""
+"""Wording of measurements by task: classes are judged by accuracy, numbers by R²."""
 
 from __future__ import annotations
 

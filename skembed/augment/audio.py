@@ -22,9 +22,9 @@ class AudioOperation(SampleOperation):
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class SpeedPerturbation(AudioOperation):
-    """Play faster or slower, by resampling [1]_: length and pitch change together, the sampling rate does not.
+    """Play faster or slower by resampling [1]_, which changes length and pitch together.
 
-    Not where pitch carries the label, as that of a machine or of a note does.
+    The sampling rate stays. Do not use it if pitch carries the label, as for machines and musical notes.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ class SpeedPerturbation(AudioOperation):
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class Gain(AudioOperation):
-    """Play louder or softer. Nothing is clipped.
+    """Play louder or softer, without clipping.
 
     Networks that normalise their input (most of wav2vec 2.0's kin) hear no difference.
 
@@ -97,7 +97,7 @@ class Gain(AudioOperation):
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class Noise(AudioOperation):
-    """Add noise at a signal-to-noise ratio [1]_, which is met exactly over the whole recording.
+    """Add noise at an exact signal-to-noise ratio over the whole recording [1]_.
 
     Parameters
     ----------

@@ -83,7 +83,7 @@ class RandomResizedCrop(ImageOperation):
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class Flip(ImageOperation):
-    """Mirror the image [1]_. Not where sides carry the label: texts, digits, left and right hands.
+    """Mirror the image [1]_, unless sides carry the label as in texts, digits and hands.
 
     Parameters
     ----------

@@ -66,7 +66,7 @@ class Mixup(ParameterObject):
 
 
 class CutMix(ParameterObject):
-    """Paste a rectangle of another image of the batch into every image; targets are mixed by the areas [1]_.
+    """Paste a rectangle of another image into every image, and mix targets by area [1]_.
 
     It mixes pixels, so no frozen block can be replayed: all of them run in every epoch.
 
@@ -137,7 +137,7 @@ def resolve_mix(mix: Any) -> tuple[Mixup | None, CutMix | None]:
 
 @dataclass(frozen=True)
 class Mix:
-    """How the samples of one batch are mixed: drawn before anything is computed, so that it can be done in parts.
+    """Mixing of one batch, drawn before it is computed, so that the batch may run in parts.
 
     Parameters
     ----------
@@ -236,7 +236,7 @@ def mixed_level(mixup: Mixup | None, cutmix: CutMix | None, modality: str) -> st
 
 
 def mixup(inputs: Tensor, targets: Tensor, rng: np.random.Generator, alpha: float = 0.2) -> tuple[Tensor, Tensor]:
-    """Average every sample with another one of the batch, and their targets in the same proportion [1]_.
+    """Average every sample and its targets with another sample of the batch [1]_.
 
     Parameters
     ----------
@@ -273,7 +273,7 @@ def mixup(inputs: Tensor, targets: Tensor, rng: np.random.Generator, alpha: floa
 
 
 def cutmix(inputs: Tensor, targets: Tensor, rng: np.random.Generator, alpha: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Paste a rectangle of another image of the batch into every image; targets are mixed by the areas [1]_.
+    """Paste a rectangle of another image into every image, and mix targets by area [1]_.
 
     Parameters
     ----------

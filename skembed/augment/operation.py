@@ -1,4 +1,4 @@
-"""What an operation is: a few frozen parameters, and a change of one sample that draws from the generator it is given.
+"""Interface of operations: frozen parameters, and a change of one sample by a given generator.
 
 No operation reads or writes the random states of Python, NumPy or torch: those are shared by all threads, so that a
 result would depend on how many of them work, and seeding them would disturb whoever else draws, a dropout for one.
@@ -22,7 +22,7 @@ __all__ = ["Operation", "SampleOperation", "check_interval", "check_number", "sa
 
 
 def sample_rng(seed: int, epoch: int, index: int, stage: int = 0) -> np.random.Generator:
-    """The generator of one sample in one epoch, whoever asks for it and whatever was drawn before.
+    """Return the random generator of one sample in one epoch.
 
     Parameters
     ----------
@@ -50,7 +50,10 @@ def sample_rng(seed: int, epoch: int, index: int, stage: int = 0) -> np.random.G
 
 
 class Operation(ABC):
-    """One named change of a sample. A subclass is a frozen dataclass and overrides one of the two methods."""
+    """Change of a sample with a name.
+
+    A subclass is a frozen dataclass and overrides `on_sample` or `on_item`.
+    """
 
     #: What `augment=` calls it.
     name: ClassVar[str]
@@ -72,7 +75,7 @@ class Operation(ABC):
         return value
 
     def on_item(self, item: Item, rng: np.random.Generator, backbone: Backbone) -> Item:
-        """Change what the backbone made of a sample; return a new item, or the same where nothing changes.
+        """Change a prepared sample; return a new item, or the same one if nothing changes.
 
         Parameters
         ----------

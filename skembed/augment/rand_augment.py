@@ -20,7 +20,9 @@ STRONGEST = 30
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class RandAugment(ImageOperation):
-    """Some of fourteen operations, drawn with replacement, all at one strength [1]_; ranges are torchvision's.
+    """Apply some of fourteen operations, drawn with replacement, at one strength [1]_.
+
+    Ranges are those of torchvision.
 
     Parameters
     ----------

@@ -113,7 +113,7 @@ class UserOperation(Operation):
 
 
 class Augmentation(ParameterObject):
-    """How training samples are changed, and how many changed views of each are kept.
+    """Random changes of training samples, and the number of changed views that are stored.
 
     Parameters
     ----------
@@ -152,7 +152,7 @@ class Augmentation(ParameterObject):
 
 @dataclass(frozen=True)
 class AugmentationPipeline:
-    """Operations, one after another. Made by `resolve_augmentation`.
+    """Operations in order, as `resolve_augmentation` returns them.
 
     Parameters
     ----------
@@ -167,22 +167,34 @@ class AugmentationPipeline:
 
     @property
     def changes_samples(self) -> bool:
-        """Whether any of them changes decoded samples. If not, samples can be prepared once for all epochs."""
+        """True if an operation changes decoded samples, which are then prepared in every epoch."""
         return any(type(operation).on_sample is not Operation.on_sample for operation in self.operations)
 
     @property
     def changes_items(self) -> bool:
-        """Whether any of them changes what a backbone prepared."""
+        """True if an operation changes items that a backbone has prepared."""
         return any(type(operation).on_item is not Operation.on_item for operation in self.operations)
 
     def on_sample(self, value: Any, rng: np.random.Generator, *, sampling_rate: int | None = None) -> Any:
-        """Change a decoded sample; see `Operation.on_sample`."""
+        """Change a decoded sample.
+
+        Parameters
+        ----------
+        value, rng, sampling_rate
+            See `Operation.on_sample`.
+        """
         for operation in self.operations:
             value = operation.on_sample(value, rng, sampling_rate=sampling_rate)
         return value
 
     def on_item(self, item: Item, rng: np.random.Generator, backbone: Backbone) -> Item:
-        """Change what the backbone made of a sample; see `Operation.on_item`."""
+        """Change a prepared sample.
+
+        Parameters
+        ----------
+        item, rng, backbone
+            See `Operation.on_item`.
+        """
         for operation in self.operations:
             item = operation.on_item(item, rng, backbone)
         return item
@@ -230,7 +242,12 @@ def resolve_augmentation(augment: Any, modality: str) -> AugmentationPipeline | 
 
 
 def describe(augmentation: AugmentationPipeline | None) -> str:
-    """One line for reports: the operations in order, with the parameters that are not at their defaults.
+    """Describe the operations in one line, with parameters that differ from their defaults.
+
+    Parameters
+    ----------
+    augmentation : AugmentationPipeline or None
+        Operations to describe.
 
     Examples
     --------
@@ -284,7 +301,7 @@ def _known(modality: str) -> str:
 
 
 def _takes_rng(function: Callable) -> bool:
-    """Whether a function wants a generator beside the sample."""
+    """Return True if a function takes a generator besides the sample."""
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):  # some functions written in C tell nothing about themselves

@@ -16,7 +16,7 @@ __all__ = ["SpecAugment", "draw_spans"]
 
 
 class _Layout(NamedTuple):
-    """How a front end lays out its spectrogram: the axis of time, and frames by what `Item.length` counts."""
+    """Layout of a spectrogram: its axis of time, and frames per unit of `Item.length`."""
 
     time_axis: int
     frames_per_position: int

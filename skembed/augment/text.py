@@ -122,7 +122,7 @@ class WordSwap(TextOperation):
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class SynonymReplacement(TextOperation):
-    """Put synonyms in the place of words [1]_ [2]_. Capitals and the punctuation around a word stay.
+    """Replace words by synonyms [1]_ [2]_, with the same capitals and punctuation.
 
     Parameters
     ----------

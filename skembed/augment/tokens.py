@@ -40,7 +40,7 @@ class TokenOperation(Operation):
         return plain[hit]
 
     def _plain(self, item: Item, backbone: Backbone) -> np.ndarray:
-        """Whether each token is part of the text itself."""
+        """Return for each token whether it is part of the text itself."""
         if "ids" not in item.data:
             raise ValueError(
                 f"{self.name} changes tokens, and {backbone.spec.name} makes no item.data['ids']. "
@@ -134,7 +134,7 @@ def _means_unknown_alone(backbone: Backbone) -> bool:
 
 
 def _mask_token(backbone: Backbone) -> int:
-    """What stands for a masked token.
+    """Return the token that stands for a masked one.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Pictures of what was chosen, trained and predicted, in the form of scikit-learn's displays.
+"""Displays, in scikit-learn's form, of embeddings, backbones, fits and predictions.
 
 Each has a constructor that takes what is drawn, class methods that get it from an estimator or an embedder, and
 ``plot``. They need matplotlib, which is imported when something is drawn: ``pip install "skembed[plot]"``. Maps

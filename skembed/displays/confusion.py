@@ -59,7 +59,7 @@ class ConfusedPair(NamedTuple):
 
 
 class ConfusionExamplesDisplay:
-    """A confusion matrix, and beside it samples of the pairs of classes that were most often confused.
+    """Confusion matrix beside samples of the most frequently confused pairs of classes.
 
     Colours are shares of the true class (rows add up to one), numbers are counts. Images are drawn; of texts and paths
     one line each is written. Build it with `from_estimator` or `from_predictions`.

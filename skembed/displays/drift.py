@@ -29,7 +29,7 @@ __all__ = ["DriftDisplay"]
 
 
 class DriftDisplay:
-    """Relative change of the weights of each block, and how alike its features are before and after.
+    """Change of the weights of each block, and similarity of its features before and after.
 
     Blocks are listed from the stem at the bottom to the top. Build it with `from_estimator`.
 

@@ -344,6 +344,6 @@ def _fit_legend(names: list[str], width: float, height: float) -> tuple[list[str
 
 
 def _caption(samples: Sequence[Any], y: np.ndarray | None, i: int) -> str:
-    """What is shown of a sample under the mouse."""
+    """Return the text that is shown for the sample under the mouse."""
     name = "" if y is None else f", {visible_name(y[i])}"
     return f"{describe_sample(samples[i])}\n[{i}]{name}".strip()

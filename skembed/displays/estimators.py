@@ -1,4 +1,4 @@
-"""What the displays ask of estimators: which step of a pipeline is meant, and whether it is fitted."""
+"""Estimators for displays: the step of a pipeline that is meant, checked to be fitted."""
 
 from __future__ import annotations
 

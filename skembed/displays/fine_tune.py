@@ -282,7 +282,7 @@ def _broken_line(ax, spans: list[Span], values: np.ndarray, *, color, marker: st
 
 
 def _level(ax, value: float | None) -> None:
-    """What the linear probe has, over all epochs."""
+    """Draw the value of the linear probe over all epochs."""
     if value is not None and np.isfinite(value):
         ax.axhline(value, color="black", linestyle=":", linewidth=1.5, label=f"linear probe, {value:.3f}")
 

@@ -1,4 +1,4 @@
-"""What a linear probe makes of each layer, as a picture."""
+"""Display of the scores of a linear probe on each layer."""
 
 from __future__ import annotations
 

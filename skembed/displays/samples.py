@@ -22,7 +22,7 @@ _MOUSE_PIXELS = 10
 
 
 def is_image(sample: Any) -> bool:
-    """Whether a raw sample can be drawn: an array of the shape of an image, or what Pillow reads."""
+    """Return True if a raw sample is an array of the shape of an image, or Pillow reads it."""
     try:
         read_image(sample, at_least=(1, 1))
     except DecodeError:

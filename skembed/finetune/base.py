@@ -56,15 +56,12 @@ def check_targets_of(fitted: BaseFineTuner, y: Any) -> np.ndarray:
 
 
 class BaseFineTuner(PredictingMixin, FineTuneParametersMixin, TransformerMixin, CallbackSupportMixin, BaseEstimator):
-    """A head, and as much of the backbone as the strategy says, trained on raw samples.
+    """Base of the fine-tuning estimators; see `skembed.FineTuneClassifier` for the parameters."""
 
-    See `skembed.FineTuneClassifier`, where every parameter is explained.
-    """
-
-    #: Whether activations of frozen blocks are stored; tests compare with a fit that computes them in every epoch.
+    #: True to store activations of frozen blocks; tests compare with a fit that computes them in every epoch.
     _replay: ClassVar[bool] = True
 
-    # -- what a subclass says ---------------------------------------------------------------------------
+    # -- for subclasses ----------------------------------------------------------------------------------
 
     @abstractmethod
     def _check_targets(self, y: Any, name: str = "y", *, warn_column: bool = True) -> np.ndarray: ...
@@ -76,13 +73,13 @@ class BaseFineTuner(PredictingMixin, FineTuneParametersMixin, TransformerMixin, 
         return np.ones(len(y))
 
     _stratified: ClassVar[bool] = False
-    #: What one column of targets is.
+    #: Name of the kind of target.
     _kind: ClassVar[str]
 
     # -- fit --------------------------------------------------------------------------------------------
 
     def _fit(self, X, y, sample_weight, groups, X_val, y_val):
-        # A shown bar tells what runs before the first epoch, and how long an epoch or a diagnosis takes.
+        # Progress bars show what runs before the first epoch, and how long an epoch or a diagnosis takes.
         with showing(bool(self.verbose)):
             return self._fit_and_diagnose(X, y, sample_weight, groups, X_val, y_val)
 
@@ -117,7 +114,7 @@ class BaseFineTuner(PredictingMixin, FineTuneParametersMixin, TransformerMixin, 
             return
         raise KeyboardInterrupt(
             f"The fit was interrupted after {self.n_epochs_} epochs; this estimator is fitted with the best "
-            "weights so far. To go on without this exception, use on_interrupt='keep'."
+            "weights so far. To continue without this exception, use on_interrupt='keep'."
         )
 
     def _plan(self, X, y, sample_weight=None, groups=None, X_val=None, y_val=None) -> FitPlan:
@@ -184,7 +181,7 @@ class BaseFineTuner(PredictingMixin, FineTuneParametersMixin, TransformerMixin, 
         return CheckedData(samples, y, weights, groups, positions, tuple(notes), n_rows)
 
     def _split(self, given: CheckedData, embedder: BaseEmbedder, X_val, y_val, rng) -> CheckedData:
-        """Return the samples with those of X_val behind them, if it is given, and the positions of the two sides."""
+        """Return the samples of X and X_val, and the positions of the training and the held-out samples."""
         n_given = len(given.y)
         if X_val is None and y_val is None:
             stratify = self._stratified and given.y.ndim == 1
@@ -207,7 +204,7 @@ class BaseFineTuner(PredictingMixin, FineTuneParametersMixin, TransformerMixin, 
         )
 
     def _followed(self, advice: Advice | None) -> tuple[Strategy, Method]:
-        """Return the strategy and the method of this fit, as objects of its own."""
+        """Return the strategy and the method of this fit as new objects."""
         method = clone(resolve_method(self.method))
         if advice is None:
             return clone(STRATEGIES[self.strategy]() if isinstance(self.strategy, str) else self.strategy), method
@@ -216,7 +213,7 @@ class BaseFineTuner(PredictingMixin, FineTuneParametersMixin, TransformerMixin, 
         return strategy, method if method.name != "weights" else clone(advice.method)
 
     def _advice(self, embedder: BaseEmbedder, data: CheckedData, seed: int) -> Advice | None:
-        """With ``strategy="auto"``, advice for the samples to train on; the held-out ones have no say."""
+        """Return advice for the training samples if ``strategy="auto"``; held-out samples have no influence."""
         if self.strategy != "auto":
             return None
         from skembed.assessment.advice import advise_samples
@@ -229,7 +226,7 @@ class BaseFineTuner(PredictingMixin, FineTuneParametersMixin, TransformerMixin, 
             advice = advise_samples(
                 embedder, [data.samples[i] for i in train], known, groups=groups, seed=seed, build=build_advised
             )
-        # Groups of a part of the samples are of no use to anyone.
+        # Groups of a part of the samples would not fit X.
         return replace(advice, findings=of_positions(advice.findings, data.positions[train]), groups=None)
 
     def _earlier_fit(self) -> EarlierFit | None:
@@ -268,15 +265,15 @@ class BaseFineTuner(PredictingMixin, FineTuneParametersMixin, TransformerMixin, 
         return samples, y_val, checks.describe_left_out(len(everything), everything, kept, "X_val")
 
     def _check_known(self, y_val: np.ndarray) -> None:
-        """Whether what is held out can have been learned."""
+        """Refuse held-out targets that cannot have been learned."""
 
     def _check_split(self, y: np.ndarray, train: np.ndarray) -> None:
-        """Whether the training side can teach what the estimator has to know."""
+        """Refuse a split whose training side lacks a class."""
 
     def _seed(self) -> tuple[int, np.random.Generator]:
         state = self.random_state
         if state is None and self.checkpoint_dir is not None:
-            # A fit that goes on must draw what it drew before.
+            # A resumed fit must draw the same random numbers as before.
             state = 0
         seed = int(check_random_state(state).randint(2**31 - 1))
         return seed, np.random.default_rng(seed)
@@ -352,7 +349,7 @@ class BaseFineTuner(PredictingMixin, FineTuneParametersMixin, TransformerMixin, 
         if record.progress.ended.startswith("diverged"):
             warn(
                 f"Training stopped: {record.progress.ended.partition(': ')[2]} The best weights so far were kept. "
-                f"learning_rate={self.learning_rate} is too high for this data: try {self.learning_rate / 10:.2g}, "
+                f"learning_rate={self.learning_rate} is too high for these data: try {self.learning_rate / 10:.2g}, "
                 "or see find_learning_rate.",
                 FitWarning,
             )
@@ -360,9 +357,9 @@ class BaseFineTuner(PredictingMixin, FineTuneParametersMixin, TransformerMixin, 
     def _score_name(self) -> str:
         return "score" if self.scoring is None else str(getattr(self.scoring, "__name__", self.scoring))
 
-    # Here and not beside `predict`: scikit-learn's set_output heeds what is defined below its mixin.
+    # Here and not beside `predict`: scikit-learn's set_output wraps what is defined below its mixin.
     def transform(self, X) -> np.ndarray:
-        """Embed raw samples with what was kept: the fine-tuned backbone, or the frozen one.
+        """Embed raw samples with the backbone that was kept, fine-tuned or frozen.
 
         Parameters
         ----------
@@ -383,7 +380,13 @@ class BaseFineTuner(PredictingMixin, FineTuneParametersMixin, TransformerMixin, 
         def score(self, X: Any, y: Any, sample_weight: Any = None) -> float: ...
 
     def get_feature_names_out(self, input_features=None) -> np.ndarray:
-        """Names of the columns that `transform` returns."""
+        """Return names of the columns that `transform` returns.
+
+        Parameters
+        ----------
+        input_features : ignored
+            Exists for compatibility with scikit-learn.
+        """
         check_is_fitted(self)
         return self.embedder_.get_feature_names_out(input_features)
 
@@ -395,6 +398,6 @@ class BaseFineTuner(PredictingMixin, FineTuneParametersMixin, TransformerMixin, 
         if isinstance(embedder, BaseEmbedder):
             tags.input_tags = embedder.__sklearn_tags__().input_tags
         tags.target_tags.required = True
-        # Rows are float32 whatever comes in.
+        # Rows are float32 for any input.
         tags.transformer_tags.preserves_dtype = []
         return tags

@@ -1,4 +1,4 @@
-"""How far a fit has come, on disk: a killed fit goes on from its last epoch and ends at the same result."""
+"""Checkpoints: a killed fit resumes after its last epoch and ends with the same result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a fit is given beside its targets: lengths, weights, samples that can be read and told apart."""
+"""Checks of the input of a fit besides targets: lengths, weights, readable and distinct samples."""
 
 from __future__ import annotations
 
@@ -266,7 +266,7 @@ def _cause(embedder: BaseEmbedder) -> str:
 
 
 def _near(rows: np.ndarray) -> np.ndarray:
-    """Of each pair of rows, whether they are alike."""
+    """Return for each pair of rows whether they are alike."""
     squares = np.square(rows).sum(1)
     with one_blas_thread():
         products = rows @ rows.T

@@ -20,125 +20,142 @@ __all__ = ["FineTuneClassifier"]
 
 
 class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
-    """Classify raw samples with a pre-trained backbone, trained as deep as it helps and no deeper.
+    """Classify raw samples with a pre-trained backbone, trained only as deep as it helps.
 
-    A regularised linear probe is fitted on frozen embeddings first. Training starts from it, and has to beat it on
-    samples that were held out: otherwise the probe is what is kept, and `report_` says so.
+    A regularized linear probe is fitted on frozen embeddings first. Training starts from this probe and has to beat it
+    on held-out samples. Otherwise the probe is kept, and `report_` says so.
 
     Parameters
     ----------
     embedder : ImageEmbedder, TextEmbedder or AudioEmbedder, default=None
-        Names the backbone, and how samples are read; None is ``TextEmbedder()``. Search its parameters as
-        ``embedder__backbone`` and so on. Its `precision` is that of training too: where it is bfloat16, processors
-        that multiply in it do so in the backbone's linear layers [3]_; all that is stored is float32.
+        Embedder with the backbone to train; it also defines how samples are read. None uses ``TextEmbedder()``. Search
+        its parameters as ``embedder__backbone`` and so on. Its `precision` applies to training too: with bfloat16, the
+        backbone's linear layers multiply in bfloat16 on processors that support it [3]_, and all weights and
+        optimizer states stay float32.
     strategy : {"head", "partial", "full", "progressive", "auto"} or Strategy, default="progressive"
-        Which blocks of the backbone train, and when; a name stands for the default object.
+        Blocks of the backbone that train, and when. A name stands for the default object.
 
-        - `Head`: the head alone. The cheapest, and enough where the backbone knows data like yours.
-        - `Partial`: the top blocks as well, from the start.
-        - `Full`: all blocks from the start. For thousands of samples per class.
-        - `Progressive`: first the head, then more and more blocks from the top, as long as that gains. The safe choice.
-        - "auto": what `skembed.advise` names for the samples to train on, without a look at those held out; see
-          `strategy_` and `advice_`. It chooses the method too, unless you give another than "weights". All other
-          parameters are yours. The machine is not timed for it, so that `random_state` repeats the choice everywhere.
+        - `Head` trains the head alone. It is the cheapest strategy, and enough if the backbone knows data like yours.
+        - `Partial` also trains the top blocks, from the start.
+        - `Full` trains all blocks from the start. Use it with thousands of samples per class.
+        - `Progressive` trains the head first, then more and more blocks from the top, as long as that improves the
+          held-out loss. It is the safe choice.
+        - "auto" follows `skembed.advise` on the training samples, without looking at held-out ones; see `strategy_` and
+          `advice_`. It also chooses the method, unless you give another one than "weights". It changes no other
+          parameter. It does not time the machine, so `random_state` repeats the choice everywhere.
     method : {"weights", "lora", "adapter", "prefix", "prompt", "bitfit", "norms"} or Method, default="weights"
-        What trains in these blocks; a name stands for the default object. `Weights` are all of their tensors. `LoRA`,
-        `Adapter`, `BitFit` and `Norms` train far fewer, for all backbones; `Prefix` and `Prompt` are for text
-        backbones of BERT's kind. All but `Prompt` begin as the frozen network.
+        Parameters that train in these blocks. A name stands for the default object. `Weights` trains all tensors of
+        the blocks. `LoRA`, `Adapter`, `BitFit` and `Norms` train far fewer parameters and work with all backbones.
+        `Prefix` and `Prompt` work with text backbones of BERT's kind. With every method but `Prompt`, training starts
+        from the function of the frozen network.
     learning_rate : float, default=1e-3
-        Peak learning rate of the head. See `find_learning_rate`.
+        Peak learning rate of the head; `optimization` derives the rates of the blocks from it. Lower it if `report_` or
+        `diagnosis_` says that training diverged or was unstable; `find_learning_rate` suggests a value.
     max_epochs : int, default=30
-        Largest number of epochs of the whole fit; 0 fits the probe alone.
+        Largest number of epochs of the whole fit. Raise it if `diagnosis_` reports underfitting. With 0,
+        only the probe is fitted.
     batch_size : int, default=32
-        Samples per step. Where memory does not hold them they are trained in parts, to the same effect.
+        Samples per step. If they do not fit into memory, they are trained in parts with the same result.
     patience : int, default=10
-        Number of epochs without a gain that end a stage.
+        Number of epochs without improvement that end a stage.
     optimization : Optimization, default=None
-        Rates of the blocks, schedule and regularization: weight decay, dropout, L2-SP, label smoothing, gradient
-        clipping, moving average. None is ``Optimization()``.
+        Learning rates of the blocks, their schedule, and regularization: weight decay, dropout, L2-SP, label smoothing,
+        gradient clipping and a moving average of the weights. None uses ``Optimization()``.
     augment : str, callable, sequence or Augmentation, default=None
-        How samples are changed for training: "light", "standard" or "strong"; operations by name, as ("name",
-        {parameters}) or as objects of `skembed.augment`; a function of a decoded sample; or several of them in order.
-        `Augmentation` also says how many changed views of each sample are kept. Held-out samples are never changed.
+        Random changes of the training samples: a preset ("light", "standard" or "strong"); an operation by name, as
+        ("name", {parameters}) or as an object of `skembed.augment`; a function of a decoded sample; or a sequence of
+        these. Augmentation helps most with few samples. `Augmentation` also sets how many changed views of each sample
+        are stored. Held-out samples are never changed.
     mix : {"mixup", "cutmix"}, Mixup, CutMix or list of both, default=None
-        How the samples of a batch, and their targets, are mixed with each other. With sample or class weights, each
-        target counts by the weight of its own sample. Of a list, each batch is mixed by one, drawn with equal chances.
+        Mixing of the samples of a batch and of their targets. Each target keeps the weight of its own sample. With a
+        list, each batch is mixed in one of the ways, drawn with equal probability.
     n_views : int, default=1
-        Number of views of each sample whose outputs are averaged in prediction, the unchanged one among them.
+        Number of views of each sample whose outputs are averaged in prediction: the unchanged sample and, with
+        `augment`, ``n_views - 1`` changed ones. More views may raise accuracy; predictions take longer in proportion.
     class_weight : dict or "balanced", default=None
-        See `sklearn.utils.class_weight.compute_class_weight`.
+        Weights of the classes, see `sklearn.utils.class_weight.compute_class_weight`.
     scoring : str or callable, default=None
-        The scorer by which epochs are compared. None compares the held-out loss after temperature scaling, and lets
-        no epoch win whose accuracy is below the probe's.
+        Scorer that compares epochs. None compares held-out losses after temperature scaling, and rejects epochs whose
+        accuracy is below that of the probe.
     validation_fraction : float, default=0.2
-        Part of the samples that is held out, in proportion to the classes. None holds out none: nothing is judged, all
-        of `max_epochs` is run (of `Progressive` its `stage_epochs` for each stage) and the last weights are kept.
+        Share of the samples that is held out, in proportion to the classes. With None, no samples are held out and no
+        epoch is judged: all `max_epochs` run (`stage_epochs` in each stage of `Progressive`), and the last weights
+        are kept.
     refit : bool, default=True
-        Whether what was found is fitted once more, in the same way, on all samples.
+        If True, the best model is fitted once more on all samples, with the same stages and numbers of epochs.
     checkpoint_dir : str or PathLike, default=None
-        Where each epoch is written down: the same fit, killed, goes on from there and ends at the same result. Several
-        fits may share a directory. With ``random_state=None`` the seed is 0 then.
+        Directory for a checkpoint after each epoch. If the process is killed, the same fit resumes from the checkpoint
+        and ends with the same result. Several fits may share a directory. With a directory, ``random_state=None`` uses
+        the seed 0.
     on_interrupt : {"raise", "keep"}, default="raise"
-        What Ctrl-C does once training has begun. Either way the estimator is fitted with the best weights so far and
-        the checkpoint stays. "raise" then raises KeyboardInterrupt, which ends searches; "keep" only warns.
+        Effect of Ctrl-C once training has begun. In both cases the estimator is fitted with the best weights so far,
+        and the checkpoint stays. "raise" then raises KeyboardInterrupt, which ends searches; "keep" only warns.
     warm_start : bool, default=False
-        Begin a second `fit` with the backbone and the head of the first. The head's rows are matched by class: new
-        and renamed classes begin afresh. Changed parameters of `embedder` apply; a head on features of another
-        meaning (`layers`, `pooling`, `normalize`, `truncate_dim`) begins afresh, and another backbone altogether.
+        If True, a second `fit` starts from the backbone and the head of the first. The rows of the head are matched by
+        class; new and renamed classes start from a new probe. Changed parameters of `embedder` apply: the head starts
+        from a new probe if the features changed (`layers`, `pooling`, `normalize`, `truncate_dim`), and everything
+        starts anew with another backbone.
     random_state : int, RandomState instance or None, default=None
-        Of the split, the order of the samples, dropout and mixup. On a CPU an int repeats a fit exactly.
+        Seed of the split, the order of the samples, dropout, augmentation and mixing. On a CPU an int repeats a fit
+        exactly.
     verbose : bool or int, default=False
-        Print a line per epoch: its stage, losses, and elapsed and expected time. What takes longer than half a second
-        has a progress bar: embedding, recording activations, the linear probe, an epoch, the fit on all samples.
+        If True, print a line per epoch with its stage, losses, and elapsed and expected time. Steps of more than half
+        a second show a progress bar: embedding, recording activations, the linear probe, each epoch and the refit.
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        Labels; of multi-label targets the columns' numbers.
+        Class labels; for multi-label targets, the numbers of the columns.
     embedder_ : ImageEmbedder, TextEmbedder or AudioEmbedder
-        Fitted, with the weights that were kept: clones, pickles and works in other pipelines. Its pickle holds what
-        trained and no more, of LoRA the factors; loaded, these are merged into the base's weights, and what did not
-        train is the base's own memory, which several tasks share.
+        Fitted embedder with the weights that were kept, for use in other pipelines. Its pickle holds only the tensors
+        that trained; for LoRA these are the factors, which are merged into the weights when it is loaded. Tensors that
+        did not train are shared in memory with other embedders of the same backbone.
     kept_ : {"fine-tuned", "probe"}
-        What the estimator is.
+        Model that was kept: the trained network, or the linear probe if training did not beat it.
     history_ : list of dict
-        One an epoch: "epoch", "stage", "attempt" (2 with stronger regularisation), "round" (which attempt of the whole
-        fit, from 1), "unfrozen" (names of blocks), "n_trained" (parameters, the head's among them), "rates" (by
-        block), "train_loss", "valid_loss", "valid_score", "valid_error" (standard error of the difference between
-        this held-out loss and that of the best weights before it), "best" (whether it was the best so far),
-        "replayed", "seconds".
+        One record per epoch, with the keys
+
+        - "epoch", "stage", "attempt" (2 if the stage was repeated with stronger regularization) and "round" (number of
+          the attempt in the whole fit, from 1),
+        - "unfrozen" (names of the blocks that trained), "n_trained" (number of parameters that trained, including the
+          head) and "rates" (learning rate by block),
+        - "train_loss", "valid_loss" and "valid_score" (None if no samples were held out),
+        - "valid_error" (standard error of the difference between this held-out loss and that of the best weights
+          before),
+        - "best" (True if the epoch was the best so far), "replayed" (True if stored activations of the frozen blocks
+          were used) and "seconds".
     report_ : str
-        The path of the fit in words.
+        Summary of the fit in sentences: the stages, their scores, and the model that was kept. Print it.
     diagnosis_ : Diagnosis
-        What went wrong, if anything did, and the remedy; see `skembed.diagnose`. Print it.
+        Problems of the fit with their remedies; see `skembed.diagnose`. Print it.
     strategy_ : Strategy
-        Strategy that was followed.
+        Strategy that was used.
     method_ : Method
         Method that was used.
     advice_ : Advice or None
-        What "auto" was advised, and why.
+        Advice that ``strategy="auto"`` followed, with its reasons; None for other strategies.
     n_epochs_ : int
-        Epochs run, those of the refit left out.
+        Number of epochs, without those of the refit.
     validation_score_, probe_score_ : float or None
-        Held-out score of what was kept, before the refit, and of the linear probe.
+        Held-out scores of the kept model before the refit, and of the linear probe; None if no samples were held out.
     head_coef_ : ndarray of shape (n_outputs, n_features)
-        The head, on rows of `embedder_`; two classes have two outputs.
+        Weights of the head, for rows of `embedder_`. Two classes have two outputs.
     head_intercept_ : ndarray of shape (n_outputs,)
-        Its bias.
+        Biases of the head.
     temperature_ : float
-        What the outputs are divided by, so that probabilities are right on average [2]_. Its logarithm has a prior,
-        normal about zero, so that it stays near 1 where few samples are held out.
+        Divisor of the outputs that makes probabilities right on average [2]_. It is fitted to the held-out samples,
+        with a prior that keeps it near 1 if they are few.
 
     See Also
     --------
-    FineTuneRegressor : The same for numbers.
-    advise : Which strategy suits some data, and why.
-    diagnose : What went wrong in a fit.
-    find_learning_rate : A learning rate for some data.
+    FineTuneRegressor : Predict numbers in the same way.
+    advise : Recommend a strategy before training, with reasons.
+    diagnose : Inspect a fit for problems.
+    find_learning_rate : Suggest a learning rate.
 
     Notes
     -----
-    Training starts from the probe, since a fresh head distorts pre-trained features [1]_.
+    Training starts from the probe because an untrained head would distort the pre-trained features [1]_.
 
     References
     ----------
@@ -219,21 +236,22 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
     @with_callbacks
     @fit_context(prefer_skip_nested_validation=False)
     def fit(self, X, y, sample_weight=None, *, groups=None, X_val=None, y_val=None) -> Self:
-        """Fit the probe, train from it, keep the better of the two.
+        """Fit the linear probe, train from it, and keep the better of the two.
 
         Parameters
         ----------
         X : list, ndarray, Series or one-column dataframe of shape (n_samples,)
             Raw samples.
         y : array-like of shape (n_samples,) or (n_samples, n_labels)
-            Strings, whole numbers or booleans, also as a one-column dataframe. Any number of labels per sample are a
-            matrix of zeros and ones, as `sklearn.preprocessing.MultiLabelBinarizer` makes it.
+            Classes as strings, whole numbers or booleans, also as a one-column dataframe. For several labels per
+            sample, pass a matrix of zeros and ones, as `sklearn.preprocessing.MultiLabelBinarizer` returns it.
         sample_weight : array-like of shape (n_samples,), default=None
-            Samples of weight zero are as if they had not come.
+            Weights of the samples in training and in held-out scores. Samples of weight zero are left out.
         groups : array-like of shape (n_samples,), default=None
-            Samples of one group are held out together or not at all: patients, speakers, documents.
+            Group of each sample, such as a patient, speaker or document. The samples of a group are held out together
+            or not at all.
         X_val, y_val : as X and y, default=None
-            Samples to judge by, in place of `validation_fraction`; nothing of X is held out then.
+            Held-out samples of your own, in place of `validation_fraction`. No sample of X is held out then.
 
         Returns
         -------
@@ -243,12 +261,12 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
         Raises
         ------
         ValueError
-            If y has one class, is missing in places or is not as long as X, nothing can be held out, a parameter is
-            out of range, or the backbone has no place for what the strategy would train.
+            If y has one class, has missing values, or differs in length from X; if no sample can be held out; if a
+            parameter is out of range; or if the method finds nothing to train in the backbone.
         ImportError
-            If the strategy is one with LoRA, and peft is not installed.
+            If the method is LoRA and peft is not installed.
         DecodeError
-            If a sample cannot be read; names its index.
+            If a sample cannot be read. The error names its index.
         """
         return self._fit(X, y, sample_weight, groups, X_val, y_val)
 
@@ -267,7 +285,7 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
         Returns
         -------
         float
-            Share of samples that are right; of several labels, of those with every label right.
+            Share of samples with the right class; for several labels per sample, with every label right.
         """
         check_is_fitted(self)
         y = self._check_targets(y, warn_column=False)
@@ -327,7 +345,7 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
         return "accuracy" if self.scoring is None else super()._score_name()
 
     def predict_proba(self, X) -> np.ndarray:
-        """Probabilities of the classes, calibrated on the held-out samples.
+        """Return the probabilities of the classes, calibrated on the held-out samples.
 
         Parameters
         ----------
@@ -337,12 +355,12 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
         Returns
         -------
         ndarray of shape (n_samples, n_classes), float64
-            Rows sum to one; of multi-label targets each column is the probability of its label.
+            Rows sum to one. For multi-label targets, each column is the probability of its label.
         """
         return self._predictions(X)["predict_proba"]
 
     def decision_function(self, X) -> np.ndarray:
-        """Logits, divided by the temperature.
+        """Return the outputs before the softmax or sigmoid, divided by `temperature_`.
 
         Parameters
         ----------

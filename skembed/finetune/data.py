@@ -34,7 +34,7 @@ _N_TRIED = 4
 
 @dataclass(frozen=True)
 class Views:
-    """How samples are changed for training.
+    """Changes of samples for training, by view.
 
     Parameters
     ----------

@@ -33,7 +33,7 @@ _MOOT = ("underfitting", "generalization gap", "miscalibration")
 
 
 def diagnose_fit(plan: FitPlan, record: FitRecord, estimator: BaseFineTuner) -> Diagnosis:
-    """What a fit says of itself at its end: no sample goes through the network again.
+    """Diagnose a fit at its end from its records, without running the network again.
 
     Parameters
     ----------
@@ -151,7 +151,7 @@ def _naive_loss(plan: FitPlan) -> float:
 def _of_data(
     plan: FitPlan, record: FitRecord, rng: np.random.Generator, means: Means
 ) -> tuple[list[Finding], list[str]]:
-    """What frozen embeddings and the held-out losses say, and what was looked for."""
+    """Return findings about the data, and the names of the findings that were looked for."""
     rows, train, held_out = record.frozen, plan.train, plan.held_out
     classes = getattr(plan.task, "classes", None)
     codes = None if classes is None else plan.targets.argmax(1)

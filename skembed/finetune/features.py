@@ -1,4 +1,4 @@
-"""Where the features of samples come from while training: a table of them, or samples that enter the network."""
+"""Sources of features for training: a table, or samples that enter the network."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def find_learning_rate(
     high: float = 1.0,
     n_steps: int = 80,
 ) -> RateCurve:
-    """Train for some steps at exponentially rising rates; suggest one well before the loss rises [1]_.
+    """Suggest a learning rate from a short training at exponentially rising rates [1]_.
 
     The estimator stays as it is. What is unfrozen is what its strategy ends with: "progressive" is tried with the top
     block, of whatever method.

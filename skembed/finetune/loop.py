@@ -26,7 +26,7 @@ __all__ = ["Averaged", "Settings", "Source", "Targets", "build_optimizer", "epoc
 
 @dataclass(frozen=True)
 class Settings:
-    """How to train; see `FineTuneClassifier`, `Optimization`, `Mixup` and `CutMix` for the meaning of each."""
+    """Settings of training; see `FineTuneClassifier`, `Optimization`, `Mixup` and `CutMix`."""
 
     learning_rate: float = 1e-3
     backbone_factor: float = 0.1
@@ -64,13 +64,13 @@ class Settings:
 
     @property
     def mixers(self) -> tuple[str, ...]:
-        """What mixes batches before they enter the network: "mixup", "cutmix", both or none."""
+        """Names of the mixers of network inputs: "mixup", "cutmix", both or none."""
         pixels = self.mixup > 0 and self.mixup_on == "inputs"
         return (*(["mixup"] if pixels else []), *(["cutmix"] if self.cutmix > 0 else []))
 
     @property
     def mixes_inputs(self) -> bool:
-        """Whether batches are mixed before they enter the network, so that no sample is the same in two epochs."""
+        """True if batches are mixed before they enter the network, so that inputs differ from epoch to epoch."""
         return bool(self.mixers)
 
     def stronger(self) -> Settings:
@@ -85,7 +85,7 @@ class Settings:
 
 
 class Source(Protocol):
-    """Where the features of samples come from: a table of them, or the network."""
+    """Source of features: a table of them, or the network."""
 
     def features(self, indices: np.ndarray, view: int = 0) -> Tensor: ...
 
@@ -98,7 +98,7 @@ class MixingSource(Source, Protocol):
 
 @dataclass(frozen=True)
 class Targets:
-    """What the samples of a source should give.
+    """Targets and weights of the samples of a source.
 
     Parameters
     ----------
@@ -207,7 +207,7 @@ class Pull:
 
 
 class Epoch:
-    """What one epoch needs to know, so that a step is a short function.
+    """State of one epoch, which its steps share.
 
     Parameters
     ----------

@@ -88,16 +88,16 @@ class FrozenNetwork:
         """Let the highest blocks train and no others."""
 
     def train(self, mode: bool = True) -> None:
-        """Whether what trains drops features. Frozen parts never do."""
+        """Switch the dropout of the parts that train; frozen parts never drop anything."""
         self.head.train(mode)
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """What trains now, by the names that `state` uses."""
+        """Return the parameters that train now, by the names that `state` uses."""
         for name, value in self.head.named_parameters():
             yield f"head.{name}", value
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """What trains now."""
+        """Return the parameters that train now."""
         return (value for _, value in self.named_parameters())
 
     def distance(self) -> Tensor | None:
@@ -123,7 +123,7 @@ class FrozenNetwork:
         return {}
 
     def outputs(self, features: Tensor) -> np.ndarray:
-        """What the head makes of features, float64, on the CPU."""
+        """Return the head's outputs for features, float64, on the CPU."""
         return self.head(features).cpu().double().numpy()
 
 
@@ -290,7 +290,7 @@ class Network(FrozenNetwork):
 
     @property
     def _names(self) -> set[str]:
-        """What may train, by the names that parameters have here."""
+        """Return the names of parameters that may train."""
         return {name for name, _ in self.backbone.module.named_parameters() if _plain(name) in self._own}
 
     def _trains(self) -> Iterator[tuple[str, nn.Parameter]]:

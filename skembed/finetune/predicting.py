@@ -1,4 +1,4 @@
-"""What a fine-tuned estimator does once it is fitted."""
+"""Predictions of fitted fine-tuning estimators, and copies of them for other machines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["PredictingMixin"]
 
 
 class PredictingMixin:
-    """Predictions and embeddings by what a fit kept, and copies of it for other places."""
+    """Predictions by the model that was kept, and self-contained copies of it."""
 
     n_views: int
     embedder_: Any
@@ -29,7 +29,7 @@ class PredictingMixin:
 
     @property
     def _head(self):
-        """The head as the fit knows it; absent before the first fit."""
+        """Head of the fitted estimator; missing before the first fit."""
         from skembed.finetune.record import Linear
 
         return Linear(self.head_coef_, self.head_intercept_, self.temperature_)
@@ -58,29 +58,29 @@ class PredictingMixin:
         Returns
         -------
         ndarray of shape (n_samples,) or (n_samples, n_outputs)
-            As y was; NaN for a number of a sample that could not be embedded.
+            Predictions in the form of y. Numbers are NaN for samples that could not be embedded.
 
         Raises
         ------
         ValueError
-            If a class is asked of a sample that could not be embedded, where the embedder goes on with NaN.
+            If the embedder returns NaN for a sample that it cannot embed: such a sample has no class.
         """
         found = self._predictions(X)
         return self._predicting.answers(found)
 
     def self_contained(self) -> Self:
-        """A copy that holds the base's weights too, for machines that have neither them nor a hub.
+        """Return a copy whose pickle includes the pre-trained weights, for machines without them.
 
         Returns
         -------
         estimator : object
-            Fitted alike; its pickle is as large as the backbone's directory. The weights are unpacked once a machine,
+            Fitted copy. Its pickle is as large as the backbone's directory. The weights are unpacked once per machine,
             below ``$SKEMBED_HOME``.
 
         Raises
         ------
         ValueError
-            If the backbone comes from a function of yours, which has no directory.
+            If the backbone comes from a function, which has no directory.
         """
         from skembed.finetune.tuned import with_base
 
@@ -90,14 +90,14 @@ class PredictingMixin:
         return copied
 
     def merged(self) -> Self:
-        """A copy whose LoRA factors are multiplied out: its pickle holds whole weights and needs no base of LoRA's.
+        """Return a copy that stores whole weights in the place of LoRA factors.
 
-        Predictions are made with merged weights in any case, and are the same; the pickle of the factors is smaller.
+        Predictions are the same, since they are always made with merged weights. A pickle with factors is smaller.
 
         Returns
         -------
         estimator : object
-            Fitted alike; where nothing was trained with LoRA, as it is.
+            Fitted copy; the estimator itself if nothing was trained with LoRA.
         """
         from skembed.finetune.tuned import merged
 

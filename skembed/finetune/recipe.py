@@ -41,7 +41,7 @@ _KNOWN = 0.05
 
 @dataclass
 class Progress:
-    """How far a fit has come: all that is needed to go on, besides tensors.
+    """Progress of a fit: everything that resuming needs, besides tensors.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ class Progress:
 
 
 def improves(found: Scores, best: Scores, baseline: Scores, *, by_score: bool) -> bool:
-    """Whether new scores are better than the best so far, and no worse than the probe's.
+    """Return True if new scores are better than the best so far, and no worse than the probe's.
 
     By the held-out loss, with no less of the score than the probe has; or, where the user named a metric, by it
     first. The loss is the better judge of small changes: among a hundred held-out samples the accuracy moves in steps
@@ -190,11 +190,11 @@ class Recipe:
         progress.tried = None
 
     def _knows_by_heart(self) -> bool:
-        """Whether so little is left of the training loss that another round has next to nothing to learn from."""
+        """Return True if the training loss is so small that another round can learn very little."""
         return self.progress.history[-1]["train_loss"] < _KNOWN * self.progress.best.loss
 
     def trainer(self, stage: Stage, settings: Settings, resumed: dict[str, Any] | None = None) -> Epoch:
-        """What trains the blocks of a stage, with its own optimiser."""
+        """Return an epoch for the blocks of a stage, with a new optimizer."""
         network = self.network
         source, self.replayed = self.data.source(network, stage.n_unfrozen)
         network.unfreeze(stage.n_unfrozen)

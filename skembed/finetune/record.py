@@ -58,7 +58,7 @@ class Linear:
 
 @dataclass
 class FitRecord:
-    """What a fit ended with.
+    """Results of a fit, for the report and the diagnosis.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""FineTuneRegressor: as FineTuneClassifier, for numbers."""
+"""FineTuneRegressor: fine-tuning for numeric targets."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ __all__ = ["FineTuneRegressor"]
 
 
 class FineTuneRegressor(RegressorMixin, BaseFineTuner):
-    """Predict numbers from raw samples with a pre-trained backbone, trained as deep as it helps and no deeper.
+    """Predict numbers from raw samples with a pre-trained backbone, tuned as deep as it helps.
 
-    A ridge regression on frozen embeddings is fitted first. Training starts from it, and has to beat it on samples that
-    were held out: otherwise it is what is kept. Targets are standardised inside; the loss is the squared error.
+    A ridge regression on frozen embeddings is fitted first. Training starts from this probe and has to beat it on
+    held-out samples. Otherwise the probe is kept, and `report_` says so. The loss is the squared error of standardized
+    targets.
 
     Parameters
     ----------
     embedder : ImageEmbedder, TextEmbedder or AudioEmbedder, default=None
-        Names the backbone, and how samples are read; None is ``TextEmbedder()``.
+        Embedder with the backbone to train; it also defines how samples are read. None uses ``TextEmbedder()``.
     strategy, method, learning_rate, max_epochs, batch_size, patience
         See `FineTuneClassifier`.
     optimization : Optimization, default=None
-        See `FineTuneClassifier`; its `label_smoothing` is for classes and has to be 0.
+        See `FineTuneClassifier`. Its `label_smoothing` must be 0, since numbers have no classes to smooth over.
     augment, mix, n_views
         See `FineTuneClassifier`.
     scoring : str or callable, default=None
-        The scorer by which epochs are compared. None compares the held-out squared error.
+        Scorer that compares epochs. None compares held-out squared errors.
     validation_fraction, refit, checkpoint_dir, on_interrupt, warm_start, random_state, verbose
         See `FineTuneClassifier`.
 
@@ -41,11 +42,11 @@ class FineTuneRegressor(RegressorMixin, BaseFineTuner):
     diagnosis_, strategy_, method_, advice_
         See `FineTuneClassifier`.
     embedder_, kept_, history_, report_, n_epochs_, validation_score_, probe_score_, head_coef_, head_intercept_
-        See `FineTuneClassifier`; scores are R². The head predicts standardised targets.
+        See `FineTuneClassifier`; scores are R². The head predicts standardized targets.
 
-    References
-    ----------
-    See `FineTuneClassifier`.
+    See Also
+    --------
+    FineTuneClassifier : Classify in the same way; its parameters are explained there.
 
     Examples
     --------
@@ -105,14 +106,14 @@ class FineTuneRegressor(RegressorMixin, BaseFineTuner):
     @with_callbacks
     @fit_context(prefer_skip_nested_validation=False)
     def fit(self, X, y, sample_weight=None, *, groups=None, X_val=None, y_val=None) -> Self:
-        """Fit the probe, train from it, keep the better of the two.
+        """Fit the linear probe, train from it, and keep the better of the two.
 
         Parameters
         ----------
         X : list, ndarray, Series or one-column dataframe of shape (n_samples,)
             Raw samples.
         y : array-like of shape (n_samples,) or (n_samples, n_targets)
-            Numbers.
+            Numbers, one or several per sample.
         sample_weight, groups, X_val, y_val
             See `FineTuneClassifier.fit`.
 
@@ -124,10 +125,10 @@ class FineTuneRegressor(RegressorMixin, BaseFineTuner):
         Raises
         ------
         ValueError
-            If y holds what is no finite number or is not as long as X, nothing can be held out, a parameter is out of
-            range, or the backbone has no place for what the strategy would train.
+            If y is not numeric and finite, or differs in length from X; if no sample can be held out; if a parameter
+            is out of range; or if the method finds nothing to train in the backbone.
         DecodeError
-            If a sample cannot be read; names its index.
+            If a sample cannot be read. The error names its index.
         """
         return self._fit(X, y, sample_weight, groups, X_val, y_val)
 
@@ -139,14 +140,14 @@ class FineTuneRegressor(RegressorMixin, BaseFineTuner):
         X : list, ndarray, Series or one-column dataframe of shape (n_samples,)
             Raw samples.
         y : array-like of shape (n_samples,) or (n_samples, n_targets)
-            Their numbers, in any form that `fit` takes.
+            True numbers, in any form that `fit` takes.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the samples.
 
         Returns
         -------
         float
-            R², 1 at most; of several targets their mean.
+            R², at most 1; for several targets, their mean.
         """
         check_is_fitted(self)
         return super().score(X, self._check_targets(y, warn_column=False), sample_weight)
@@ -155,7 +156,7 @@ class FineTuneRegressor(RegressorMixin, BaseFineTuner):
         super()._validate_params()
         smoothing = 0 if self.optimization is None else self.optimization.label_smoothing
         if smoothing:
-            raise ValueError(f"label_smoothing={smoothing!r} is for classes; numbers have none. Leave it 0.")
+            raise ValueError(f"label_smoothing={smoothing!r} is for classifiers only. Use label_smoothing=0.")
 
     def _check_targets(self, y, name="y", *, warn_column=True):
         return as_numbers(y, name, warn_column=warn_column)

@@ -1,4 +1,4 @@
-"""What differs between classes, several labels and numbers: targets, losses, scores and predictions."""
+"""Kinds of targets: encodings, losses, scores and predictions of classes, labels and numbers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _NAMED = 5
 
 @dataclass(frozen=True)
 class Scores:
-    """How good outputs are on held-out data.
+    """Held-out loss and score of outputs.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ class Scores:
         return float(np.subtract(self.each, other.each).std(ddof=1) / len(self.each) ** 0.5)
 
     def is_worse_than(self, other: Scores) -> bool:
-        """Whether the loss is higher than another's, of the same samples, by more than its standard error."""
+        """Return True if the loss is higher than another's by more than its standard error."""
         return self.loss > other.loss + self.error_against(other)
 
 
@@ -83,7 +83,7 @@ class Task(ABC):
     @property
     @abstractmethod
     def fit_probe(self) -> Fit:
-        """How a linear probe is fitted."""
+        """Function that fits a linear probe."""
 
     @abstractmethod
     def encode(self, y: np.ndarray) -> np.ndarray:
@@ -103,13 +103,13 @@ class Task(ABC):
 
     @abstractmethod
     def predictions(self, outputs: np.ndarray, temperature: float = 1.0) -> dict[str, np.ndarray]:
-        """What "predict", and "predict_proba" and "decision_function" where there are such, return."""
+        """Return the results of "predict" and, for classifiers, "predict_proba" and "decision_function"."""
 
     @abstractmethod
     def _own_score(self, y: np.ndarray, predicted: np.ndarray, weights: np.ndarray | None) -> float: ...
 
     def answers(self, found: dict[str, np.ndarray]) -> np.ndarray:
-        """Of `predictions`, the classes or numbers; a sample without outputs may have a number (NaN), but no class."""
+        """Return the predicted classes or numbers; a sample without outputs has NaN or raises an error."""
         decision = found.get("decision_function")
         if decision is not None:
             unread = np.flatnonzero(np.isnan(decision.reshape(len(decision), -1)).any(1)).tolist()
@@ -171,7 +171,7 @@ def _find_scorer(scoring: Any) -> Callable[..., float]:
 
 
 class _Answers:
-    """What a scorer takes for a fitted estimator: predictions that were made already."""
+    """Stand-in for a fitted estimator that gives a scorer predictions made before."""
 
     def __init__(self, found: dict[str, np.ndarray], classes: np.ndarray | None):
         if classes is not None:

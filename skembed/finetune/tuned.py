@@ -1,4 +1,4 @@
-"""What a fit leaves behind: an embedder with the weights that it changed, in one form or another."""
+"""Embedders with tuned weights: changes alone, with the files of the base, or merged."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["merged", "tuned_embedder", "with_base"]
 
 
 def tuned_embedder(embedder: BaseEmbedder, network: FrozenNetwork) -> BaseEmbedder:
-    """An embedder with the trained weights; the one that training started from, where none of its weights changed."""
+    """Return an embedder with the trained weights, or the given one if no weight changed."""
     changed = network.changed()
     if not changed:
         return embedder
@@ -28,25 +28,27 @@ def tuned_embedder(embedder: BaseEmbedder, network: FrozenNetwork) -> BaseEmbedd
 
 
 def with_base(embedder: BaseEmbedder) -> BaseEmbedder:
-    """The same embedder with the files of its base inside.
+    """Return the embedder with the files of its base inside.
 
     Raises
     ------
     ValueError
-        If its backbone has no directory.
+        If the backbone has no directory.
     """
     spec = embedder.spec_
     base = spec if spec.tuned is None else spec.tuned.base
     located = identify(base)
     if located is None:
-        raise ValueError(f"{base.name!r} is a function and has no directory to take along. Save its weights yourself.")
+        raise ValueError(
+            f"{base.name!r} is a function and has no directory that could be included. Save its weights yourself."
+        )
     archive = pack_directory(located.directory)
     tuned = TunedWeights(base, located.fingerprint, save({})) if spec.tuned is None else spec.tuned
     return _with_backbone(embedder, TunedWeights(base, located.fingerprint, tuned.data, archive, tuned.added))
 
 
 def merged(embedder: BaseEmbedder) -> BaseEmbedder:
-    """The same embedder with low-rank factors multiplied out: whole weights in their place."""
+    """Return the embedder with low-rank factors merged into whole weights."""
     spec = embedder.spec_
     if spec.tuned is None or all(record["method"] != "lora" for record in spec.tuned.added.values()):
         return embedder
@@ -55,6 +57,6 @@ def merged(embedder: BaseEmbedder) -> BaseEmbedder:
 
 
 def _with_backbone(embedder: BaseEmbedder, tuned: TunedWeights) -> BaseEmbedder:
-    """The same embedder, fitted, with other weights of the same network."""
+    """Return the fitted embedder with other weights of the same network."""
     # Its card is that of the base, so nothing is loaded to be described.
     return Encoder(embedder).refitted(backbone=tuned).embedder

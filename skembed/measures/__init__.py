@@ -1,4 +1,4 @@
-"""Measures of rows and targets that advice and diagnosis share. They need NumPy and SciPy only.
+"""Measures of rows and targets for advice and diagnosis, on NumPy and SciPy alone.
 
 duplicates.py       copies and near copies among samples
 label_noise.py      labels that the other samples contradict

@@ -35,7 +35,7 @@ class Suspects(NamedTuple):
 
 
 def suspect_labels(probabilities, codes) -> Suspects:
-    """Find samples that are confidently of another class than their label, by confident learning [1]_.
+    """Find samples whose labels are likely wrong, by confident learning [1]_.
 
     A class is confident of a sample if its probability reaches the mean probability that the class has among the
     samples with its label. A sample is a suspect if the most probable of the confident classes is not its

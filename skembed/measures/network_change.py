@@ -53,7 +53,7 @@ def _squared(values: Any, less: Any) -> float:
 
 
 def linear_cka(X, Y) -> float:
-    """Compute linear centered kernel alignment of two representations of the same samples [1]_.
+    """Compute the linear centered kernel alignment of two representations [1]_.
 
     The Hilbert-Schmidt independence criterion of the two linear kernels, divided by what each has with itself. It stays
     the same under rotations, reflections and scalings of either, and changes under other linear maps.

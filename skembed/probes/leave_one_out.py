@@ -41,7 +41,7 @@ class LeftOut:
     penalty: float
 
     def quality(self, targets: np.ndarray, codes: np.ndarray | None) -> np.ndarray:
-        """Return how well each sample is predicted: 1 or 0 for classes, otherwise its part of the explained variance.
+        """Return how well each sample is predicted: 0 or 1, or its part of the explained variance.
 
         Parameters
         ----------
@@ -56,7 +56,7 @@ class LeftOut:
         return 1 - np.square(self.outputs - targets).sum(1) / (variance if variance > 0 else 1.0)
 
     def probabilities(self, codes: np.ndarray) -> np.ndarray:
-        """Return probabilities of shape (n_samples, n_classes), where the targets were indicators of classes.
+        """Return class probabilities of shape (n_samples, n_classes).
 
         Parameters
         ----------
@@ -76,7 +76,7 @@ class LeftOut:
 
 
 class LinearProbe:
-    """Ridge regression of any targets on standardized rows, each sample predicted from all others [1]_.
+    """Ridge regression that predicts each sample from all others, on standardized rows [1]_.
 
     One decomposition serves all penalties and all targets: without sample i its residual is
     ``residual[i] / (1 - leverage[i])``, so nothing is fitted twice and no folds are drawn.
@@ -160,7 +160,7 @@ class LinearProbe:
     def shuffled(
         self, targets, rng: np.random.Generator, n_permutations: int = 19
     ) -> Iterator[tuple[np.ndarray, LeftOut]]:
-        """Yield predictions of shuffled targets: what a probe reaches where nothing can be learned.
+        """Yield predictions of shuffled targets, from which nothing can be learned.
 
         Parameters
         ----------

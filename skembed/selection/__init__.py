@@ -1,4 +1,4 @@
-"""Choice of a backbone: how well embeddings suit a labeled set, before anything is trained on them.
+"""Choice of a backbone by scores of its embeddings for labeled data, before any training.
 
 scores.py             LogME, H-score and TransRate, by linear algebra; leep_scores.py LEEP and NLEEP
 cross_validation.py   nearest neighbors and linear probes, cross-validated

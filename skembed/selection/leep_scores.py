@@ -1,4 +1,4 @@
-"""What source classes say about labels: LEEP, and NLEEP where the parts of a mixture stand for the classes."""
+"""LEEP and NLEEP: likelihood of labels given source classes, or parts of a mixture."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["leep", "nleep"]
 
 
 def leep(probabilities, y) -> float:
-    """Compute LEEP: the log-likelihood of the labels by what the source head's classes say about them.
+    """Compute LEEP: the log-likelihood of labels, given the classes of the source head.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ def nleep(
     covariance_type: str = "full",
     random_state: int | None = 0,
 ) -> float:
-    """Compute NLEEP: LEEP with the parts of a Gaussian mixture, fitted to the embeddings, in place of a source head.
+    """Compute NLEEP: LEEP with a Gaussian mixture of the embeddings as the source head.
 
     Parameters
     ----------

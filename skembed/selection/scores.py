@@ -1,4 +1,4 @@
-"""How well embeddings suit labels, by linear algebra alone: LogME, H-score, TransRate.
+"""Scores of embeddings for labels by linear algebra alone: LogME, H-score, TransRate.
 
 All take rows and labels and return one number, higher for the better; none trains anything. LEEP and NLEEP are in
 `skembed.selection.leep_scores`.
@@ -39,7 +39,7 @@ class BayesianEvidence(NamedTuple):
 
 
 def logme(X, y, *, task: str = "auto") -> float:
-    """Compute LogME: the logarithm of the maximum evidence of a Bayesian linear model, per sample.
+    """Compute LogME: the log of the maximum evidence of a Bayesian linear model, per sample.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ def maximum_evidence(X: np.ndarray, targets: np.ndarray) -> BayesianEvidence:
 
 
 def h_score(X, y, *, shrinkage: str | float = "auto") -> float:
-    """Compute the H-score: between-class variance in units of the whole variance, over all directions.
+    """Compute the H-score: the share of the variance that lies between classes.
 
     Parameters
     ----------
@@ -214,7 +214,7 @@ def _check_shrinkage(shrinkage: Any) -> float:
 
 
 def transrate(X, y, *, eps: float = 1e-4, normalize: bool = True, weights: str = "uniform") -> float:
-    """Compute TransRate: the rate of coding all rows less that of coding each class, for the mutual information.
+    """Compute TransRate: the coding rate of all rows minus that of the rows of each class.
 
     Parameters
     ----------

@@ -17,7 +17,7 @@ _NAN = float("nan")
 
 @dataclass
 class Cost:
-    """What the rows of a candidate took.
+    """Seconds and samples that the rows of a candidate took.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ class Cost:
 
 
 def timed(function: Callable, *arguments: Any) -> tuple[Any, float]:
-    """What a function returns, and the seconds that it took."""
+    """Return the result of a function, and the seconds that it took."""
     start = time.perf_counter()
     return function(*arguments), time.perf_counter() - start
 

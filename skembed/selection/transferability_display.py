@@ -224,7 +224,7 @@ def _name(line: dict[str, Any]) -> list[str]:
 
 
 def _given(value: Any) -> bool:
-    """Whether a cell says something; pandas turns None among numbers into NaN."""
+    """Return True unless a cell is empty; pandas turns None among numbers into NaN."""
     return value is not None and not (isinstance(value, float) and np.isnan(value))
 
 

@@ -1,4 +1,4 @@
-"""For people who write their own embedder: a 2-D double for scikit-learn's checks, and checks for raw samples.
+"""Checks for your own embedders, and a double that reads rows of numbers.
 
 scikit-learn's `check_estimator` does nearly nothing for estimators whose input is no 2-D array. So the base
 class is put through the whole of it with `ArrayEmbedder`, which shares every line with the real embedders but

@@ -1,4 +1,4 @@
-"""What scikit-learn checks on arrays, for embedders of texts, images and sound."""
+"""Checks of embedders of texts, images and sound, as scikit-learn has them for arrays."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def check_embedder(
 
 
 def embedder_checks() -> dict[str, Callable]:
-    """The checks by name; each takes an unfitted embedder, samples, a bad sample and a tolerance."""
+    """Return functions by name that check an embedder, as `check_embedder` calls them."""
     ours = {name: check for name, check in globals().items() if name.startswith("_check_")}
     theirs = {name: _without_data(name) for name in _WITHOUT_DATA}
     return theirs | {name.removeprefix("_"): check for name, check in ours.items()}

@@ -47,7 +47,7 @@ class _Network(nn.Module):
 
 
 class ArrayBackbone(Backbone):
-    """A small seeded network over rows of numbers: the `Backbone` seam with nothing behind it."""
+    """Small seeded network over rows of numbers, behind the interface of `Backbone`."""
 
     def preprocess(self, samples: Sequence[Any], options: Any) -> list[list[Item]]:
         return [[Item({"values": np.asarray(sample, dtype=np.float32)}, length=1)] for sample in samples]
@@ -77,17 +77,17 @@ class ArrayBackbone(Backbone):
 
 
 def array_backbone(n_features: int = 4, width: int = 8, depth: int = 2) -> ArrayBackbone:
-    """A backbone over rows of `n_features` numbers, the same at every call.
+    """Return a backbone over rows of `n_features` numbers, the same at every call.
 
     Parameters
     ----------
     n_features, width, depth : int
-        Numbers a row, features out, blocks after the stem.
+        Numbers per row, features of the output, and blocks after the stem.
 
     Returns
     -------
     ArrayBackbone
-        Seeded and untrained.
+        Seeded, untrained backbone.
 
     Examples
     --------
@@ -106,12 +106,14 @@ def array_backbone(n_features: int = 4, width: int = 8, depth: int = 2) -> Array
 
 
 class ArrayEmbedder(BaseEmbedder):
-    """An embedder of rows of numbers, for scikit-learn's estimator checks.
+    """Embed rows of numbers, for scikit-learn's estimator checks.
 
     Parameters
     ----------
     backbone : str or callable, default=array_backbone
-        Called with ``n_features=``; see `skembed.TextEmbedder` for this and the other parameters.
+        Name or function of the backbone. A function is called with ``n_features=``.
+    revision, layers, pooling, normalize, truncate_dim, batch_size, device, precision, cache, on_error, verbose
+        See `skembed.TextEmbedder`.
 
     Examples
     --------

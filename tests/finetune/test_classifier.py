@@ -493,7 +493,7 @@ def test_a_self_contained_copy_needs_no_base(tmp_path, monkeypatch, family):
 
 
 def test_a_backbone_from_a_function_cannot_be_taken_along(rows):
-    with pytest.raises(ValueError, match="has no directory to take along"):
+    with pytest.raises(ValueError, match="has no directory that could be included"):
         _fit(rows, max_epochs=0).self_contained()
 
 

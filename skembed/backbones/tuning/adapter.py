@@ -109,7 +109,7 @@ def _layouts(backbone: Backbone, blocks: Sequence[Block], batch: Tensors) -> dic
 
 
 def _is_map(raw: Tensor, tokens: Tensor, before: bool) -> bool:
-    """Whether features are the second axis and not the last: the backbone's own flattening of it tells."""
+    """Return True if features are the second axis, according to the backbone's own flattening."""
     if raw.ndim != 4:
         return False
     width = tokens.shape[-1]

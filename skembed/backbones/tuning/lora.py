@@ -31,8 +31,9 @@ _MOST_OFFERED = 12
 
 
 class LoRA(Method):
-    """Train low-rank changes of linear maps and convolutions: W x becomes W x + alpha / rank B A x, with B zero [1]_.
+    """Train low-rank changes of linear maps and convolutions [1]_.
 
+    W x becomes W x + alpha / rank B A x, and B starts at zero, so that training starts from the frozen network.
     Needs ``pip install "skembed[peft]"`` for training; what was trained is used without. A fitted estimator stores the
     factors alone, and loads with the changes merged into the weights.
 
@@ -287,7 +288,7 @@ def split_factor(name: str) -> tuple[str, str] | None:
 
 
 def low_rank_change(layer: nn.Module, a: Tensor, b: Tensor, scale: float) -> Tensor:
-    """What the factors add to a layer's weight, float32 and in its shape."""
+    """Return the change that the factors make to a layer's weight, float32 and in its shape."""
     product = scale * (b.float().flatten(1) @ a.float().flatten(1))
     weight: Tensor = layer.weight  # type: ignore[assignment]
     return (product.T if isinstance(layer, Conv1D) else product).reshape(weight.shape)

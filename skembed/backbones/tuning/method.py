@@ -28,7 +28,7 @@ METHODS = {
 
 
 class Method(ParameterObject):
-    """What trains in the blocks that a strategy reaches.
+    """Selection of the parameters that train in the blocks that a strategy reaches.
 
     A subclass says which tensors of the network train (`own`), or adds modules (`attach`) and builds them again in a
     fresh network (`rebuild`).

@@ -1,4 +1,4 @@
-"""Where additions are put into a network: shared by the methods that add modules."""
+"""Placing of added modules in a network, for all methods that add some."""
 
 from __future__ import annotations
 

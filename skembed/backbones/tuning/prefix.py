@@ -17,10 +17,10 @@ __all__ = ["Prefix"]
 
 
 class Prefix(Method):
-    """Train keys and values that every position of each attention sees besides the text's own [1]_, [2]_.
+    """Train additional keys and values for each attention of a text backbone [1]_, [2]_.
 
-    They enter through a gate that begins closed, so that training begins at the frozen network. For text backbones of
-    BERT's kind.
+    They pass through a gate that starts closed, so that training starts from the frozen network. It works with text
+    backbones of BERT's kind.
 
     Parameters
     ----------

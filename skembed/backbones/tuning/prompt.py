@@ -18,15 +18,16 @@ __all__ = ["Prompt"]
 
 
 class Prompt(Method):
-    """Train vectors that stand behind each text like words, and nothing of the network itself [1]_.
+    """Train virtual tokens behind each text, and nothing of the network itself [1]_.
 
-    They begin as words of the vocabulary, so unlike the other methods it does not begin as the frozen network. They are
-    read below all blocks: no block stays frozen while they train. For text backbones of BERT's kind.
+    The tokens start as words of the vocabulary, so unlike other methods, training does not start from the function of
+    the frozen network. They are read below all blocks, so no activations can be stored. It works with text backbones
+    of BERT's kind.
 
     Parameters
     ----------
     n_tokens : int, default=10
-        Number of virtual tokens. They take their places of the embedder's `max_length`.
+        Number of virtual tokens. More can adapt further, but they count towards the embedder's `max_length`.
 
     References
     ----------

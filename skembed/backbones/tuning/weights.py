@@ -66,7 +66,9 @@ class BitFit(_OwnParameters):
 
 
 class Norms(_OwnParameters):
-    """Train the scales and shifts of normalizations alone; statistics of batch normalizations stay as pre-trained.
+    """Train the scales and shifts of normalizations alone.
+
+    Statistics of batch normalizations stay as pre-trained.
 
     Examples
     --------
