@@ -445,7 +445,7 @@ def test_channels_are_averaged(axis):
         ((TONE, "8k"), "rate '8k'"),
         ((TONE, 1e-300), "rate 1e-300"),
         ((TONE, True), "rate True"),
-        (_wav(rate=1), "rate 1 is no number .* 100 to 10000000 Hz"),
+        (_wav(rate=1), "rate 1 is not a number .* 100 to 10000000 Hz"),
         (([[1.0], [1.0, 2.0]], 8000), "unequal lengths"),
         ((np.zeros((0, 2)), 8000), "empty"),
         ((np.full(8000, 1e300), 8000), "8000 of its samples"),

@@ -87,7 +87,7 @@ def test_a_file_read_by_scipy_is_embedded_as_the_file(tmp_path):
         ({"array": TONE, "sampling_rate": 8000, "sample_rate": 16000}, "several rates: sampling_rate=8000, sample_r"),
         ({"waveform": TONE}, "Set sampling_rate="),
         ({"url": "a.wav", "label": 3}, '\'url\', \'label\'. Give a dict with "bytes" or "path", or "array"'),
-        ({}, "not known: none"),
+        ({}, "unknown: none"),
         ({"bytes": None, "path": None}, "missing value"),
         ((TONE, 8000, 1), "got tuple"),
         ((np.array(0.5), 8000), "two numbers"),

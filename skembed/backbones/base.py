@@ -285,7 +285,7 @@ class Backbone(ABC):
         NotImplementedError
             If the network cannot be entered behind a block.
         """
-        raise NotImplementedError(f"{self.spec.name} cannot be entered behind a block.")
+        raise NotImplementedError(f"{self.spec.name} cannot resume behind a block.")
 
 
 def check_waveform_options(options: AudioOptions, limit: float | None) -> float | None:
@@ -293,7 +293,7 @@ def check_waveform_options(options: AudioOptions, limit: float | None) -> float 
     if options.window is None:
         return limit
     if options.window < 0.1:
-        raise ValueError(f"window={options.window} s is shorter than anything worth hearing. Use at least 0.1.")
+        raise ValueError(f"window={options.window} s is too short. Use at least 0.1.")
     if limit is not None and options.window > limit:
         raise ValueError(
             f"window={options.window} is longer than the {limit:g} s that this backbone reads at once. "

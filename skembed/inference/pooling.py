@@ -94,8 +94,8 @@ def combine_layers(vectors: Sequence[Tensor], *, attention: bool) -> Tensor:
     widths = [vector.shape[1] for vector in vectors]
     if len(set(widths)) > 1:
         raise ValueError(
-            f'pooling="layer_attention" weighs layers of one width; these have {widths} features. '
-            "Choose layers of equal width, or another pooling, which puts them side by side."
+            f'pooling="layer_attention" needs layers of one width; these have {widths} features. '
+            "Choose layers of equal width, or another pooling, which concatenates them."
         )
     stacked = torch.stack(list(vectors), dim=1)
     scores = (stacked @ stacked[:, -1:].transpose(1, 2)).squeeze(-1) / stacked.shape[-1] ** 0.5

@@ -229,7 +229,7 @@ def _check_riff(file, path):
                 return _with_length(file, position - 4, there)
             if length > there and not any(length in unknown for unknown in _STREAMED):
                 raise DecodeError(
-                    f"the WAV file is truncated: its header promises {length} bytes of samples, {there} are there. "
+                    f"the WAV file is truncated: its header promises {length} bytes of samples, and it has {there}. "
                     "Copy it again, or leave it out.",
                     path=path,
                 )

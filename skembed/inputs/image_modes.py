@@ -121,6 +121,6 @@ def _check_floats(array: np.ndarray) -> None:
         raise DecodeError(f"the image has {n_invalid} NaN or infinite pixels.")
     if least < -_HALF_LEVEL or largest > 1 + _HALF_LEVEL:
         raise DecodeError(
-            f"floating pixels lie in [0, 1], got [{least:.6g}, {largest:.6g}]. Divide by the highest value, "
+            f"floating pixels must be in [0, 1], got [{least:.6g}, {largest:.6g}]. Divide by the highest value, "
             "or give uint8."
         )

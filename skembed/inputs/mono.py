@@ -28,13 +28,10 @@ _INTEGER_SCALES = {"int16": 2**15, "24-bit": 2**23, "int32": 2**31}
 def check_rate(rate: Any, path: str | None = None) -> float:
     """Return a sampling rate in Hz as a float, or raise DecodeError."""
     if rate is None:
-        raise DecodeError(
-            "an array carries no rate, and a wrong guess gives wrong features. Set sampling_rate= (Hz), or give "
-            "(array, rate)."
-        )
+        raise DecodeError("the rate of this array is unknown. Set sampling_rate= (Hz), or give (array, rate).")
     if not isinstance(rate, Real) or not MIN_RATE <= float(rate) <= MAX_RATE:
         raise DecodeError(
-            f"the rate {rate!r} is no number of samples per second. Recordings have {MIN_RATE} to {MAX_RATE} Hz.",
+            f"the rate {rate!r} is not a number of samples per second. Use a number from {MIN_RATE} to {MAX_RATE} Hz.",
             path=path,
         )
     return float(rate)
@@ -149,6 +146,6 @@ class MonoBuilder:
                 hint = f"They look like {name} samples: divide by {scale}, or give integers."
                 break
         raise DecodeError(
-            f"its floating samples reach {self._peak:g}; they lie in [-1, 1], or a little beyond. {hint}",
+            f"its floating samples reach {self._peak:g}; the range is [-1, 1], or a little beyond. {hint}",
             path=self.path,
         )

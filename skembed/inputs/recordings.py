@@ -70,7 +70,7 @@ def file_in_dict(sample: dict, expected: str) -> Any:
     """
     if "bytes" not in sample and "path" not in sample:
         keys = ", ".join(repr(key) for key in list(sample)[:5]) or "none"
-        raise DecodeError(f"the keys of this dict are not known: {keys}. Give a dict with {expected}.")
+        raise DecodeError(f"the keys of this dict are unknown: {keys}. Give a dict with {expected}.")
     return sample.get("path") if sample.get("bytes") is None else sample["bytes"]
 
 

@@ -285,7 +285,7 @@ def as_classes_or_labels(y: Any, name: str = "y", *, warn_column: bool = True) -
     kind = target_kind(y, name)
     if kind.startswith("continuous"):
         raise ValueError(
-            f"Unknown label type: {kind}. {name} holds numbers that are no classes, such as "
+            f"Unknown label type: {kind}. {name} holds numbers that are not classes, such as "
             f"{first_fraction(y)}. Use FineTuneRegressor, which predicts numbers; or make classes of them."
         )
     if kind.startswith("multiclass-"):
@@ -364,6 +364,6 @@ def check_class_weight(class_weight: Any, classes: np.ndarray | None) -> None:
     unknown, without = [c for c in class_weight if c not in known], [c for c in known if c not in class_weight]
     if unknown and without:
         raise ValueError(
-            f"class_weight is for the class {unknown[0]!r}, which y has not, and says nothing of {without[0]!r}. "
+            f"class_weight names the class {unknown[0]!r}, which y does not have, and lacks {without[0]!r}. "
             f"Give the classes as y has them: {', '.join(map(repr, known[:10]))}{', ...' if len(known) > 10 else ''}."
         )

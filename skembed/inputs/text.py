@@ -45,7 +45,7 @@ def read_text(sample: Any) -> str:
         sample.encode("utf-8")
     except UnicodeEncodeError as error:
         raise DecodeError(
-            f"the text has a lone surrogate at position {error.start}, which is no character. "
+            f"the text has a lone surrogate at position {error.start}, which is not a character. "
             'Decode its source with errors="replace".'
         ) from error
     return str(sample)
@@ -123,8 +123,8 @@ def warn_of_file_names(texts: Sequence[Any]) -> None:
     what = {"image": "image files", "audio": "recordings"}.get(kind, "files")
     warn(
         f"X looks like names of {what}, the first {first!r}. TextEmbedder embeds the names themselves, as texts, and "
-        f"opens no file: a class that is part of the path would be read off it. {_WHICH[kind]} Where the names are the "
-        "texts that you mean, silence this with warnings.simplefilter('ignore', InputWarning).",
+        f"opens no file. A class that is part of the path would leak into the rows. {_WHICH[kind]} If you mean the "
+        "names as texts, silence this with warnings.simplefilter('ignore', InputWarning).",
         InputWarning,
     )
 

@@ -59,9 +59,7 @@ def resolve_device(device: str) -> torch.device:
     try:
         resolved = torch.device(device)
     except RuntimeError as error:
-        raise ValueError(
-            f'device={device!r} is unknown. Use "auto", "cpu", "cuda", "cuda:1", "mps" or "xpu".'
-        ) from error
+        raise ValueError(f'Unknown device {device!r}. Use "auto", "cpu", "cuda", "cuda:1", "mps" or "xpu".') from error
     here = accelerators.get(resolved.type, lambda: _computes_on(resolved))
     if not here():
         raise ValueError(f'device={device!r} is not available on this machine. Use device="auto" or "cpu".')

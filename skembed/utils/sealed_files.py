@@ -176,9 +176,9 @@ def read_sealed_json(path: Path, kind: str, version: int) -> dict[str, Any]:
         content, digest = record["content"], record["sha256"]
         is_whole = digest == _json_seal(path, kind, version, content)
     except (LookupError, TypeError, RecursionError) as error:
-        raise ValueError("it is not in the form in which it is written") from error
+        raise ValueError("it is not in the form in which skembed writes it") from error
     if not is_whole or not isinstance(content, dict):
-        raise ValueError("its content is not what its digest says")
+        raise ValueError("its content does not match its digest")
     return content
 
 

@@ -120,5 +120,5 @@ def test_damage_that_only_a_library_sees_names_the_file(copy, family, file, keys
 def test_a_missing_tokenizer_names_the_file_that_is_not_there(copy):
     directory = copy("bert")
     (directory / "tokenizer.json").unlink()
-    with pytest.raises(BackboneReadError, match=r"There is no tokenizer\.json"):
+    with pytest.raises(BackboneReadError, match=r"tokenizer\.json is missing"):
         _fit(directory, "bert")

@@ -245,7 +245,7 @@ def test_classes_keep_the_type_that_pandas_has_for_them(dtype, kind):
     ({0: 0, 1: 1}, "class_weight has 0 for the class 0"),
     ({0: "a", 1: 1}, "class_weight has 'a' for the class 0"),
     ({0: 10**400, 1: 1}, "class_weight has 1000.* for the class 0"),
-    ({"0": 1, "1": 1}, r"for the class '0', which y has not, and says nothing of 0\. .*: 0, 1\."),
+    ({"0": 1, "1": 1}, r"names the class '0', which y does not have, and lacks 0\. .*: 0, 1\."),
 ])  # fmt: skip
 def test_weights_of_classes(class_weight, said):
     with pytest.raises(ValueError, match=said):

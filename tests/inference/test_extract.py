@@ -137,7 +137,7 @@ def test_nothing_readable_gives_errors_alone():
 
 
 def test_unknown_and_absent_devices_are_refused(monkeypatch):
-    with pytest.raises(ValueError, match="device='abacus' is unknown"):
+    with pytest.raises(ValueError, match="Unknown device 'abacus'"):
         resolve_device("abacus")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="device='cuda:1' is not available"):

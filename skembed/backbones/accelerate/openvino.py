@@ -74,7 +74,9 @@ class CompiledForward:
         if weight.device.type != "cpu":
             raise ValueError(f'engine="openvino" runs on the CPU, not on {weight.device}. Use device="cpu".')
         if weight.dtype not in _PRECISIONS:
-            raise ValueError(f'engine="openvino" has no {weight.dtype}. Use precision="float32" or "bfloat16".')
+            raise ValueError(
+                f'engine="openvino" does not support {weight.dtype}. Use precision="float32" or "bfloat16".'
+            )
         with self._lock:
             held = self._held.get(module)
             if held is None:
@@ -109,7 +111,7 @@ class CompiledForward:
         except Exception as error:  # of two libraries, of all kinds
             raise ValueError(f'{_CANNOT}: {str(error)[:300]}. Use engine="torch".') from error
         if different:
-            raise ValueError(f'{_CANNOT}: its layers {different} come out otherwise. Use engine="torch".')
+            raise ValueError(f'{_CANNOT}: its layers {different} give other values. Use engine="torch".')
         return model
 
     def _forget(self) -> None:

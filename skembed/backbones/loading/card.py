@@ -94,7 +94,7 @@ def _timm_hub_id(name: str) -> str:
     import timm
 
     if not timm.is_model(name.split(".")[0]):
-        raise BackboneNotFoundError(f"backbone={name!r} is no timm model. {suggestion(name, 'image')}")
+        raise BackboneNotFoundError(f"backbone={name!r} is not a timm model. {suggestion(name, 'image')}")
     try:
         config = timm.get_pretrained_cfg(name)
     except RuntimeError as error:  # a tag that this architecture does not have
@@ -202,7 +202,7 @@ def read_card(spec: BackboneSpec, fingerprint: str) -> Card | None:
             return None
         except ValueError as error:
             warn(
-                f"{path} is not used ({error}); the backbone is loaded to write it again. Results are not affected.",
+                f"{path} is invalid ({error}); the backbone is loaded to write it again. Results are not affected.",
                 CacheWarning,
             )
             return None

@@ -184,7 +184,9 @@ def _adapter(modality: str, directory: Path) -> str:
     """The adapter module that reads a directory, by its configuration."""
     config = read_json(directory / "config.json")
     if not config:
-        raise BackboneNotFoundError(f"{directory} has no config.json, so what its weights are cannot be told.")
+        raise BackboneNotFoundError(
+            f"{directory} has no config.json, which describes its weights. Save the model with save_pretrained."
+        )
     if modality == "image" and "architecture" in config:
         return "image_timm"
     if modality == "audio" and config.get("library_name") == "torchaudio":

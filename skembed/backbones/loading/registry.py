@@ -139,7 +139,7 @@ def resolve(
         return BackboneSpec("factory", _factory_name(backbone), None, options)
     name = str(backbone)
     if not name:
-        raise BackboneNotFoundError(f"backbone='' names nothing. {suggestion(name, modality)}")
+        raise BackboneNotFoundError(f"backbone='' is empty. {suggestion(name, modality)}")
     module, colon, function = name.partition(":")
     if colon and function.isidentifier() and module.replace(".", "").isidentifier():
         return BackboneSpec("factory", name, None, options)
@@ -148,7 +148,7 @@ def resolve(
         return BackboneSpec(modality, str(path.resolve()), None, options)
     if path.is_absolute() or name.startswith((".", "~")):
         raise BackboneNotFoundError(
-            f"backbone={name!r}: there is no such directory. It should hold a config.json and *.safetensors."
+            f"backbone={name!r} does not exist. Use a directory with config.json and *.safetensors."
         )
     return BackboneSpec(modality, name, revision, options)
 
@@ -158,8 +158,8 @@ def _factory_name(factory: Callable) -> str:
     name = getattr(factory, "__qualname__", "")
     if module is None or not name.isidentifier():
         raise BackboneNotFoundError(
-            f"backbone={factory!r} cannot be found again by name, which clone, pickle and other processes need. "
-            "Give a function defined at the top of a module."
+            f"backbone={factory!r} has no name that clone, pickle and other processes could find it by. "
+            "Use a function defined at the top of a module."
         )
     return f"{module}:{name}"
 

@@ -148,7 +148,7 @@ class ImageBackbone(Backbone):
         )
         engine = dict(self.spec.options).get("engine", "torch")
         if engine not in ("torch", "openvino"):
-            raise ValueError(f'engine={engine!r} is not known. Use "torch" or "openvino".')
+            raise ValueError(f'engine={engine!r} is unknown. Use "torch" or "openvino".')
         if engine == "openvino":
             from skembed.backbones.accelerate.openvino import CompiledForward
 

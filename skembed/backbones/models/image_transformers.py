@@ -173,7 +173,7 @@ def _preprocessor(directory: Path, family: _Family) -> dict[str, Any]:
     found = found.get("image_processor", found)
     if not found:
         raise BackboneNotFoundError(
-            f"{directory} has no preprocessor_config.json, so how its images are scaled cannot be told. "
+            f"{directory} has no preprocessor_config.json, which defines how images are scaled. "
             "Save the image processor beside the model."
         )
     named = found.get("image_processor_type") or found.get("feature_extractor_type")

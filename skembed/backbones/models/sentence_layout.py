@@ -84,7 +84,10 @@ def read_sentence_layout(directory: Path) -> SentenceLayout:
         return SentenceLayout()
     unknown = [module for module in modules if module.kind not in {*_NETWORKS, "Pooling", "Normalize"}]
     for module in unknown:
-        warn(f"{directory} has a {module.kind} module, which is left out: rows are what enters it.", SkembedWarning)
+        warn(
+            f"{directory} has a {module.kind} module, which skembed does not support: rows are its input.",
+            SkembedWarning,
+        )
     max_length, lowercase = _read_settings(directory / modules[0].folder)
     pooling, pool_prompt = _read_pooling(directory, modules)
     prompt, truncate_dim = _read_defaults(directory / "config_sentence_transformers.json")
@@ -160,7 +163,7 @@ def _pooling_mode(path: Path, config: dict[str, Any]) -> str:
     if sorted(map(str, modes)) == ["max", "mean"]:
         return "mean+max"
     warn(
-        f"{path} asks for the pooling {', '.join(sorted(names))}, which is not ours: 'auto' is 'mean'.",
+        f"{path} asks for the pooling {', '.join(sorted(names))}, which is not supported: 'auto' means 'mean'.",
         SkembedWarning,
     )
     return "mean"

@@ -31,7 +31,7 @@ def special_tokens(tokenizer, directory: Path) -> tuple[list[int], list[int]]:
             if whole[start : start + len(plain)] == plain:
                 return whole[:start], whole[start + len(plain) :]
     raise BackboneNotFoundError(
-        f"The tokenizer in {directory} knows no token of plain English: is its vocabulary there? "
+        f"The tokenizer in {directory} knows no token of plain English, so its vocabulary is probably missing. "
         "Save the one that the network was trained with: tokenizer.save_pretrained(directory)."
     )
 

@@ -414,7 +414,7 @@ def _load_module(config, directory: Path) -> nn.Module:
     cls = transformers.MODEL_MAPPING.get(type(config), None)
     if not isinstance(cls, type) or config.is_encoder_decoder:
         raise BackboneNotFoundError(
-            f"{directory} holds a {config.model_type!r} network, which is no text backbone. "
+            f"{directory} holds a {config.model_type!r} network, which is not a text backbone. "
             "Use an encoder (BERT and its kin, T5), a decoder (GPT-2, Llama, Qwen) or CLIP."
         )
     # BERT's pooler belongs to a task of its pre-training: many checkpoints lack it, few have a useful one.

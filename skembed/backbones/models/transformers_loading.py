@@ -63,7 +63,7 @@ def read_part(cls: Any, directory: Path, what: str) -> Any:
         lines = str(error.__cause__ or error).split("\n")[:2]
         cause = " ".join(line.strip() for line in lines).strip() or type(error.__cause__).__name__
         raise BackboneReadError(
-            f"{directory} holds no {what} that transformers reads ({cause[:300]}). {_describe_files(directory, what)} "
+            f"{directory} has no {what} that transformers can read ({cause[:300]}). {_describe_files(directory, what)} "
             "Save network and tokenizer side by side with their save_pretrained(directory)."
         ) from error.__cause__
 
@@ -72,7 +72,7 @@ def _describe_files(directory: Path, what: str) -> str:
     """Name the files that a part is read from: the libraries do not say which of them is damaged."""
     paths = {path.name for pattern in _FILES[what] for path in directory.glob(pattern)}
     usual = _FILES[what][0]
-    missing = "" if usual in paths else f" There is no {usual}."
+    missing = "" if usual in paths else f" {usual} is missing."
     return f"It is read from {', '.join(sorted(paths)) or 'no file here'}.{missing}"
 
 

