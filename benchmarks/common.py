@@ -86,33 +86,36 @@ class Work:
 
 @dataclass(frozen=True)
 class Goal:
-    """A row of the README's table.
+    """Row of the table in benchmarks/README.md.
 
     Parameters
     ----------
     work, against : str
-        What was done, and what it is compared with.
+        Work that was measured, and what it is compared with.
     value : callable
         Takes the benchmark's JSON document; raises LookupError where that has not been measured.
-    bound : float
-        What it must reach.
+    bound : float or None
+        Value to reach. None is for rows that have no goal.
     unit : str
-        Put behind both numbers.
+        Unit, written behind both numbers.
     at_most : bool
-        Whether less is better.
+        True if less is better.
     digits : int
-        Decimals shown.
+        Number of decimals shown.
     """
 
     work: str
     against: str
     value: Callable[[Mapping[str, Any]], float]
-    bound: float
+    bound: float | None = None
     unit: str = "x"
     at_most: bool = False
     digits: int = 1
 
     def met(self, value: float) -> bool:
+        """Return True if the value reaches the goal, or if there is no goal."""
+        if self.bound is None:
+            return True
         return value <= self.bound if self.at_most else value >= self.bound
 
 

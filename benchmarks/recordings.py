@@ -130,10 +130,10 @@ def works(n: int) -> list[tuple[Work, str]]:
 
 
 GOALS = (
-    Goal(f"{OWN}, precision auto", ONE_PADDED, ratio_to(OWN, AUTO, ONE_PADDED), 15),
+    Goal(f"{OWN}, precision auto", ONE_PADDED, ratio_to(OWN, AUTO, ONE_PADDED)),
     Goal(f"{OWN}, float32", ONE_PADDED, ratio_to(OWN, FLOAT32, ONE_PADDED), 8),
-    Goal(PADDED, ONE_PADDED, ratio_to(PADDED, AUTO, ONE_PADDED), 2.5),
-    Goal(WAV2VEC, ONE, ratio_to(WAV2VEC, AUTO, ONE), 2),
+    Goal(PADDED, ONE_PADDED, ratio_to(PADDED, AUTO, ONE_PADDED)),
+    Goal(WAV2VEC, ONE, ratio_to(WAV2VEC, AUTO, ONE)),
     *cosine_of(PADDED, AUTO, ONE_PADDED),
     *cosine_of(OWN, AUTO, ONE),
     *cosine_of(WAV2VEC, AUTO, ONE),

@@ -1,10 +1,9 @@
-"""The README's table, written from what the other benchmarks measured.
+"""Write the table of benchmarks/README.md from the results of the other benchmarks.
 
-    python -m benchmarks.report [--results benchmarks/results] [--readme README.md]
+    python -m benchmarks.report [--results benchmarks/results] [--readme benchmarks/README.md]
 
-Reads all JSON files and rewrites what is between the two markers. A work that was measured more than once on a
-machine counts as it was measured last there. Goals were set on a CPU with matrix units for bfloat16 (AMX); what was not
-measured is left out.
+Reads all JSON files and rewrites the text between the two markers. Of several results from one machine the newest
+counts. Work that was not measured is left out. Agreement with float32 is one sentence below the table.
 """
 
 from __future__ import annotations
@@ -36,28 +35,49 @@ _GOALS = {
 
 
 def table(documents: Iterable[Mapping[str, Any]]) -> str:
-    """All goals as a Markdown table, and the machines they were measured on.
+    """Return all results as a Markdown table, with the agreement with float32 and the machines below it.
 
     Parameters
     ----------
     documents : iterable of dict
-        What the benchmarks wrote.
+        Documents that the benchmarks wrote.
     """
     newest_first = sorted(documents, key=lambda found: found["measured"], reverse=True)
     lines = ["| work | against | measured | goal | met | machine |", "|---|---|---|---|---|---|"]
-    #: Those that appear, in their order: a name and a number.
+    cosines: list[tuple[Goal, float]] = []
+    #: Machines in the order in which they appear: a name and a number.
     machines: dict[Hashable, tuple[str, int]] = {}
     for benchmark, goals in _GOALS.items():
         chosen = [found for found in newest_first if found["benchmark"] == benchmark]
         for goal in goals:
             for found, value in _measured(goal, chosen):
+                if ": cosine, " in goal.work:
+                    cosines.append((goal, value))
+                    continue
                 _, number = machines.setdefault(_kind(found), (_named(found), len(machines) + 1))
                 lines.append(f"{_line(goal, value)} {number} |")
-    return "\n".join([*lines, "", *(f"{number}. {name}" for name, number in machines.values())])
+    names = [f"{number}. {name}" for name, number in machines.values()]
+    return "\n".join([*lines, "", *_agreement(cosines), *names])
+
+
+def _agreement(cosines: list[tuple[Goal, float]]) -> list[str]:
+    """Return one sentence on all cosines, and a line for each goal that is not met."""
+    if not cosines:
+        return []
+    mean, least = (
+        min(value for goal, value in cosines if goal.work.endswith(f": cosine, {kind}")) for kind in ("mean", "least")
+    )
+    works = {goal.work.rpartition(":")[0] for goal, _ in cosines}
+    missed = [f"Below its goal: {goal.work}, {value:.5f}." for goal, value in cosines if not goal.met(value)]
+    sentence = (
+        f'Agreement: with `precision="auto"`, over {len(works)} works and all machines, the lowest mean cosine to '
+        f"float32 is {mean:.5f} and the lowest of a single sample {least:.5f}."
+    )
+    return [sentence, *missed, ""]
 
 
 def _measured(goal: Goal, documents: Iterable[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], float]]:
-    """For each machine, the newest document that has a value, and the value."""
+    """Return, for each machine, the newest document that has a value, and the value."""
     found: dict[Hashable, tuple[Mapping[str, Any], float]] = {}
     for each in documents:
         with suppress(LookupError):
@@ -66,17 +86,19 @@ def _measured(goal: Goal, documents: Iterable[Mapping[str, Any]]) -> list[tuple[
 
 
 def _kind(found: Mapping[str, Any]) -> Hashable:
-    """What tells one machine from another: its features, and its peak to a factor of two."""
+    """Return the identity of a machine: its features, and its peak to a factor of two."""
     machine, peaks = found["machine"], found.get("peak_gflops")
     features = (machine["cores"], machine["threads"], *machine["instruction_sets"], machine["torch"])
     return features, None if peaks is None else round(math.log2(peaks["float32"]))
 
 
 def _line(goal: Goal, value: float) -> str:
+    measured = f"| {goal.work} | {goal.against} | {value:,.{goal.digits}f}{goal.unit}"
+    if goal.bound is None:
+        return f"{measured} | | |"
     sign = "at most" if goal.at_most else "at least"
-    bound = f"{sign} {goal.bound:,}{goal.unit}"
     met = "yes" if goal.met(value) else "no"
-    return f"| {goal.work} | {goal.against} | {value:,.{goal.digits}f}{goal.unit} | {bound} | {met} |"
+    return f"{measured} | {sign} {goal.bound:,}{goal.unit} | {met} |"
 
 
 def _named(found: Mapping[str, Any]) -> str:
@@ -91,22 +113,22 @@ def _named(found: Mapping[str, Any]) -> str:
 
 
 def rewritten(readme: str, content: str) -> str:
-    """The README with other content between its markers."""
+    """Return the file's text with other content between its markers."""
     before, start, rest = readme.partition(_START)
     _, end, after = rest.partition(_END)
     if not (start and end):
-        raise SystemExit(f"The README has no {_START} and {_END} to write between.")
+        raise SystemExit(f"The file has no {_START} and {_END} to write between.")
     return f"{before}{start}\n{content}\n{end}{after}"
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--readme", type=Path, default=RESULTS.parents[1] / "README.md")
+    parser.add_argument("--readme", type=Path, default=RESULTS.parent / "README.md")
     options = parser.parse_args(arguments)
     paths = sorted(options.results.glob("*.json"))
     if not paths:
-        raise SystemExit(f"There is nothing in {options.results}: run python -m benchmarks.embed first.")
+        raise SystemExit(f"{options.results} has no results: run python -m benchmarks.embed first.")
     content = table(json.loads(path.read_text(encoding="utf-8")) for path in paths)
     options.readme.write_text(rewritten(options.readme.read_text(encoding="utf-8"), content), encoding="utf-8")
     print(content)

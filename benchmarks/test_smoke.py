@@ -43,10 +43,23 @@ def test_methods_are_fitted_and_written(tmp_path, capsys):
 
 
 def test_the_report_keeps_what_is_around_the_markers():
-    readme = "before\n<!-- benchmarks -->\nold\n<!-- /benchmarks -->\nafter\n"
-    assert report.rewritten(readme, "new") == readme.replace("old", "new")
+    text = "before\n<!-- benchmarks -->\nold\n<!-- /benchmarks -->\nafter\n"
+    assert report.rewritten(text, "new") == text.replace("old", "new")
     with pytest.raises(SystemExit, match="no <!-- benchmarks -->"):
         report.rewritten("no markers", "new")
+
+
+def test_cosines_are_one_sentence_and_goals_that_were_dropped_are_empty():
+    ways = {"sentence-transformers, float32": (2.0, None), "skembed, auto": (1.0, 0.9985)}
+    rows = [
+        {"work": texts.SHORT, "way": way, "seconds": seconds, "cosine_mean": cosine, "cosine_min": cosine}
+        for way, (seconds, cosine) in ways.items()
+    ]
+    table = report.table([document("embed", results=rows)])
+    assert f"| {texts.SHORT}, precision auto | sentence-transformers, float32 | 2.0x | | | 1 |" in table
+    assert table.count("cosine") == 3
+    assert "the lowest mean cosine to float32 is 0.99850 and the lowest of a single sample 0.99850." in table
+    assert f"Below its goal: {texts.SHORT}, precision auto: cosine, mean, 0.99850." in table
 
 
 def test_the_newest_measurement_counts():

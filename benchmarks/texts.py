@@ -84,9 +84,9 @@ def _flops(directory: Path, counts: list[int]) -> float:
 
 
 GOALS = (
-    Goal(f"{SHORT}, precision auto", DEFAULT, ratio_to(SHORT, AUTO, DEFAULT), 6),
-    Goal(f"{SHORT}, precision auto", HALF, ratio_to(SHORT, AUTO, HALF), 2.3),
-    Goal(f"{LONG}, precision auto", DEFAULT, ratio_to(LONG, AUTO, DEFAULT), 5),
+    Goal(f"{SHORT}, precision auto", DEFAULT, ratio_to(SHORT, AUTO, DEFAULT)),
+    Goal(f"{SHORT}, precision auto", HALF, ratio_to(SHORT, AUTO, HALF)),
+    Goal(f"{LONG}, precision auto", DEFAULT, ratio_to(LONG, AUTO, DEFAULT)),
     Goal(f"{SHORT}, float32", DEFAULT, ratio_to(SHORT, FLOAT32, DEFAULT), 1.7, digits=2),
     Goal(f"{LONG}, float32", DEFAULT, ratio_to(LONG, FLOAT32, DEFAULT), 1.25, digits=2),
     *cosine_of(SHORT, AUTO, DEFAULT),
