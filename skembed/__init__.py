@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from skembed.augment import Augmentation, CutMix, Mixup
     from skembed.backbones.loading.registry import list_backbones
     from skembed.backbones.tuning.adapter import Adapter
+    from skembed.backbones.tuning.ia3 import IA3
     from skembed.backbones.tuning.lora import LoRA
     from skembed.backbones.tuning.prefix import Prefix
     from skembed.backbones.tuning.prompt import Prompt
@@ -60,6 +61,7 @@ _HOMES = {
     "FineTuneRegressor": "skembed.finetune.regressor",
     "Full": "skembed.strategies",
     "Head": "skembed.strategies",
+    "IA3": "skembed.backbones.tuning.ia3",
     "ImageEmbedder": "skembed.embedders.image",
     "LoRA": "skembed.backbones.tuning.lora",
     "Mixup": "skembed.augment",
@@ -87,6 +89,7 @@ _MODULES = (
 )  # fmt: skip
 
 __all__ = [
+    "IA3",
     "Adapter",
     "AudioEmbedder",
     "Augmentation",

@@ -94,7 +94,7 @@ def advise(
     >>> texts = [f"{noun} with the number {i}" for i in range(10) for noun in nouns]
     >>> advice = advise([*texts, texts[0]], [*["money", "parcel"] * 20, "money"])
     >>> advice.strategy, "leakage" in advice, "few samples" in advice
-    ('head', True, False)
+    (Head(), True, False)
     """
     from skembed.embedders.text import TextEmbedder
 

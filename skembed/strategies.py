@@ -74,7 +74,7 @@ class Head(Strategy):
 
     name = "head"
 
-    def stages(self, depth, max_epochs):
+    def stages(self, depth: int, max_epochs: int) -> list[Stage]:
         return [_stage(0, depth, max_epochs)]
 
 
@@ -99,7 +99,7 @@ class Partial(Strategy):
     def __init__(self, n_blocks=1):
         self.n_blocks = n_blocks
 
-    def stages(self, depth, max_epochs):
+    def stages(self, depth: int, max_epochs: int) -> list[Stage]:
         return [_stage(int(self.n_blocks), depth, max_epochs)]
 
 
@@ -115,7 +115,7 @@ class Full(Strategy):
 
     name = "full"
 
-    def stages(self, depth, max_epochs):
+    def stages(self, depth: int, max_epochs: int) -> list[Stage]:
         return [_stage(depth, depth, max_epochs)]
 
 
@@ -157,7 +157,7 @@ class Progressive(Strategy):
         self.step = step
         self.stage_epochs = stage_epochs
 
-    def stages(self, depth, max_epochs):
+    def stages(self, depth: int, max_epochs: int) -> list[Stage]:
         counts = [0, 1]
         while counts[-1] < depth:
             step = counts[-1] if isinstance(self.step, str) else int(self.step)

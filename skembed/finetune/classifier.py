@@ -43,11 +43,11 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
         - "auto" follows `skembed.advise` on the training samples, without looking at held-out ones; see `strategy_` and
           `advice_`. It also chooses the method, unless you give another one than "weights". It changes no other
           parameter. It does not time the machine, so `random_state` repeats the choice everywhere.
-    method : {"weights", "lora", "adapter", "prefix", "prompt", "bitfit", "norms"} or Method, default="weights"
+    method : {"weights", "lora", "ia3", "adapter", "prefix", "prompt", "bitfit", "norms"} or Method, default="weights"
         Parameters that train in these blocks. A name stands for the default object. `Weights` trains all tensors of
-        the blocks. `LoRA`, `Adapter`, `BitFit` and `Norms` train far fewer parameters and work with all backbones.
-        `Prefix` and `Prompt` work with text backbones of BERT's kind. With every method but `Prompt`, training starts
-        from the function of the frozen network.
+        the blocks. `LoRA`, `IA3`, `Adapter`, `BitFit` and `Norms` train far fewer parameters and work with all
+        backbones. `Prefix` and `Prompt` work with text backbones of BERT's kind. With every method but `Prompt`,
+        training starts from the function of the frozen network.
     learning_rate : float, default=1e-3
         Peak learning rate of the head; `optimization` derives the rates of the blocks from it. Lower it if `report_` or
         `diagnosis_` says that training diverged or was unstable; `find_learning_rate` suggests a value.
@@ -175,10 +175,11 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
     Parameter objects are searched like any other parameter:
 
     >>> from skembed import LoRA, Partial
+    >>> from sklearn.base import clone
     >>> from sklearn.model_selection import ParameterGrid
-    >>> grid = ParameterGrid([{"strategy": [Partial()], "strategy__n_blocks": [1, 2]}, {"method": [LoRA()]}])
-    >>> [classifier.set_params(**params).strategy for params in grid]
-    [Partial(), Partial(n_blocks=2), Partial(n_blocks=2)]
+    >>> grid = ParameterGrid({"strategy": [Partial()], "strategy__n_blocks": [1, 2], "method": ["weights", LoRA()]})
+    >>> [str(clone(classifier).set_params(**params).strategy) for params in grid]
+    ['Partial()', 'Partial(n_blocks=2)', 'Partial()', 'Partial(n_blocks=2)']
     """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {

@@ -15,7 +15,7 @@ import pytest
 import torch
 from sklearn.base import BaseEstimator, clone
 
-from skembed.augment import OPERATIONS, PRESETS, Augmentation, resolve_augmentation, sample_rng
+from skembed.augment import OPERATIONS, PRESETS, AugmentationPipeline, resolve_augmentation, sample_rng
 from tests.augment.cases import RATE, changed, mel_item, photograph, recording, sure, token_backbone, token_item, view
 
 EVERY = pytest.mark.parametrize("name", OPERATIONS)
@@ -135,7 +135,7 @@ def test_generators_of_samples_are_apart():
 @pytest.mark.parametrize(("modality", "strength"), STRENGTHS)
 def test_presets_change_their_samples(modality, strength):
     augmentation = resolve_augmentation(strength, modality)
-    assert isinstance(augmentation, Augmentation)
+    assert isinstance(augmentation, AugmentationPipeline)
     untouched = changed(lambda value: value, modality, 0)
     assert sum(changed(strength, modality, seed) != untouched for seed in range(20)) >= 10
 

@@ -86,6 +86,8 @@ def test_blocks_are_in_their_true_order(tiny, family):
     """Disturbing block k changes layer k and those above, and not one bit below."""
     directory, _, modality = tiny(family)
     backbone = open_spec(BackboneSpec(modality, str(directory)))
+    # Of a network that may train no folded copy is made, which would keep the weights from before.
+    backbone.module.requires_grad_(True)
     layers = range(len(backbone.blocks))
     before = _outputs(backbone, modality, layers)
     for k in layers:

@@ -13,7 +13,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skembed import FineTuneClassifier, ImageEmbedder
+from skembed import FineTuneClassifier, ImageEmbedder, Progressive
 
 pytestmark = pytest.mark.bundled
 
@@ -37,6 +37,6 @@ def test_in_a_far_domain_fine_tuning_removes_much_of_the_error():
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
     frozen = classifier.fit(embedder.fit_transform(X), y).score(embedder.transform(X_test), y_test)
     # All stages, with fewer epochs each than by default.
-    tuned = FineTuneClassifier(embedder, max_epochs=15, stage_epochs=3, random_state=0).fit(X, y)
+    tuned = FineTuneClassifier(embedder, strategy=Progressive(stage_epochs=3), max_epochs=15, random_state=0).fit(X, y)
     assert tuned.kept_ == "fine-tuned"
     assert tuned.score(X_test, y_test) > frozen + 0.2 * (1 - frozen)

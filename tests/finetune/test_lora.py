@@ -17,7 +17,8 @@ from skembed import FineTuneClassifier, FineTuneRegressor, LoRA, Progressive, fi
 from skembed.backbones.base import Block
 from skembed.backbones.loading.load import load, loaded
 from skembed.backbones.spec import TunedWeights
-from skembed.backbones.tuning.lora import find_targets, low_rank_change, split_factor
+from skembed.backbones.tuning.lora import low_rank_change, split_factor
+from skembed.backbones.tuning.targets import find_targets
 from skembed.exceptions import FitWarning
 from skembed.finetune.loop import Pull
 from skembed.testing import ArrayEmbedder
@@ -247,7 +248,7 @@ def test_a_network_without_linear_maps_is_refused():
     X = np.random.default_rng(0).normal(size=(20, 4))
     from skembed import FineTuneClassifier
 
-    for method, message in (("lora", "finds no linear map"), ("bitfit", "has no biases"), ("norms", "no normaliz")):
+    for method, message in (("lora", "no linear map"), ("bitfit", "has no biases"), ("norms", "no normaliz")):
         with pytest.raises(ValueError, match=message):
             FineTuneClassifier(ArrayEmbedder(), strategy="full", method=method).fit(X, np.arange(20) % 2)
 

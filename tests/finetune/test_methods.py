@@ -19,11 +19,12 @@ from skembed.exceptions import FitWarning
 from skembed.strategies import Progressive
 from tests.finetune import tuning
 
-ADDED = ("lora", "adapter", "prefix")
+ANYWHERE = ("lora", "ia3", "adapter")
+ADDED = (*ANYWHERE, "prefix")
 CASES = [
     *(("bert", method) for method in (*ADDED, "bitfit", "norms")),
-    *((family, method) for family in ("timm_vit", "timm_resnet") for method in ("lora", "adapter", "bitfit", "norms")),
-    *((family, method) for family in ("timm_swin", "gpt2", "wav2vec2", "timm_efficientnet") for method in ADDED[:2]),
+    *((family, method) for family in ("timm_vit", "timm_resnet") for method in (*ANYWHERE, "bitfit", "norms")),
+    *((family, method) for family in ("timm_swin", "gpt2", "wav2vec2", "timm_efficientnet") for method in ANYWHERE),
 ]
 WIDTH, INNER, LAYERS, HEADS = 16, 32, 3, 2
 
@@ -109,6 +110,8 @@ def _of_layers(base, kind):
 @pytest.mark.parametrize(("method", "settings", "expected"), [
     ("lora", {"rank": 3}, LAYERS * 3 * (4 * 2 * WIDTH + 2 * (WIDTH + INNER))),
     ("lora", {"target_modules": ("query", "value")}, LAYERS * 8 * 2 * 2 * WIDTH),
+    ("ia3", {}, LAYERS * (5 * WIDTH + INNER)),
+    ("ia3", {"target_modules": ["key", "value"]}, LAYERS * 2 * WIDTH),
     ("adapter", {"width": 5}, LAYERS * (2 * 5 * WIDTH + 5 + WIDTH)),
     ("prefix", {"n_tokens": 4}, LAYERS * (2 * 4 * WIDTH + HEADS)),
     ("prompt", {"n_tokens": 7}, 7 * WIDTH),

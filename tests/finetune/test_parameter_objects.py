@@ -11,6 +11,7 @@ from sklearn.model_selection import GridSearchCV
 
 import skembed
 from skembed import (
+    IA3,
     Adapter,
     Augmentation,
     BitFit,
@@ -37,6 +38,7 @@ from skembed.utils.parameters import ParameterObject
 
 OBJECTS = [
     Head(), Partial(3), Full(), Progressive(step=2, stage_epochs=7), Weights(), LoRA(4, 8.0, 0.1, ["query"]),
+    IA3(["key"]),
     Adapter(5), Prefix(3), Prompt(4), BitFit(), Norms(), Optimization(ema=0.9, dropout=0.2), Mixup(0.3, on="features"),
     CutMix(0.5), Augmentation(["flip", ("rotation", {"degrees": 5})], views=2),
 ]  # fmt: skip
@@ -82,8 +84,8 @@ def test_names_stand_for_the_default_objects():
         "head": Head(), "partial": Partial(), "full": Full(), "progressive": Progressive()
     }  # fmt: skip
     assert {name: type(resolve_method(name)) for name in METHODS} == {
-        "weights": Weights, "lora": LoRA, "adapter": Adapter, "prefix": Prefix, "prompt": Prompt, "bitfit": BitFit,
-        "norms": Norms,
+        "weights": Weights, "lora": LoRA, "ia3": IA3, "adapter": Adapter, "prefix": Prefix, "prompt": Prompt,
+        "bitfit": BitFit, "norms": Norms,
     }  # fmt: skip
     assert resolve_mix(["cutmix", "mixup"]) == (Mixup(), CutMix())
 

@@ -2,7 +2,8 @@
 
 method.py    the interface, and how a method is asked for by name
 weights.py   the network's own tensors: Weights, BitFit, Norms
-lora.py      LoRA, low-rank changes by peft
+lora.py      LoRA, low-rank changes by peft; targets.py finds the layers that it changes
+ia3.py       IA3, scales of what these layers return
 adapter.py   Adapter, a bottleneck behind each block
 prefix.py    Prefix, gated keys and values in each attention
 prompt.py    Prompt, virtual tokens behind each text

@@ -50,7 +50,7 @@ class Adapter(Method):
     def __init__(self, width=32):
         self.width = width
 
-    def attach(self, backbone, blocks, key, batch):
+    def attach(self, backbone, blocks, key, batch) -> dict[str, Any]:
         layouts = _layouts(backbone, blocks, batch)
         if not layouts:
             raise ValueError(
@@ -64,7 +64,7 @@ class Adapter(Method):
         return {"method": self.name}
 
     @classmethod
-    def rebuild(cls, backbone, key, record, tensors):
+    def rebuild(cls, backbone, key, record, tensors) -> None:
         for host, values in by_host(tensors).items():
             inner, features, *rest = values["down.weight"].shape
             bottleneck = Bottleneck(features, inner, maps=bool(rest))

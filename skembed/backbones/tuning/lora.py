@@ -10,24 +10,16 @@ from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import torch
-from timm.layers import Conv2dSame
 from torch import Tensor, nn
-from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from transformers.pytorch_utils import Conv1D
 
-from skembed.backbones.base import Block
 from skembed.backbones.spec import place_of
 from skembed.backbones.tuning.method import Method
 from skembed.backbones.tuning.placing import replace_tensor
-from skembed.utils.naming import nearest
+from skembed.backbones.tuning.targets import check_names, find_targets, hint_at_list
 from skembed.utils.sklearn_private import Interval
 
 __all__ = ["LoRA"]
-
-# By exact type: a subclass may standardize its weights before it uses them.
-_CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
-#: Endings of names that an error lists.
-_MOST_OFFERED = 12
 
 
 class LoRA(Method):
@@ -77,19 +69,17 @@ class LoRA(Method):
 
     def _validate_params(self):
         super()._validate_params()
-        _check_names(self.target_modules)
+        check_names(self.target_modules)
 
     def _hint(self, name, value):
-        if name == "target_modules" and isinstance(value, str):
-            return f" Give a list: target_modules=[{value!r}]."
-        return super()._hint(name, value)
+        return hint_at_list(value) if name == "target_modules" else super()._hint(name, value)
 
-    def check(self, backbone, blocks, options=None):
+    def check(self, backbone, blocks, options=None) -> None:
         _require_peft()
         names = find_targets(backbone.module, blocks, self.target_modules, backbone.spec.name)
         _check_rank(backbone.module, names, self.rank, backbone.spec.name)
 
-    def attach(self, backbone, blocks, key, batch):
+    def attach(self, backbone, blocks, key, batch) -> dict[str, Any]:
         _require_peft()
         names = find_targets(backbone.module, blocks, self.target_modules, backbone.spec.name)
         rank, alpha = int(self.rank), float(self.alpha)
@@ -97,33 +87,15 @@ class LoRA(Method):
         return {"method": self.name, "scale": alpha / rank}
 
     @classmethod
-    def rebuild(cls, backbone, key, record, tensors):
+    def rebuild(cls, backbone, key, record, tensors) -> None:
         # W + scale B A, added in float32: what a linear map computes does not tell how it was trained.
         for host, pair in _pairs(tensors, strict=True).items():
             layer: Any = backbone.module.get_submodule(host)
             change = low_rank_change(layer, pair["A"], pair["B"], record["scale"])
             replace_tensor(backbone.module, f"{host}.weight", layer.weight.float() + change.to(layer.weight.device))
 
-    def distance(self, pairs, record):
+    def distance(self, pairs, record) -> Tensor:
         return _distance({name: value for name, value, _ in pairs}, record["scale"])
-
-
-def _check_names(given: Any) -> None:
-    """Refuse what is not a list of names, whatever the network."""
-    if given is None:
-        return
-    names = list(given)
-    if not names:
-        raise ValueError("target_modules is empty: LoRA would change nothing. Give names of layers, or None for all.")
-    for name in names:
-        if not isinstance(name, str):
-            kind = type(name).__name__
-            raise ValueError(
-                f"target_modules={names!r}: {name!r} is {'an' if kind[0] in 'aeiou' else 'a'} {kind}, not the name of "
-                "a layer. Give a list of str."
-            )
-        if not name.strip(". "):
-            raise ValueError(f"target_modules={names!r}: {name!r} is an empty name. Give names of layers, or None.")
 
 
 def _require_peft() -> None:
@@ -140,67 +112,6 @@ def _require_peft() -> None:
         raise ImportError(
             "method='lora' trains with peft, which is not installed. Install it with: pip install skembed[peft]"
         ) from error
-
-
-def find_targets(module: nn.Module, blocks: Sequence[Block], targets: Sequence[str] | None, backbone: str) -> list[str]:
-    """Dotted names of the layers in blocks that LoRA changes.
-
-    Parameters
-    ----------
-    module : nn.Module
-        The network.
-    blocks : sequence of Block
-        Where to look; the head is in none of them.
-    targets : sequence of str or None
-        Endings of names, whole words between dots; None takes every linear map and every plain convolution. A grouped
-        or dilated convolution is none: peft's product of two convolutions is not a low-rank change of its weight.
-    backbone : str
-        For the errors.
-
-    Raises
-    ------
-    ValueError
-        If a name is unknown there, with the nearest; or names what cannot be changed so; or nothing is left.
-    """
-    inside = {
-        name: sub
-        for name, sub in module.named_modules()
-        if name and any(block.owns(name) for block in blocks) and sub._parameters.get("weight") is not None
-    }
-    able = [name for name, sub in inside.items() if _can_change(sub)]
-    if targets is None:
-        if not able:
-            raise ValueError(
-                f"LoRA finds no linear map and no plain convolution in the blocks of {backbone} that would train. "
-                "Use method='weights' or 'bitfit', or a strategy with more blocks."
-            )
-        return able
-    chosen: dict[str, None] = {}
-    for target in targets:
-        named = [name for name in inside if name == target or name.endswith(f".{target}")]
-        if not named:
-            raise ValueError(
-                f"target_modules names {target!r}, and no layer in the blocks of {backbone} that train ends so. "
-                f"{_offer(target, able)}; None takes them all."
-            )
-        unable = [name for name in named if name not in able]
-        if unable:
-            raise ValueError(
-                f"target_modules names {target!r}: {unable[0]} is a {type(inside[unable[0]]).__name__} that LoRA "
-                "cannot change. It changes linear maps, and convolutions that are neither grouped nor dilated."
-            )
-        chosen.update(dict.fromkeys(named))
-    return list(chosen)
-
-
-def _offer(target: str, able: Sequence[str]) -> str:
-    """Names that exist: the nearest, and the endings of all of them, which are few."""
-    endings = list(dict.fromkeys(name.rpartition(".")[2] for name in able if not name.rpartition(".")[2].isdigit()))
-    near = nearest(target, [*endings, *able], n=3, cutoff=0.5)
-    others = [ending for ending in endings if ending not in near][:_MOST_OFFERED]
-    parts = [f"Nearest are {', '.join(map(repr, near))}"] if near else []
-    parts += [f"names there end in {', '.join(map(repr, others))}"] if others else []
-    return "; ".join(parts)[:1].upper() + "; ".join(parts)[1:]
 
 
 def _check_rank(module: nn.Module, names: Sequence[str], rank: int, backbone: str) -> None:
@@ -228,14 +139,6 @@ def _check_rank(module: nn.Module, names: Sequence[str], rank: int, backbone: st
             f"LoRA(rank={rank}) is more than the rank of any weight that it would change in {backbone}, {largest} at "
             f"most. Use a value up to {largest}, such as 8; or method='weights', which trains whole weights."
         )
-
-
-def _can_change(sub: nn.Module) -> bool:
-    if type(sub) in _CONVOLUTIONS:
-        plain: nn.Conv2d = sub  # type: ignore[assignment]
-        return plain.groups == 1 and plain.dilation == (1, 1) and plain.padding_mode == "zeros"
-    # The projection of torch's own attention is read by its weight and never called.
-    return isinstance(sub, (nn.Linear, Conv1D)) and not isinstance(sub, NonDynamicallyQuantizableLinear)
 
 
 def _inject(module: nn.Module, names: Sequence[str], added: str, *, rank: int, alpha: float, dropout: float) -> None:

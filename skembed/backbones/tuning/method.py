@@ -19,6 +19,7 @@ __all__ = ["METHODS", "Method", "find_method", "resolve_method"]
 METHODS = {
     "weights": "weights.Weights",
     "lora": "lora.LoRA",
+    "ia3": "ia3.IA3",
     "adapter": "adapter.Adapter",
     "prefix": "prefix.Prefix",
     "prompt": "prompt.Prompt",

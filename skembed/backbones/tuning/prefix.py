@@ -45,10 +45,10 @@ class Prefix(Method):
     def __init__(self, n_tokens=10):
         self.n_tokens = n_tokens
 
-    def check(self, backbone, blocks, options=None):
+    def check(self, backbone, blocks, options=None) -> None:
         require_packable(backbone, self.name)
 
-    def attach(self, backbone, blocks, key, batch):
+    def attach(self, backbone, blocks, key, batch) -> dict[str, Any]:
         self.check(backbone, blocks)
         names = {module: name for name, module in backbone.module.named_modules()}
         with torch.no_grad(), watch_attention() as seen:
@@ -64,7 +64,7 @@ class Prefix(Method):
         return {"method": self.name}
 
     @classmethod
-    def rebuild(cls, backbone, key, record, tensors):
+    def rebuild(cls, backbone, key, record, tensors) -> None:
         for host, values in by_host(tensors).items():
             prefix = GatedPrefix(*values["keys"].shape)
             backbone.module.get_submodule(host).add_module(key, filled(prefix, values, backbone))

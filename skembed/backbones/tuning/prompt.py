@@ -48,14 +48,14 @@ class Prompt(Method):
         self.n_tokens = n_tokens
 
     @property
-    def n_positions(self):
+    def n_positions(self) -> int:
         return int(self.n_tokens)
 
-    def check(self, backbone, blocks, options=None):
+    def check(self, backbone, blocks, options=None) -> None:
         require_packable(backbone, self.name)
         _require_room(backbone, self.n_positions, options)
 
-    def attach(self, backbone, blocks, key, batch):
+    def attach(self, backbone, blocks, key, batch) -> dict[str, Any]:
         require_packable(backbone, self.name)
         words = backbone.module.get_input_embeddings()
         drawn = torch.randint(words.num_embeddings, (self.n_positions,))
@@ -63,7 +63,7 @@ class Prompt(Method):
         return {"method": self.name}
 
     @classmethod
-    def rebuild(cls, backbone, key, record, tensors):
+    def rebuild(cls, backbone, key, record, tensors) -> None:
         for host, values in by_host(tensors).items():
             words: Any = backbone.module.get_submodule(host)
             _put(backbone, words, key, values["values"].to(words.weight.device, words.weight.dtype))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
-from skembed.backbones.base import Block
+from skembed.backbones.base import Backbone, Block
 from skembed.backbones.tuning.method import Method
 
 __all__ = ["BitFit", "Norms", "Weights"]
@@ -25,7 +26,7 @@ class Weights(Method):
     name = "weights"
     rate_factor = 0.1
 
-    def own(self, module, blocks):
+    def own(self, module: nn.Module, blocks: Sequence[Block]) -> list[str]:
         return [name for name in module.state_dict() if any(block.owns(name) for block in blocks)]
 
 
@@ -35,7 +36,7 @@ class _OwnParameters(Method):
     #: What they are, for the error.
     _what: str
 
-    def check(self, backbone, blocks, options=None):
+    def check(self, backbone: Backbone, blocks: Sequence[Block], options: Any = None) -> None:
         if not self.own(backbone.module, blocks):
             raise ValueError(
                 f"method={self.name!r}: {backbone.spec.name} has no {self._what} in the blocks that would train. "
@@ -60,7 +61,7 @@ class BitFit(_OwnParameters):
     name = "bitfit"
     _what = "biases"
 
-    def own(self, module, blocks):
+    def own(self, module: nn.Module, blocks: Sequence[Block]) -> list[str]:
         # Some networks call theirs "q_bias" and so on.
         return [name for name in _parameters(module, blocks) if name.rpartition(".")[2].split("_")[-1] == "bias"]
 
@@ -80,7 +81,7 @@ class Norms(_OwnParameters):
     name = "norms"
     _what = "normalizations with weights"
 
-    def own(self, module, blocks):
+    def own(self, module: nn.Module, blocks: Sequence[Block]) -> list[str]:
         norms = {name for name, sub in module.named_modules() if "norm" in type(sub).__name__.lower()}
         return [name for name in _parameters(module, blocks) if name.rpartition(".")[0] in norms]
 
