@@ -18,8 +18,8 @@ __all__ = ["IA3"]
 class IA3(Method):
     """Train one scale per output of linear maps and convolutions [1]_.
 
-    All scales begin at one. No other method that reaches into blocks trains as few parameters. A fitted estimator stores the scales alone, and
-    loads with the scales merged into the weights.
+    All scales begin at one. No other method that reaches into blocks trains as few parameters. A fitted estimator
+    stores the scales alone, and loads with the scales merged into the weights.
 
     Parameters
     ----------
