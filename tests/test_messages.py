@@ -18,7 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 _STEMS = "al|ar|[ntx]im|util|standard|recogn|organ|quant|token|memor|categor|random|parametr|vector"
 #: Wordings that a message must not have, and what to write instead.
 FORBIDDEN = {
-    r"(?<!\bthere) (is|are) no (?!(longer|more|worse|better|fewer|larger|smaller)\b)[a-z]": "X is not a ...",
+    r"(?<!\b[Tt]here) (is|are) no (?!(longer|more|worse|better|fewer|larger|smaller)\b)[a-z]": "X is not a ...",
     r"\b(is|are) none of\b": "is not one of",
     r"\btold of\b": "passed, warned",
     r"\bheeded\b": "used",
