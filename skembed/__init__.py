@@ -2,6 +2,22 @@
 
 Public names are resolved when they are first used: ``import skembed`` imports neither torch nor transformers.
 The logger "skembed" tells which backbones are loaded and which rows come from a cache.
+
+The map of the package, from what users call down to what all of it stands on:
+
+advice.py, diagnosis.py    what suits some data, and what went wrong in a fit
+displays/                  pictures
+finetune/                  FineTuneClassifier and FineTuneRegressor
+assessment/                findings and remedies from numbers; measures/ has the measures
+selection/, testing/       ranking of backbones; checks and doubles for embedders of your own
+embedders/                 TextEmbedder, ImageEmbedder, AudioEmbedder; Encoder, which the rooms above are given
+inference/                 from samples to rows: cache lookup, batches, pooling
+augment/                   changed copies of samples, Mixup and CutMix
+backbones/                 pre-trained networks, and methods that train them (backbones/tuning/)
+probes/                    linear probes on rows
+strategies.py, optimization.py, schedules.py    parameter objects of fits
+inputs/, cache/, config.py samples and targets in any form; stored rows; settings of the package
+utils/, exceptions.py      what has no better home; errors and warnings
 """
 
 from __future__ import annotations

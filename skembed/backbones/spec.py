@@ -15,7 +15,10 @@ from skembed.exceptions import IntegrityError, WeightsMismatchError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["BackboneSpec", "Place", "TunedWeights", "place_of"]
+__all__ = ["POOLINGS", "BackboneSpec", "Place", "TunedWeights", "place_of"]
+
+#: Ways to make one row of the positions of a block; `skembed.inference.pooling` has their functions, and needs torch.
+POOLINGS = ("pooled", "cls", "mean", "max", "mean+max", "last")
 
 _PLACE = re.compile(r"(?P<host>.+)\.(?P<key>added_\d+)\.(?P<rest>.+)")
 

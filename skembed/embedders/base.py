@@ -14,7 +14,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import check_is_fitted
 
 from skembed.backbones.loading.registry import resolve
-from skembed.backbones.spec import TunedWeights
+from skembed.backbones.spec import POOLINGS, TunedWeights
 from skembed.cache import EmbeddingCache, resolve_cache
 from skembed.config import get_config
 from skembed.exceptions import TruncationWarning, WeightsMismatchError
@@ -60,7 +60,7 @@ class BaseEmbedder(
         "backbone": [str, os.PathLike, callable, TunedWeights],
         "revision": [str, None],
         "layers": [Integral, "array-like", StrOptions({"all"})],
-        "pooling": [StrOptions({"auto", "pooled", "cls", "mean", "max", "mean+max", "last", "layer_attention"})],
+        "pooling": [StrOptions({"auto", *POOLINGS, "layer_attention"})],
         "normalize": ["boolean", StrOptions({"auto"})],
         "truncate_dim": [Interval(Integral, 1, None, closed="left"), None],
         "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],

@@ -5,7 +5,7 @@ checks.py, validation.py      input and the held-out samples; y is checked in sk
 plan.py       the plan of a fit, derived once; fitting.py follows it: probe, recipe, guard, refit
 record.py     what a fit ended with, for the report and the diagnosis
 tasks.py      losses, scores and predictions of classes, labels and numbers
-recipe.py     stages of unfreezing; loop.py one epoch
+recipe.py     stages of unfreezing, and which epoch is kept (none: the probe); loop.py one epoch
 network.py    a head on a network, of which a method trains some; groups.py learning rates
 data.py       samples on their way into training; activations.py stores them; features.py sources of features
 replay.py     activations of the frozen blocks, and the check that a network can be resumed behind them

@@ -9,10 +9,7 @@ from torch import Tensor
 
 from skembed.backbones.base import Tokens
 
-__all__ = ["POOLINGS", "combine_layers", "pool"]
-
-#: What `pooling=` takes besides "auto".
-POOLINGS = ("pooled", "cls", "mean", "max", "mean+max", "last", "layer_attention")
+__all__ = ["combine_layers", "pool"]
 
 
 def _mean(tokens: Tokens) -> Tensor:
@@ -43,6 +40,7 @@ def _pooled(tokens: Tokens) -> Tensor:
     return _cls(tokens) if tokens.n_prefix else _mean(tokens)
 
 
+#: By the names in `skembed.backbones.spec.POOLINGS`.
 _FUNCTIONS = {
     "pooled": _pooled,
     "cls": _cls,
@@ -61,9 +59,9 @@ def pool(tokens: Tokens, pooling: str) -> Tensor:
     tokens : Tokens
         Output of a block.
     pooling : str
-        One of `POOLINGS` but "layer_attention". "mean" and "max" run over real positions and leave out
-        class and register tokens; "cls" is the first position that is not masked; "last" the last real one, as
-        decoders want; "pooled" the network's own summary.
+        One of `skembed.backbones.spec.POOLINGS`. "mean" and "max" run over real positions and leave out class and
+        register tokens; "cls" is the first position that is not masked; "last" is the last real one, as decoders want;
+        "pooled" is the network's own summary.
 
     Returns
     -------

@@ -17,7 +17,7 @@ class Reading:
     layers : tuple of int
         Blocks to read, from 0 to n - 1.
     pooling : str
-        One of `skembed.inference.pooling.POOLINGS`.
+        One of `skembed.backbones.spec.POOLINGS`.
     options : object
         The backbone's preprocessing options.
     """

@@ -16,11 +16,10 @@ from skembed.backbones.base import TextOptions, Tokens
 from skembed.backbones.models import text_transformers
 from skembed.backbones.models.text_transformers import open_backbone
 from skembed.backbones.packing import Packed, attend
-from skembed.backbones.spec import BackboneSpec
-from skembed.inference.pooling import POOLINGS, pool
+from skembed.backbones.spec import POOLINGS, BackboneSpec
+from skembed.inference.pooling import pool
 from tests.backbones import tiny, tiny_texts
 
-POOLED = [name for name in POOLINGS if name != "layer_attention"]
 #: Neither sorted nor of one length; two of them share one.
 TEXTS = [
     "a cat",
@@ -105,7 +104,7 @@ def _alone(directory, texts):
 def _assert_equal(found, alone, atol=1e-5):
     """Every position of every layer, and every pooling, of every text."""
     for layer, tokens in enumerate(found):
-        rows = {pooling: pool(tokens, pooling) for pooling in POOLED}
+        rows = {pooling: pool(tokens, pooling) for pooling in POOLINGS}
         for i, states in enumerate(alone):
             single = Tokens(states[layer], torch.ones(states[layer].shape[:2], dtype=torch.bool))
             torch.testing.assert_close(tokens.values[i][tokens.mask[i]], single.values[0], atol=atol, rtol=0)
@@ -327,7 +326,7 @@ def test_bfloat16(directories, name):
     backbone.module.to(torch.bfloat16)
     (tokens,) = _run(backbone, TEXTS, [3])
     assert tokens.values.dtype == torch.bfloat16
-    assert {pool(tokens, pooling).dtype for pooling in POOLED} == {torch.float32}
+    assert {pool(tokens, pooling).dtype for pooling in POOLINGS} == {torch.float32}
     rows = pool(tokens, "mean")
     expected = torch.stack([states[3][0].mean(0) for states in _alone(directories(name), TEXTS)])
     assert torch.nn.functional.cosine_similarity(rows, expected).min() > 0.999

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from skembed.backbones.base import Backbone
 from skembed.backbones.loading.modality import other_reader
 from skembed.backbones.loading.registry import KNOWN, suggestion
-from skembed.backbones.spec import BackboneSpec, TunedWeights
+from skembed.backbones.spec import POOLINGS, BackboneSpec, TunedWeights
 from skembed.backbones.weights.archive import unpack_directory
 from skembed.backbones.weights.bundled import bundled_directory, cache_home
 from skembed.backbones.weights.files import fingerprint_directory
@@ -178,8 +178,6 @@ def describe(backbone: Backbone) -> Card:
 _seen: dict[Path, Card] = {}
 #: Raised when the fields of a card change.
 _CARD_VERSION = 3
-#: Poolings of `skembed.inference.pooling` that a backbone can have as its default; that module needs torch.
-_DEFAULT_POOLINGS = ("pooled", "cls", "mean", "max", "mean+max", "last")
 #: No network has more blocks or wider rows.
 _LARGEST_COUNT = 10**7
 
@@ -239,7 +237,7 @@ def _checked_card(content: dict[str, Any], fingerprint: str) -> Card:
     widths = content["widths"]
     valid = {
         "n_blocks": _is_count(content["n_blocks"]),
-        "default_pooling": content["default_pooling"] in _DEFAULT_POOLINGS,
+        "default_pooling": content["default_pooling"] in POOLINGS,
         "class_token": isinstance(content["class_token"], bool),
         "normalize": isinstance(content["normalize"], bool),
         "prompt": isinstance(content["prompt"], str),

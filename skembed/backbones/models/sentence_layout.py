@@ -42,7 +42,7 @@ class SentenceLayout:
     Parameters
     ----------
     pooling : str, optional
-        One of `skembed.inference.pooling.POOLINGS`; None where the directory does not say.
+        One of `skembed.backbones.spec.POOLINGS`; None where the directory does not say.
     normalize : bool
         True to scale rows to Euclidean length one.
     max_length : int, optional
