@@ -374,7 +374,7 @@ def test_one_sample_a_class_is_an_error_that_says_what_to_do(rows):
 
 def test_classes_that_only_validation_has_are_an_error(rows):
     X, y = rows
-    with pytest.raises(ValueError, match="y_val has the class 7, which y has not"):
+    with pytest.raises(ValueError, match="y_val has the class 7, which is not in y"):
         FineTuneClassifier(ArrayEmbedder()).fit(X, y, X_val=X[:3], y_val=[0, 1, 7])
     with pytest.raises(ValueError, match="X_val is None"):
         FineTuneClassifier(ArrayEmbedder()).fit(X, y, y_val=y)

@@ -197,7 +197,7 @@ def test_memory_that_runs_out_while_the_prefix_is_computed_costs_no_order(bert, 
         return original(self, items, batch, blocks)
 
     monkeypatch.setattr(type(backbone), "advance", starved)
-    with pytest.warns(DeviceWarning, match="Out of memory"):
+    with pytest.warns(DeviceWarning, match="does not fit in memory"):
         recorded = _recorded(backbone, [samples], 1).get(0, 1, range(len(samples)))
     backbone.observed.largest_batch = None
     for sample, other in zip(recorded, expected, strict=True):

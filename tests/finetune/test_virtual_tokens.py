@@ -107,5 +107,5 @@ def test_other_networks_are_refused_before_anything_is_embedded(family, method, 
     monkeypatch.setattr(
         "skembed.embedders.base.BaseEmbedder.transform", lambda *_: pytest.fail("samples were embedded")
     )
-    with pytest.raises(ValueError, match=rf"method='{method}' works with .*bert.* none of them. Use 'lora'"):
+    with pytest.raises(ValueError, match=rf"method='{method}' works with .*bert.* not one of them. Use 'lora'"):
         tuning.fit(family, "full", method)

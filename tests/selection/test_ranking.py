@@ -120,7 +120,7 @@ def test_rows_that_are_not_numbers_are_named():
     """Unreadable samples would be scored away silently, or fail with a word about X that the user never gave."""
     holes = FunctionTransformer(lambda rows: np.where(np.arange(len(rows))[:, None] % 50 == 7, np.nan, rows))
     texts = [f"text {i}" for i in range(150)]
-    with pytest.raises(ValueError, match="3 of 150 rows are not finite, the first that of sample 7"):
+    with pytest.raises(ValueError, match="3 of 150 rows are not finite, first the row of sample 7"):
         rank_backbones(X, y, {"holes": holes})
     with pytest.raises(ValueError, match=r"no dense rows of numbers, but a sparse matrix\. .*TruncatedSVD"):
         rank_backbones(texts, y, {"sparse": TfidfVectorizer()})
