@@ -1,4 +1,4 @@
-"""Pre-trained networks behind one seam, `Backbone`.
+"""Pre-trained networks behind one interface, `Backbone`.
 
 base.py      `Backbone` and what passes through it: items, tokens, options
 spec.py      picklable identity of a network, and tensors that training changed

@@ -1,4 +1,4 @@
-"""Small modules inside a pre-trained network: bottleneck adapters, gated prefixes, soft prompts.
+"""Modules to put into a network: bottleneck adapters, gated prefixes, soft prompts.
 
 Each is a child of the module that it acts on, under a name of its own, so that it is copied, moved, stored and counted
 with it. None needs a method to be replaced: hooks and transformers' attention interface do the calling.
@@ -28,7 +28,9 @@ __all__ = [
 
 
 class Bottleneck(nn.Module):
-    """h + up(gelu(down(h))), at every position alike [1]_, [2]_. `up` begins at zero, so that nothing is changed.
+    """Bottleneck adapter h + up(gelu(down(h))) at every position [1]_, [2]_.
+
+    `up` is zero at first, so that the network begins unchanged.
 
     Parameters
     ----------
@@ -55,7 +57,7 @@ class Bottleneck(nn.Module):
 
 
 def attach_bottleneck(layer: nn.Module, name: str, adapter: Bottleneck) -> None:
-    """Let an adapter change what a layer returns, after those that it has."""
+    """Add an adapter of a layer's output, behind those that the layer has."""
     if not any(isinstance(child, Bottleneck) for child in layer.children()):
         layer.register_forward_hook(_adapt)
     layer.add_module(name, adapter)
@@ -77,7 +79,7 @@ def _adapt(layer: nn.Module, _args: Any, output: Any) -> Any:
 
 
 class GatedPrefix(nn.Module):
-    """Keys and values that every position may look at besides the text's own, through a gate that begins closed.
+    """Keys and values that every position attends to, through a gate that begins closed.
 
     Prefix tuning [1]_ puts its keys among the text's, in one softmax; that is an interpolation between attention to the
     text and attention to the prefix [2]_. Here the two are added, the second times a gate a head, as in [3]_: the
@@ -118,12 +120,12 @@ def prefixed(attention: nn.Module, query: Tensor, attended: Tensor, scaling: flo
 
 
 class SoftPrompt(nn.Module):
-    """Trained vectors in the place of words [1]_.
+    """Trained vectors that take the place of words [1]_.
 
     Parameters
     ----------
     values : Tensor of shape (n_tokens, width)
-        Where they begin.
+        Values to begin with.
 
     References
     ----------
@@ -136,7 +138,7 @@ class SoftPrompt(nn.Module):
 
 
 class PromptedEmbedding(nn.Embedding):
-    """A table of words with prompts behind it: ids from the size of the vocabulary on are theirs, in order."""
+    """Table of words followed by prompts, whose ids begin behind the vocabulary."""
 
     def forward(self, ids: Tensor) -> Tensor:  # type: ignore[override]
         virtual = ids >= self.num_embeddings
@@ -147,7 +149,7 @@ class PromptedEmbedding(nn.Embedding):
 
 
 def attach_prompt(words: nn.Embedding, name: str, prompt: SoftPrompt) -> int:
-    """Put a prompt behind a table of words; returns the first of its ids."""
+    """Put a prompt behind a table of words, and return the first of its ids."""
     held = sum(len(child.values) for child in words.children() if isinstance(child, SoftPrompt))
     # The table stays the module that it is, so that its weight keeps its name and everyone who holds it sees it.
     words.__class__ = PromptedEmbedding

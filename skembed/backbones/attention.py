@@ -1,4 +1,4 @@
-"""transformers' networks on packed texts: which of them can be packed, what they are called with, and their attention.
+"""Packed texts in transformers' networks: supported families, arguments, attention.
 
 Only the attention looks at more than one position. It is told, through transformers' own interface for it, where each
 text begins and ends.
@@ -54,7 +54,7 @@ _BITS = 6
 
 
 def allow_packing(module: nn.Module) -> None:
-    """Let a network be packed, where its family is one that can be.
+    """Enable packing in a network if its family supports it.
 
     It remains usable as before: called without a packing it does what "sdpa" does, masks and gradients included.
     Copies are as the original, and the configuration that it saves does not mention it.
@@ -72,7 +72,7 @@ def is_packable(module: nn.Module) -> bool:
 
 @contextmanager
 def watch_attention():
-    """Note which attention modules are called meanwhile, with their numbers of heads and features a head."""
+    """Record the attention modules that run, with their heads and features per head."""
     seen: list[tuple[nn.Module, int, int]] = []
     token = _watched.set((*_watched.get(), seen))
     try:
@@ -110,7 +110,7 @@ def plan_packing(module: nn.Module, mask: Tensor) -> Packed | None:
 
 
 def _round_up(total: int) -> int:
-    """The next of 32 numbers of tokens between a power of two and the next: at most 3 % more.
+    """Round a number of tokens up to one of 32 steps per power of two, at most 3 % more.
 
     oneDNN makes and keeps a kernel for each shape that it meets. With every sum of lengths a shape of its own, it made
     new ones in nearly every batch, and memory grew by tens of kilobytes each time.
@@ -148,7 +148,7 @@ def pack_inputs(module: nn.Module, ids: Tensor, packed: Packed, *, entered: bool
 
 
 def read_packed(output: Tensor, packed: Packed) -> Tensor:
-    """Return what a layer returned, of shape (1, n_rows, width), for the tokens of texts alone.
+    """Return the rows of texts, without the filler, of an output of shape (1, n_rows, width).
 
     Raises
     ------
@@ -175,7 +175,10 @@ def _attend(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of each text to itself, over queries, keys and values of shape (1, heads, total, head width)."""
+    """Compute the attention of each packed text to itself.
+
+    Queries, keys and values have shape (1, heads, total, head width).
+    """
     for seen in _watched.get():
         seen.append((module, query.shape[1], query.shape[3]))
     if packing is None:

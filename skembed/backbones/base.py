@@ -1,4 +1,4 @@
-"""The seam to other libraries: what every pre-trained network looks like from inside skembed.
+"""Interface to other libraries that every pre-trained network implements.
 
 Nothing here imports torch, so that identities and options are cheap to hold, compare and pickle.
 """
@@ -38,9 +38,9 @@ class TextOptions:
     max_length : int, optional
         Tokens per sequence, special tokens included; None takes the backbone's own limit.
     long_text : {"truncate", "chunk"}
-        Cut longer texts, or split them into windows whose embeddings are averaged.
+        "truncate" cuts longer texts. "chunk" splits them into windows and averages their embeddings.
     prompt : str
-        Put before every text, as instruction-tuned embedding models want.
+        Text to put before every text, as instruction-tuned models expect.
     pool_prompt : bool
         True to pool the positions of the prompt and of the special tokens before it. They are always read.
     """
@@ -58,11 +58,11 @@ class AudioOptions:
     Parameters
     ----------
     window : float, optional
-        Longer recordings are split into windows of so many seconds whose embeddings are averaged;
-        None takes the backbone's own longest input.
+        Length in seconds of the windows that longer recordings are split into. Their embeddings are averaged. None
+        takes the longest input of the backbone.
     pad_to_window : bool
-        For networks trained on a fixed input (Whisper: 30 s): pad every clip to it, or run the network on
-        the clip's own length.
+        True to pad every clip to the fixed input that a network was trained on (30 s for Whisper), False to run the
+        network on the clip's own length.
     """
 
     window: float | None = None
@@ -71,16 +71,16 @@ class AudioOptions:
 
 @dataclass
 class Item:
-    """One input of the network: a whole sample, or one window of a long one.
+    """Input of the network: a whole sample, or one window of a long one.
 
     Parameters
     ----------
     data : dict
-        What `Backbone.collate` turns into tensors.
+        Values that `Backbone.collate` turns into tensors.
     length : int
-        Tokens, frames or samples that are real; batches are planned by it, windows are weighted by it.
+        Number of tokens, frames or samples without padding. Batches are planned and windows are weighted by it.
     truncated : bool
-        Whether part of the sample was cut off.
+        True if part of the sample was cut off.
     """
 
     data: dict[str, Any]
@@ -95,14 +95,14 @@ class Tokens:
     Parameters
     ----------
     values : Tensor of shape (batch, time, width)
-        Convolutional maps come flattened to (batch, height * width, channels).
+        Features at each position. Convolutional maps are flattened to (batch, height * width, channels).
     mask : Tensor of shape (batch, time), bool
         True where a position is real and not padding.
     n_prefix : int
-        Leading class, distillation or register tokens.
+        Number of leading class, distillation or register tokens, which "mean" and "max" leave out.
     pooled : Tensor of shape (batch, width), optional
-        The network's own summary, where it was trained with one (timm's pre-logits features, the CLIP
-        and SigLIP poolers); only for the last block.
+        The network's own summary, if it was trained with one (timm's pre-logits features, the poolers of CLIP and
+        SigLIP). Only the last block has it.
     """
 
     values: Tensor
@@ -116,17 +116,17 @@ class Tokens:
         return self.mask[:, self.n_prefix :]
 
     def sum(self) -> Tensor:
-        """The sum of the content's values, of shape (batch, width), float32."""
+        """Return the sum of the content's values, of shape (batch, width), float32."""
         values = self.values[:, self.n_prefix :].float()
         return (values * self.content.unsqueeze(-1)).sum(1)
 
     def at(self, positions: Tensor) -> Tensor:
-        """The values at one position of each sample, of shape (batch, width), float32; `positions` are (batch,)."""
+        """Return the values at one position per sample, of shape (batch, width), float32."""
         return self.values.gather(1, positions.view(-1, 1, 1).expand(-1, 1, self.values.shape[2])).squeeze(1).float()
 
 
 class Block(NamedTuple):
-    """One step of depth: a name and the parameter-name prefixes that belong to it."""
+    """Step of depth: a name, and the prefixes of the parameters that belong to it."""
 
     name: str
     prefixes: tuple[str, ...]
@@ -138,16 +138,16 @@ class Block(NamedTuple):
 
 @dataclass
 class Observations:
-    """Facts about a network that only running it shows.
+    """Facts about a network that are known only after it has run.
 
     Parameters
     ----------
     largest_batch : int, optional
-        Items of the largest batch that fits into memory; None while every batch did.
+        Number of items of the largest batch that fits into memory; None while every batch did.
     layers_ran : bool
-        Whether `beside` is known.
+        True if `beside` is known.
     beside : int, optional
-        Empty places behind the hidden state in the tuple that a layer returns; None if it returns no tuple.
+        Number of empty places behind the hidden state in the tuple that a layer returns; None without a tuple.
     """
 
     largest_batch: int | None = None
@@ -157,48 +157,48 @@ class Observations:
 
 @dataclass
 class Backbone(ABC):
-    """A pre-trained network, its preprocessing, and its ordered depth.
+    """Pre-trained network with its preprocessing and its ordered depth.
 
     Parameters
     ----------
     spec : BackboneSpec
-        Its identity.
+        Identity of the backbone.
     module : nn.Module
-        The network, in eval mode, without a classification head.
+        The network, in eval mode and without a classification head.
     width : int
-        Features of the last block.
+        Number of features of the last block.
     blocks : tuple of Block
-        Stem first, top last. Every parameter belongs to exactly one of them. Layer i is the output of
-        ``blocks[i]``: layer 0 what enters the first block proper, layer -1 the network's own output,
-        final normalisation included.
+        Blocks from the stem to the top. Every parameter belongs to exactly one of them. Layer i is the output of
+        ``blocks[i]``: layer 0 is the input of the first block proper, and layer -1 the output of the network, final
+        normalization included.
     fingerprint : str
-        Hex digest of weights and configuration.
+        Hex digest of weights and configuration. Give equal networks equal digests: cached rows are found by it.
     default_pooling : str
-        What ``pooling="auto"`` means: "pooled", "mean", "cls" or "last".
+        Meaning of ``pooling="auto"``: "pooled", "mean", "cls" or "last".
     pads : bool
-        Whether items of unequal length may share a batch without changing each other's result.
+        True if items of unequal length may share a batch without changing each other's result.
     sampling_rate : int, optional
-        Samples per second that an audio network expects.
+        Samples per second (Hz) that an audio network expects.
     keeps_in_half : bool
-        Whether bfloat16 keeps its rows within the cosine to float32 that ``precision="auto"`` promises (0.999).
+        True if rows in bfloat16 keep a cosine of 0.999 to those in float32, as ``precision="auto"`` promises.
     class_token : bool
-        Whether the first position is a class token, so that ``pooling="cls"`` means something.
+        True if the first position is a class token. ``pooling="cls"`` raises an error otherwise.
     normalize : bool
-        Whether ``normalize="auto"`` gives rows of length one.
+        True if ``normalize="auto"`` scales rows to length one.
     prompt : str
-        Put before every text by the network's own configuration.
+        Text that the network's own configuration puts before every text.
     pool_prompt : bool
-        Whether that configuration pools the positions of a prompt.
+        True if that configuration pools the positions of a prompt.
     truncate_dim : int, optional
-        Leading features that it keeps.
+        Number of leading features that the configuration keeps.
     tokenizer : object, optional
-        The tokenizer of a text network.
+        Tokenizer of a text network.
     prefix, suffix : sequence of int
-        Special tokens around every text.
+        Special tokens before and after every text.
     layer_names : sequence of str
-        Dotted names of the modules of all blocks but the stem, where each is one module.
+        Dotted names of the modules of all blocks but the stem, if each block is one module.
     observed : Observations
-        Shared with copies of the network.
+        Facts from running the network, shared with its copies.
     """
 
     spec: BackboneSpec
@@ -225,9 +225,9 @@ class Backbone(ABC):
     token_budget: ClassVar[int] = 4096
     #: Most items in a batch that "auto" plans on a CPU.
     batch_limit: ClassVar[int] = 32
-    #: Whether many samples are prepared faster in one call (tokenizers) than each on its own, in threads.
+    #: True if one call for many samples is faster (tokenizers) than a call for each in threads.
     prepares_together: ClassVar[bool] = False
-    #: Whether `AudioOptions.pad_to_window` changes a row.
+    #: True if `AudioOptions.pad_to_window` changes rows.
     uses_pad_to_window: ClassVar[bool] = True
 
     @property
@@ -248,23 +248,26 @@ class Backbone(ABC):
 
     @abstractmethod
     def preprocess(self, samples: Sequence[Any], options: Any) -> list[list[Item]]:
-        """Turn decoded samples (RGB images, strings, mono waveforms at `sampling_rate`) into items.
+        """Turn decoded samples (RGB images, strings, mono waveforms) into items.
 
         Returns one list per sample, in order: a single item, or the windows of a long sample.
         """
 
     @abstractmethod
     def collate(self, items: Sequence[Item]) -> dict[str, Tensor]:
-        """Stack (and pad) items into the tensors of one batch, on the CPU, float32 or int64 or bool."""
+        """Stack and pad items into the tensors of one batch, on the CPU.
+
+        Their types are float32, int64 or bool.
+        """
 
     @abstractmethod
     def forward_blocks(self, batch: Mapping[str, Tensor], layers: Iterable[int]) -> list[Tokens]:
-        """Run the network; return the outputs of the asked blocks (0 to n - 1), in the order asked."""
+        """Run the network and return the outputs of blocks (0 to n - 1), in the given order."""
 
     def advance(self, items: Sequence[Item], batch: Mapping[str, Tensor], blocks: Sequence[int]) -> list[list[Item]]:
-        """Run the network up to a block; return items from which `forward_blocks` computes only what is above it.
+        """Run the network up to a block; return items that `forward_blocks` resumes from.
 
-        Of several blocks the items of each, from one run.
+        For several blocks, one run returns the items of each.
 
         Parameters
         ----------
@@ -273,23 +276,23 @@ class Backbone(ABC):
         batch : mapping of str to Tensor
             The same inputs, collated, on the device of the network.
         blocks : sequence of int
-            The highest of them is the last block that is run.
+            Blocks to store the outputs of. The network runs up to the highest.
 
         Returns
         -------
         list of lists of Item
-            As many as there are blocks, in their order; each has the items in theirs.
+            One list per block, in the order of `blocks`, with the items in their order.
 
         Raises
         ------
         NotImplementedError
-            If the network cannot be entered behind a block.
+            If the network cannot resume behind a block.
         """
         raise NotImplementedError(f"{self.spec.name} cannot resume behind a block.")
 
 
 def check_waveform_options(options: AudioOptions, limit: float | None) -> float | None:
-    """Seconds of one window: the option, bounded by what the network can read at once."""
+    """Return the seconds per window: the option, limited by what the network reads at once."""
     if options.window is None:
         return limit
     if options.window < 0.1:
@@ -303,7 +306,7 @@ def check_waveform_options(options: AudioOptions, limit: float | None) -> float 
 
 
 def split_windows(waveform: np.ndarray, size: int | None) -> list[np.ndarray]:
-    """Consecutive windows of at most `size` samples, of nearly equal length so that none is a mere rest."""
+    """Return consecutive windows of at most `size` samples and nearly equal length."""
     if size is None or len(waveform) <= size:
         return [waveform]
     n = -(-len(waveform) // size)

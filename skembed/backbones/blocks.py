@@ -1,4 +1,4 @@
-"""Finding the ordered depth of a network, and reading it with hooks."""
+"""Ordered depth of a network, and hooks that read it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def blocks_from_layers(
 
 
 def with_buffers(module: nn.Module, blocks: Sequence[Block]) -> tuple[Block, ...]:
-    """The same blocks, named by whole modules, so that they own the buffers beside their parameters too.
+    """Return the same blocks by whole modules, so that they include buffers.
 
     A frozen batch normalisation must keep its running statistics as well as its weights. Buffers of modules
     without parameters (a table of rotary angles) go to the first block: nothing trains them.
@@ -87,7 +87,7 @@ def with_buffers(module: nn.Module, blocks: Sequence[Block]) -> tuple[Block, ...
 
 
 def _prefixes(name: str) -> list[str]:
-    """Dotted prefixes, shortest first, the name itself last."""
+    """Return the dotted prefixes of a name, shortest first, and the name itself."""
     parts = name.split(".")
     return [".".join(parts[:n]) for n in range(1, len(parts) + 1)]
 
@@ -113,12 +113,12 @@ def dry_run(module: nn.Module, *args: Tensor, **kwargs):
 
 
 def first_tensor(output) -> Tensor:
-    """The hidden state among what a layer returns: the thing itself, or the head of a tuple."""
+    """Return the hidden state from the output of a layer, a tensor or a tuple."""
     return output[0] if isinstance(output, (tuple, list)) else output
 
 
 class _Enough(Exception):
-    """All that was wanted of a network has been seen; what that is says who wanted it."""
+    """Signal that everything requested of a network has been recorded."""
 
 
 @contextmanager
@@ -135,7 +135,7 @@ def record_blocks(layers: Sequence[nn.Module], wanted: Iterable[int], *, stop: b
     wanted : iterable of int
         Layers to record.
     stop : bool, default=False
-        Whether the pass, and the context with it, ends behind the highest of them, and no earlier than the first layer
+        True if the pass, and the context with it, ends behind the highest of them, and no earlier than the first layer
         module. What it would have returned is never computed.
 
     Yields
@@ -187,7 +187,7 @@ def record_blocks(layers: Sequence[nn.Module], wanted: Iterable[int], *, stop: b
 
 @contextmanager
 def enter_behind(layers: Sequence[nn.Module], block: int, hidden: Tensor, *, beside: int | None = None):
-    """Let a network begin with what one of its blocks returned: what lies below is called but computes nothing.
+    """Start a network from the output of a block; layers below compute nothing.
 
     The network must be this thread's own.
 
@@ -200,7 +200,7 @@ def enter_behind(layers: Sequence[nn.Module], block: int, hidden: Tensor, *, bes
     hidden : Tensor
         As `record_blocks` found it.
     beside : int, optional
-        How many empty places follow the hidden state in the tuple that a layer returns; None if it returns no tuple.
+        Number of empty places behind the hidden state in the tuple that a layer returns; None without a tuple.
     """
 
     def wrapped(state):
@@ -236,7 +236,7 @@ def is_passed_over(layer: nn.Module) -> bool:
 
 
 def observe_layers(backbone: Backbone, run: Callable[[], object]) -> None:
-    """Run the network once, if it never was, to see what its layers return; see `Observations`.
+    """Run the network once to record what its layers return; see `Observations`.
 
     Raises
     ------
@@ -249,7 +249,7 @@ def observe_layers(backbone: Backbone, run: Callable[[], object]) -> None:
 
 
 def count_beside(layer: nn.Module, run: Callable[[], object]) -> int | None:
-    """Empty places beside the hidden state in the tuple that a layer returns, seen in one pass of the network.
+    """Return the empty places beside the hidden state in the tuples that layers return.
 
     None if it returns no tuple.
 

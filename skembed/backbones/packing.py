@@ -1,4 +1,4 @@
-"""Sequences of unequal length end to end, so that nothing is computed for padding.
+"""Sequences of unequal length stored end to end, so that no padding is computed.
 
 All of an encoder but its attention looks at one position at a time. A batch of texts or clips is therefore run as one
 row of positions, `Packed` says where each sequence begins and ends, and `attend` lets each see itself alone.
@@ -62,7 +62,7 @@ class _Group(NamedTuple):
 
 
 class Packed:
-    """The place of each sequence among rows of shape (n_rows, ...), in which sequences stand end to end.
+    """Places of sequences that are stored end to end in rows of shape (n_rows, ...).
 
     On a CPU short sequences of about one length are attended to together, as a padded group, and long ones with those
     of exactly their length. On an accelerator, where every call costs a launch, all are one group. A sequence sees no
@@ -75,7 +75,7 @@ class Packed:
     device : torch.device
         Device of the rows.
     exact : bool
-        Whether short sequences, too, share a group with those of exactly their length only. Clips, of which there are
+        True if short sequences, too, share a group with those of exactly their length only. Clips, of which there are
         few in a batch, lose 0.1 to 0.2 of the time of their attention to padding otherwise.
     n_filler : int
         Rows behind the sequences that are computed and dropped.
@@ -85,9 +85,9 @@ class Packed:
     Attributes
     ----------
     together : bool
-        Whether all sequences are one group, whatever their lengths.
+        True if all sequences are one group, whatever their lengths.
     attended : bool
-        Whether a network's attention was seen to use this object; set from outside.
+        True if a network's attention was seen to use this object; set from outside.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class Packed:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Sequences, and the rows of the longest of them: (batch, time)."""
+        """Number of sequences, and rows of the longest: (batch, time)."""
         return len(self.lengths), max(self.lengths)
 
     @cached_property
@@ -145,7 +145,7 @@ class Packed:
         return torch.cat([rows, rows[:1].expand(self.n_filler, *rows.shape[1:])]) if self.n_filler else rows
 
     def first(self, counts: Sequence[int]) -> Packed:
-        """Return the place of the first rows of each sequence, for queries that are fewer than keys."""
+        """Return the places of the first rows of each sequence, for fewer queries than keys."""
         return Packed(counts, self.device, like=self)
 
     def take_first(self, rows: Tensor, counts: Sequence[int]) -> Tensor:
@@ -160,7 +160,10 @@ class Packed:
         return [self._make_group(members) for members in self._members]
 
     def join(self, parts: Sequence[Tensor]) -> Tensor:
-        """Return the rows of groups of shape (count, time, ...), without padding; those of the filler are zeros."""
+        """Return the rows of groups of shape (count, time, ...) without padding.
+
+        Rows of the filler are zeros.
+        """
         rows = torch.cat([part.flatten(0, 1) for part in parts]) if len(parts) > 1 else parts[0].flatten(0, 1)
         if self._places is not None:
             rows = rows.index_select(0, self._places)
@@ -186,7 +189,7 @@ class Packed:
 
     @cached_property
     def _places(self) -> Tensor | None:
-        """The position of each row among those of all groups; None where they are the same."""
+        """Position of each row among those of all groups; None if they are the same."""
         rows = np.concatenate([group.rows for group in self.groups])
         if _is_run(rows):
             return None
@@ -211,7 +214,7 @@ def _prefers_one_group(device: torch.device) -> bool:
 
 
 def _group_by_length(lengths: Sequence[int], padded: Sequence[int]) -> Iterator[list[int]]:
-    """Yield the sequences that are padded to the same length, longest first, a limited number at a time."""
+    """Yield sequences to pad to the same length, longest first, a limited number at a time."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     for length, group in groupby(order, lambda i: padded[i]):
         members, step = list(group), max(1, _GROUP_ROWS // length)
@@ -244,7 +247,7 @@ class PackedTokens(Tokens):
     rows : Tensor of shape (n_rows, width)
         Without those of the filler.
     packed : Packed
-        Where the sequences are.
+        Places of the sequences.
     mask : Tensor of shape (batch, time), bool
         False at padding, and at positions that are not to be read.
     pooled : Tensor of shape (batch, width), optional
@@ -288,14 +291,14 @@ def attend(
     query, key, value : Tensor of shape (n_rows, heads, head width)
         Projections of sequences end to end.
     packed : Packed
-        Where the sequences of keys and values are.
+        Places of the sequences of keys and values.
     queries : Packed, optional
         The same of the queries, where they are fewer than the keys: what ``packed.first`` returns.
     bias : callable, optional
         Turns the gate of one group, of shape (count, time, heads), into what is added to its scores, of shape
         (count, heads, time, time).
     gate : Tensor of shape (n_rows, heads), optional
-        What `bias` is given.
+        Argument of `bias`.
     dropout : float
         Share of attention weights that are dropped.
     scale : float, optional
@@ -322,7 +325,7 @@ def attend(
 def _attend_padded(
     query: Tensor, key: Tensor, value: Tensor, added: Tensor | None, dropout: float, scale: float | None
 ) -> Tensor:
-    """Compute attention of shape (batch, heads, time, width) in the way that is faster on this processor.
+    """Compute attention of shape (batch, heads, time, width) in the faster way.
 
     `added` is added to the scores; as bool, of shape (batch, 1, 1, keys), it tells the keys that are seen.
     """
@@ -342,7 +345,7 @@ def _prefers_products(query: Tensor, key: Tensor, value: Tensor) -> bool:
 
 @functools.cache
 def _has_matrix_units() -> bool:
-    """Return True if torch's fused attention has bfloat16 kernels of its own here, as it has with AMX."""
+    """Return True if torch's fused attention has bfloat16 kernels here, as with AMX."""
     return bool(cpu_features().get("amx_tile", True))
 
 

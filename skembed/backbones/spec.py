@@ -25,7 +25,7 @@ _PLACE = re.compile(r"(?P<host>.+)\.(?P<key>added_\d+)\.(?P<rest>.+)")
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """Picklable identity of a backbone: all that is needed to load the same thing again.
+    """Picklable identity of a backbone, sufficient to load it again.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ def place_of(name: str) -> Place | None:
 
 
 class TunedWeights:
-    """Tensors that take the place of a backbone's own; a value for `backbone=` of any embedder.
+    """Tensors that replace those of a backbone; a value for `backbone=` of any embedder.
 
     It is never changed after it was made, so that clones share it.
 
@@ -82,14 +82,14 @@ class TunedWeights:
     base : BackboneSpec
         The backbone that was trained.
     base_fingerprint : str
-        Digest of its weights: others are refused.
+        Digest of its weights. Other weights raise an error.
     data : bytes
         The changed tensors, as a safetensors file holds them.
     archive : bytes, optional
         The base's own files, see `skembed.backbones.weights.archive`, for machines that lack them. Those of one base
         are one object, in memory and in a pickle.
     added : dict of str to dict, optional
-        What was added to the network, by name, in order: "method" and its settings, all of them values that JSON has.
+        Additions to the network by name and in order: "method" and its settings, as values of JSON.
         See `skembed.backbones.tuning`.
 
     Attributes
@@ -143,7 +143,7 @@ class TunedWeights:
         tensors : mapping of str to Tensor
             That are others now, or new.
         added : mapping of str to dict, optional
-            What the new ones are, under a name from `next_name`.
+            Records of new additions, by names from `next_name`.
         """
         from safetensors.torch import save
 
@@ -162,12 +162,12 @@ class TunedWeights:
         return cls(base, fingerprint, save(whole), archive, records)
 
     def merged(self, state: Mapping[str, Tensor]) -> TunedWeights:
-        """The same with whole weights in the place of low-rank factors.
+        """Return the same with whole weights in the place of low-rank factors.
 
         Parameters
         ----------
         state : mapping of str to Tensor
-            Of the network that they make, in float32.
+            State of the resulting network, in float32.
         """
         from safetensors.torch import save
 
@@ -184,7 +184,7 @@ class TunedWeights:
         return f"added_{max(numbers, default=-1) + 1}"
 
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors by their names in the network's `state_dict`, on the CPU.
+        """Return the tensors by their names in the network's `state_dict`, on the CPU.
 
         Raises
         ------
@@ -240,7 +240,7 @@ _holders: WeakValueDictionary[int, TunedWeights] = WeakValueDictionary()
 
 
 def _one_archive(owner: TunedWeights, archive: bytes) -> bytes:
-    """The archive, or one like it that another holds already."""
+    """Return the archive, or an equal one that is in memory already."""
     if not archive:
         return archive
     others = [held for held in _holders.values() if held is not owner]

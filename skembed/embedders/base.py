@@ -309,7 +309,7 @@ class BaseEmbedder(
     # -- inside -----------------------------------------------------------------------------------------
 
     def _compute(self, samples, *, positions, advance=None):
-        """Yield rows of samples; this loads the weights. For `advance` see `extract`."""
+        """Return batches of rows as they are computed, by the network, which is loaded here."""
         from skembed.inference.extract import extract
 
         backbone = self._load()

@@ -1,4 +1,4 @@
-"""From raw samples to rows.
+"""Computation of rows from raw samples.
 
 lookup.py    finds equal samples and cached rows, has the others computed, and stores them
 extract.py   decodes, prepares, batches, runs and pools samples

@@ -1,4 +1,4 @@
-"""Which items share a batch. Pure Python: lengths in, positions out."""
+"""Plans of batches: lengths in, positions out."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def plan_batches(
     batch_limit : int
         Most items in a batch, however short they are.
     pads : bool
-        Whether items of unequal length may share a batch.
+        True if items of unequal length may share a batch.
 
     Returns
     -------
@@ -64,7 +64,7 @@ def _fits(count, longest, length, batch_size, token_budget, batch_limit, pads) -
 
 
 def halve(batch: list[int]) -> tuple[list[int], list[int]]:
-    """Two halves of a batch that was too large.
+    """Return two halves of a batch that was too large.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Map samples in threads, and stop early where the results take too much memory."""
+"""Map samples in threads, and stop early when the results take too much memory."""
 
 from __future__ import annotations
 

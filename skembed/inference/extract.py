@@ -1,4 +1,4 @@
-"""The one inference loop: samples in, float32 rows out."""
+"""The inference loop: samples in, float32 rows out."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class Batch(NamedTuple):
-    """Samples that are done, successfully or not.
+    """Finished samples, successful or not.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def extract(
     chunk_size : int
         Decoded samples held in memory at a time, fewer where they are large; batches are planned inside a chunk.
     on_error : {"raise", "warn", "nan"}
-        What happens to a sample that cannot be read, or whose row is not finite.
+        Treatment of samples that cannot be read, or whose rows are not finite.
     advance : callable, optional
         Takes prepared samples and their positions; returns samples that enter the network further on.
 
@@ -167,7 +167,7 @@ def extract(
 
 
 def _told(watch: SampleWatch | None, where: Sequence[int], samples: Sequence[Any]):
-    """Return a function that tells a watch which sample is computed alone; None where nobody watches."""
+    """Return a function that names the sample computed alone to a watch; None without one."""
     if watch is None:
         return None
 
@@ -193,14 +193,17 @@ def _finite(rows: np.ndarray, positions: list[int], truncated: np.ndarray, backb
 
 
 def probe_width(backbone: Backbone, sample: Any, reading: Reading) -> int:
-    """Features of a row, seen on one decoded sample."""
+    """Return the number of features of a row, measured on one decoded sample."""
     ((item, *_),) = backbone.preprocess([sample], reading.options)
     return _run_batch(backbone, [item], reading).shape[1]
 
 
 @contextmanager
 def workers() -> Iterator[ThreadPoolExecutor | None]:
-    """Threads that decode: as many as torch may use, which joblib's workers limit; None where that is one."""
+    """Provide as many decoding threads as torch may use; None for a single one.
+
+    joblib limits torch's threads in its workers, and so these.
+    """
     n_threads = min(torch.get_num_threads(), _MOST_WORKERS)
     if n_threads == 1:
         yield None
@@ -213,7 +216,7 @@ def workers() -> Iterator[ThreadPoolExecutor | None]:
 
 
 def _ahead(begin: Callable, start: int) -> Future:
-    """The next chunk, begun in a thread of its own: one of the pool's would wait for the others."""
+    """Start the next chunk in a separate thread, since one of the pool would wait for others."""
     future: Future = Future()
 
     def run():
@@ -228,7 +231,7 @@ def _ahead(begin: Callable, start: int) -> Future:
 
 
 def prepare(backbone, samples, reading: Reading, read, pool, positions, on_error: str):
-    """For each sample (items, whether cut), or None where it could not be read; and the errors.
+    """Return (items, truncated) per sample, None for unreadable ones, and the errors.
 
     Samples after those that take `CHUNK_BYTES` are left out, of backbones that do not prepare samples together. See
     `extract` for the parameters; `pool` is what `workers` gives.
@@ -260,7 +263,7 @@ def embed_items(
     batch_size: int | None,
     tell: Callable[[int | None], None] | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Run prepared samples; the rows of a long sample's windows are averaged, weighted by their real length.
+    """Run prepared samples; average the windows of a long sample, weighted by length.
 
     Parameters
     ----------
@@ -318,7 +321,7 @@ def _telling(run: Callable, tell: Callable[[int | None], None], flat: list[Item]
 
 
 def each_batch(backbone, flat: list[Item], run: Callable[[list[Item]], Any], batch_size: int | None):
-    """Positions of the items of each batch, and what `run` made of them; smaller batches where memory runs out."""
+    """Yield the positions and results of each batch; split it if memory runs out."""
     room = 1 if _device(backbone).type == "cpu" else _ACCELERATOR_ROOM
     pending = plan_batches(
         [item.length for item in flat],

@@ -1,4 +1,4 @@
-"""Before anything is computed: what is the same sample, and what was embedded before."""
+"""Deduplication of samples and lookup of cached rows, before anything is computed."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class Compute(Protocol):
-    """Embeds samples: `skembed.inference.extract.extract` with all but these arguments given."""
+    """Function that embeds samples: `extract` with all other arguments bound."""
 
     def __call__(self, samples: Sequence[Any], *, positions: Sequence[int]) -> Iterator[Batch]: ...
 
 
 @dataclass
 class Embedded:
-    """Rows of all samples, and what is to be told about them.
+    """Rows of all samples, errors and number of truncated samples.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def embed(
     progress: str | None = None,
     load: tuple[str, Callable[[], Any]] | None = None,
 ) -> Embedded:
-    """Rows of samples: equal ones are embedded once, and those that the cache knows not at all.
+    """Return rows of samples; embed equal samples once, and cached ones not at all.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def embed(
     n_features : int
         Width of a row.
     cache : EmbeddingCache, optional
-        Where rows are looked up and kept.
+        Cache to look rows up in and to store them in.
     namespace : str
         Digest of how samples are read.
     chunk_size : int
@@ -116,7 +116,7 @@ def embed(
 
 
 class _Loader:
-    """Loads a network before the first sample is computed, and says so."""
+    """Function that loads a network before the first sample, and shows it on the bar."""
 
     def __init__(self, name: str, load: Callable[[], Any]):
         self.name, self.load, self.done = name, load, False
@@ -180,7 +180,7 @@ def _compute(samples, compute, rows, errors, keys, left: list[int], cache, names
 
 
 def _store(batch: Batch, rows: np.ndarray, keys, cache, namespace: str) -> None:
-    """Write the rows of a batch once, and put them into the cache from there."""
+    """Write the rows of a batch, and store them in the cache."""
     where, n_features = batch.positions, rows.shape[1] - 1
     if batch.rows.shape[1] != n_features:
         raise RuntimeError(f"Internal error: rows of {batch.rows.shape[1]} features where {n_features} were expected.")

@@ -1,4 +1,4 @@
-"""Rows that the network could not compute: NaN or infinite numbers, as when half precision overflows."""
+"""Detection of rows with NaN or infinite numbers, as from overflow in half precision."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From the positions of a block to one vector a sample: masked pooling over `Tokens`."""
+"""Pooling of the positions of a block to one vector per sample."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _FUNCTIONS = {
 
 
 def pool(tokens: Tokens, pooling: str) -> Tensor:
-    """One vector a sample.
+    """Return one vector per sample.
 
     Parameters
     ----------

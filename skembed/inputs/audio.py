@@ -1,4 +1,4 @@
-"""Read one recording: files, bytes and arrays become mono float32 at one rate, or a DecodeError."""
+"""Read one recording from files, bytes or arrays, as mono float32 at one rate."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def read_audio(
     -------
     waveform : ndarray of shape (n_samples,), float32
     cut : bool
-        Whether something after `max_duration` was left out.
+        True if something after `max_duration` was left out.
 
     Raises
     ------
@@ -108,7 +108,7 @@ def _decode(sample: Any, sampling_rate: float | None, builder: MonoBuilder) -> N
 
 
 def _add_decoder(decoder: Any, builder: MonoBuilder) -> None:
-    """Add what a decoder of torchcodec or `datasets` returns; no more is decoded than will be kept."""
+    """Add the samples of a torchcodec or `datasets` decoder, without decoding the unused rest."""
     duration = declared_duration(decoder)
     if duration is not None:
         builder.check_duration(duration)
@@ -205,7 +205,9 @@ def _explained(file: Any, error: Exception) -> str:
 
 
 def _check_riff(file, path):
-    """The file, unless it is a WAV file that is shorter than its header says; libsndfile reads the rest in silence.
+    """Return the file; raise DecodeError for a WAV file shorter than its header says.
+
+    libsndfile would read the missing part without an error.
 
     A writer that cannot seek back may leave the length 0, which libsndfile takes at its word: such a file comes
     back with its length filled in.

@@ -1,4 +1,4 @@
-"""Reading many samples: one bad item must not end a long run unseen."""
+"""Read many samples, of which some cannot be read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Audio decoders as torchcodec and `datasets` have them."""
+"""Audio decoders of torchcodec and `datasets`."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ def is_decoder(sample: Any) -> bool:
 
 
 def declared_duration(decoder: Any) -> float | None:
-    """Return the seconds that a decoder read in its source's header; None for a decoder that cannot tell."""
+    """Return the duration in seconds from a decoder's header; None if it gives none."""
     metadata = getattr(decoder, "metadata", None)
     duration = getattr(metadata, "duration_seconds_from_header", None)
     return float(duration) if isinstance(duration, Real) else None
 
 
 def decode_start(decoder: Any, seconds: float) -> Any:
-    """Return the samples of the first seconds; all of them from a decoder that has no method for less.
+    """Return the samples of the first seconds, or all if a decoder cannot read less.
 
     A header may be silent or wrong about the length, and a small file may last for hours.
     """

@@ -1,4 +1,4 @@
-"""Say in a few words what a sample is, by its header alone."""
+"""Short descriptions of samples, from their headers alone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["describe"]
 
 
 def describe(sample: Any) -> str:
-    """Return a phrase for a sample that takes long, or "" where nothing is known of it without reading it.
+    """Return a phrase for a sample that takes long, or "" if only reading it would tell.
 
     Examples
     --------

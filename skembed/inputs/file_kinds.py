@@ -1,4 +1,4 @@
-"""Names of file formats, read off a file's first bytes, for the errors of files that cannot be decoded."""
+"""Names of file formats from a file's first bytes, for the errors of unreadable files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class FileKind(NamedTuple):
     name : str
         Name with its article.
     medium : {"image", "recording", "video", "document", "container", "other"}
-        What the file shows or plays; a container has other files in it, or stands for one.
+        Kind of content. A container holds other files, or stands for one.
     is_read : bool, default=False
         True for the formats that the embedders decode.
     advice : str, default=""
@@ -170,7 +170,7 @@ _FORMATS = {"image": "JPEG, PNG, WebP, GIF, BMP and TIFF", "recording": "WAV, FL
 
 
 def kind_of(start: bytes) -> FileKind | None:
-    """Return the format of a file from its first `START_SIZE` bytes, or None if they say nothing.
+    """Return the format of a file from its first `START_SIZE` bytes, or None if unknown.
 
     Examples
     --------
@@ -181,7 +181,7 @@ def kind_of(start: bytes) -> FileKind | None:
 
 
 def explain(start: bytes | None, wanted: Wanted) -> str:
-    """Return what a file is that is not read as `wanted`, and what to do; empty for formats that are read.
+    """Explain which format a file has and what to do; empty for formats that are read.
 
     Parameters
     ----------
@@ -189,7 +189,7 @@ def explain(start: bytes | None, wanted: Wanted) -> str:
         First `START_SIZE` bytes of the file, fewer if it is shorter; None, for which the result is empty, if they
         could not be read.
     wanted : {"image", "recording"}
-        What the file should have been.
+        Kind of file that was expected.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Reading one image: files, bytes, PIL images and arrays become RGB, or a DecodeError."""
+"""Read one image from files, bytes, PIL images or arrays, as RGB."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def read_image(
     max_pixels: int | Literal["auto"] = "auto",
     at_least: tuple[int, int] | None = None,
 ) -> Image.Image:
-    """An image as RGB.
+    """Read an image as RGB.
 
     EXIF orientation is applied; transparency is composed on `background`; CMYK and other colour spaces are
     converted; of an animation the first frame is taken; 16-bit grey is scaled by its range, and wider integer
@@ -159,7 +159,7 @@ def _from_file(file, background, max_pixels, at_least, path) -> Image.Image:
 
 
 def open_header(file) -> Image.Image:
-    """The image with nothing but its header read.
+    """Open an image and read only its header.
 
     `Image.open` has a guard against bombs that warns where it should refuse and refuses where `max_pixels` was
     raised, all by global settings. So its plugins are asked directly, and `max_pixels` decides alone.
@@ -180,7 +180,7 @@ def open_header(file) -> Image.Image:
 
 
 def _refuse_preview(image: Image.Image) -> None:
-    """Raise DecodeError for a TIFF file that begins with a preview, as the raw files of many cameras do."""
+    """Raise DecodeError for a TIFF file that begins with a preview, as camera raw files do."""
     if not isinstance(image, TiffImagePlugin.TiffImageFile):
         return
     if image.tag_v2.get(_SUBFILE_TYPE) == 1 and _SUB_IFDS in image.tag_v2:
@@ -210,7 +210,7 @@ def _to_rgb(image: Image.Image, background, max_pixels, at_least, path) -> Image
 
 
 def _shrink_on_load(image: JpegImagePlugin.JpegImageFile, at_least: tuple[int, int]) -> None:
-    """Have a JPEG file that is still to be loaded decoded at a part of its size."""
+    """Set an unloaded JPEG file to be decoded at a fraction of its size."""
     width, height = image.size
     sideways = orientation(image) >= 5
     least_width, least_height = at_least[::-1] if sideways else at_least

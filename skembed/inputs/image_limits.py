@@ -1,4 +1,4 @@
-"""Limits of image decoding: sizes and scans that a small file can declare without paying for them."""
+"""Limits of image decoding, since small files can declare huge sizes and many scans."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _PROGRESSIVE = 6
 
 
 def orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 to 8; 1 for a PNG file whose EXIF data may follow its pixels."""
+    """Return the EXIF orientation from 1 to 8; 1 for a PNG file with its EXIF data at the end."""
     if isinstance(image, PngImagePlugin.PngImageFile) and image.tile and "exif" not in image.info:
         return 1  # to look for more, Pillow would decode the image
     value: Any = image.getexif().get(ExifTags.Base.Orientation)
@@ -73,7 +73,7 @@ def decoded_bytes(image: Image.Image, file_size: tuple[int, int] | None = None) 
 
 
 def is_too_large(image: Image.Image) -> bool:
-    """Return True if decoding an opened image at its own size takes more than `MAX_DECODED_BYTES`."""
+    """Return True if decoding an image at full size takes more than `MAX_DECODED_BYTES`."""
     return decoded_bytes(image) > MAX_DECODED_BYTES
 
 

@@ -1,4 +1,4 @@
-"""Conversion of decoded images and arrays to opaque RGB, strip by strip to bound the memory of temporaries."""
+"""Conversion of images and arrays to opaque RGB, strip by strip to bound memory."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def flatten(image: Image.Image, background: tuple[int, int, int]) -> Image.Image
 
 
 def _strips(width: int, height: int) -> Iterator[tuple[int, int]]:
-    """First and last row of each strip, the last row excluded."""
+    """Return the first row and the end row of each strip."""
     rows = max(1, _STRIP_PIXELS // max(1, width))
     return ((top, min(top + rows, height)) for top in range(0, height, rows))
 

@@ -1,4 +1,4 @@
-"""Read an image strip by strip at a fraction of its size, so that memory does not depend on the image's size.
+"""Read large images strip by strip at a fraction of their size, in bounded memory.
 
 Pillow decodes whole images. Formats that store rows one after another are read here in strips, each of which Pillow
 decodes, converts to RGB and averages: PNG files that are not interlaced, and BMP and TIFF files without compression.
@@ -54,7 +54,7 @@ def read_reduced(file: BinaryIO, image: Any, factor: int, background: tuple[int,
     Parameters
     ----------
     file : binary file object
-        What `image` was opened from.
+        File that `image` was opened from.
     image : PIL.Image.Image
         An image that `can_stream`; not loaded.
     factor : int
@@ -160,7 +160,9 @@ def _chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _unfiltered(previous: bytes, block: bytes, row_bytes: int, pixel_bytes: int) -> bytes:
-    """Undo the filters of PNG rows, given the row above the first; Pillow does so where rows are a file of their own.
+    """Undo the filters of PNG rows, given the row above the first.
+
+    Pillow does it for a file that is made of these rows.
 
     Filters add bytes that are one pixel apart, whatever they mean, so that every depth is decoded as one of 8 bits;
     the halves of pixels of 6 and 8 bytes are filtered independently of each other.
@@ -192,7 +194,7 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def _png_orientation(file: BinaryIO) -> int:
-    """Return the EXIF orientation of a PNG file, wherever it is stored: of one pixel with the same metadata."""
+    """Return the EXIF orientation of a PNG file, read from one pixel with the same metadata."""
     metadata, room = [], _MAX_METADATA_BYTES
     for kind, position, length in _chunks(file):
         if kind in _PNG_METADATA and length <= room:

@@ -38,7 +38,7 @@ _TEXT, _FILE, _ARRAY = _start("text"), _start("file"), _start("array")
 
 
 def text_key(sample: Any) -> bytes | None:
-    """Digest of a text, or None for what is no valid text.
+    """Return the digest of a text, or None for an invalid text.
 
     Examples
     --------
@@ -56,7 +56,7 @@ def text_key(sample: Any) -> bytes | None:
 
 
 def content_key(sample: Any) -> bytes | None:
-    """Digest of an image's or a recording's type and content.
+    """Return the digest of an image's or a recording's type and content.
 
     A file, its bytes, its path and a file object share one key: what is in the file decides, not where it is.
 
@@ -107,7 +107,7 @@ def content_key(sample: Any) -> bytes | None:
 
 
 def array_key(array: Any, note: str = "") -> bytes | None:
-    """Digest of an array's type, shape and values, and of a note beside it (a sampling rate)."""
+    """Return the digest of an array's type, shape and values, and of its sampling rate."""
     try:
         given = as_array(array)
         values, shape = np.ascontiguousarray(given), np.shape(given)
@@ -134,7 +134,7 @@ def _file_key(path: str | os.PathLike) -> bytes | None:
 
 
 def _stream_key(file: Any) -> bytes | None:
-    """Digest of all that is in a file object, whose position stays as it was; None where that cannot be."""
+    """Return the digest of a file object, whose position is kept; None if it cannot seek."""
     with lock_of(file):
         return _position_kept(file)
 
@@ -162,7 +162,7 @@ def _digest_of(file: Any) -> bytes:
 
 
 def _decoder_key(decoder: Any) -> bytes | None:
-    """Digest of a decoder's source and of how it is decoded, or of all its samples where the source is not known.
+    """Return the digest of a decoder's source and settings, or of its samples.
 
     `datasets` keeps the source. Rate and channels can be asked for and are not kept, but seen at the samples.
     """
@@ -184,7 +184,7 @@ def _decoder_key(decoder: Any) -> bytes | None:
 
 
 def _picture_key(image: Any, tobytes: Callable[[], bytes]) -> bytes | None:
-    """Digest of a PIL image: its pixels, and what says how they are shown."""
+    """Return the digest of a PIL image, its pixels and how they are shown."""
     try:
         pixels = np.frombuffer(tobytes(), dtype=np.uint8)
         palette = image.getpalette("RGBA") if image.mode in ("P", "PA") else None

@@ -1,4 +1,4 @@
-"""Check y and convert it, in every form that users pass, to one array of one plain type."""
+"""Check y in every form that users pass, and convert it to an array of one plain type."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LABEL_COLLECTIONS = (list, tuple, set, frozenset, dict, np.ndarray)
 
 
 def as_targets(y: Any, name: str = "y", *, warn_column: bool = True) -> np.ndarray:
-    """Return classes, label matrices or numbers as an array of strings, integers, booleans or floats.
+    """Return targets as an array of strings, integers, booleans or floats.
 
     Every function and method that takes y passes it through here or through `as_numbers` first.
 
@@ -37,7 +37,7 @@ def as_targets(y: Any, name: str = "y", *, warn_column: bool = True) -> np.ndarr
     name : str, default="y"
         Name of the parameter, for errors.
     warn_column : bool, default=True
-        Whether a column gives scikit-learn's DataConversionWarning. Fits warn; scores of predictions and displays
+        True if a column gives scikit-learn's DataConversionWarning. Fits warn; scores of predictions and displays
         do not, like scikit-learn's own.
 
     Returns
@@ -144,7 +144,7 @@ def check_comparable(first: np.ndarray, second: np.ndarray, names: tuple[str, st
 
 
 def target_kind(y: np.ndarray, name: str = "y") -> str:
-    """Return scikit-learn's `type_of_target` of an array from `as_targets`, without its warnings."""
+    """Return scikit-learn's `type_of_target` of checked targets, without its warnings."""
     with np.errstate(invalid="ignore"), warnings.catch_warnings():  # numbers that no int64 can hold
         warnings.simplefilter("ignore")
         return type_of_target(y, input_name=name)
@@ -216,7 +216,7 @@ def _is_collection(y: Any) -> bool:
 
 
 def _scalar(value: Any) -> Any:
-    """Return the value of an array or a tensor without dimensions, and anything else unchanged."""
+    """Return the value of a 0-dimensional array or tensor, and anything else unchanged."""
     return value.item() if getattr(value, "shape", None) == () and not isinstance(value, np.generic) else value
 
 
@@ -259,7 +259,7 @@ def _is_infinite(value: Any) -> bool:
 
 
 def _plain_type(values: np.ndarray, name: str, *, texts: bool) -> np.ndarray:
-    """Return objects as strings or numbers; strings stay objects unless `texts` is True, as scikit-learn has it."""
+    """Return objects as strings or numbers; strings stay objects unless `texts` is True."""
     flat = values.ravel()
     strings = np.array([isinstance(value, str) for value in flat], bool)
     if strings.all():
@@ -304,7 +304,7 @@ def _refuse_value(values: np.ndarray, position: int, name: str) -> None:
 
 
 def _refuse_mixture(values: np.ndarray, strings: np.ndarray, name: str) -> None:
-    """Raise the error for strings among numbers, of which NumPy would make one class of "1" and 1."""
+    """Raise the error for strings among numbers; NumPy would merge "1" and 1 into one class."""
     first, other = np.sort([np.argmax(strings), np.argmin(strings)]).tolist()
     places = [f"{name}{[int(i) for i in np.unravel_index(position, values.shape)]}" for position in (first, other)]
     raise ValueError(

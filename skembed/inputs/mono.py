@@ -1,4 +1,4 @@
-"""Mix a recording down to mono at one rate, block by block, so that memory depends on the result alone."""
+"""Mix recordings down to mono at one rate, block by block, in bounded memory."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class MonoBuilder:
         self._peak, self._is_whole = 0.0, True
 
     def begin(self, source_rate: Any, n_frames: int | None = None) -> None:
-        """Take the source's rate (Hz), and how many samples each channel has where that is known."""
+        """Set the source's rate (Hz), and the samples per channel if they are known."""
         self.source_rate = check_rate(source_rate, self.path)
         if n_frames is not None:
             self.check_duration(n_frames / self.source_rate)
@@ -81,7 +81,7 @@ class MonoBuilder:
         return max(1, int(_BLOCK_VALUES / max(n_channels, self.rate / self.source_rate)))
 
     def add(self, block: np.ndarray) -> bool:
-        """Add a floating block of shape (n_samples,) or (n_samples, n_channels); return whether more is wanted."""
+        """Add a block of shape (n_samples[, n_channels]); return True if more is needed."""
         room = self._limit - self._n_read
         self._n_read += len(block)
         if self.max_duration is None and self._n_read > self._limit:
@@ -132,7 +132,7 @@ class MonoBuilder:
             )
 
     def _note_range(self, block: np.ndarray) -> None:
-        """Note the peak of the samples before channels are averaged, and whether they are whole numbers."""
+        """Record the peak of the samples before mixing, and if they are whole numbers."""
         self._peak = max(self._peak, float(block.max()), -float(block.min()))
         self._is_whole = self._is_whole and bool((block == np.rint(block)).all())
 

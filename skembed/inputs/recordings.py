@@ -1,4 +1,4 @@
-"""Recordings in memory: an array and its rate, in the forms that other libraries return them."""
+"""Recordings in memory, as arrays with a rate in the forms of other libraries."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def is_recording(sample: Any) -> bool:
 
 
 def file_in_dict(sample: dict, expected: str) -> Any:
-    """Return the bytes or else the path in a dict; None if it has the keys and both values are missing.
+    """Return the bytes or else the path in a dict; None if both values are missing.
 
     Raises
     ------

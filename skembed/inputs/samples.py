@@ -1,4 +1,4 @@
-"""The containers that X may be: one list of raw samples out of all of them."""
+"""Conversion of X in any supported container to a list of raw samples."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["as_samples"]
 
 
 def as_samples(X: Any, *, name: str = "X") -> list[Any]:
-    """The raw samples of a container, in order and untouched.
+    """Return the raw samples of a container, in order and unread.
 
     Parameters
     ----------
@@ -25,7 +25,7 @@ def as_samples(X: Any, *, name: str = "X") -> list[Any]:
         pandas, polars and everything else that narwhals knows; object arrays of shape (n_samples,) or
         (n_samples, 1); numeric arrays whose first axis is samples (images of one size, clips of one length).
     name : str, default="X"
-        What to call it in errors.
+        Name of the parameter, for errors.
 
     Returns
     -------
@@ -111,7 +111,7 @@ def _from_dataset(X: Any, name: str) -> list[Any]:
 
 
 def _undecoded(X: Any) -> Any:
-    """A column of `datasets` with its files as they are; any other sequence itself.
+    """Return a column of `datasets` with its files undecoded, and any other sequence itself.
 
     Such a column decodes an element when it is touched: all of them would be held at once, and the first broken
     one would be an error that names no sample. Read one at a time later, they are neither.

@@ -1,4 +1,4 @@
-"""File objects of the user's own: streams, closed files, and files whose reading fails."""
+"""File objects that users pass: streams, closed files, and files that fail in reading."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LOCKS = tuple(threading.Lock() for _ in range(16))
 
 
 def lock_of(sample: Any) -> threading.Lock:
-    """Return the same lock for the same object, so that a sample may occur twice in what several threads read."""
+    """Return the lock of an object, so that several threads can read the same sample."""
     return _LOCKS[id(sample) // 16 % len(_LOCKS)]
 
 
@@ -96,7 +96,7 @@ def _buffered(file: Any) -> io.BytesIO:
 
 
 def _call(method: Any, *arguments: Any) -> Any:
-    """Call a method of a foreign file object."""
+    """Call a method of a user's file object."""
     try:
         return method(*arguments)
     except MemoryError:
@@ -115,7 +115,9 @@ def reading_error(error: Exception) -> DecodeError:
 
 
 class CheckedFile:
-    """A file for libsndfile, which takes an exception in `read` or `seek` for the file's end.
+    """File for libsndfile that keeps the exceptions of `read` and `seek`.
+
+    libsndfile would take an exception for the end of the file.
 
     It has no name, since soundfile would prefer the ending of a name to what is in the file.
 
@@ -150,7 +152,7 @@ class CheckedFile:
         return self._guarded(0, self._file.tell)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to a position; a damaged recording may ask for one before the start, which is ignored."""
+        """Go to a position; ignore those before the start, which damaged recordings ask for."""
         before = 0
         if whence != os.SEEK_SET and offset < 0:
             before = self.tell() if whence == os.SEEK_CUR else self._guarded(0, self._file.seek, 0, os.SEEK_END)

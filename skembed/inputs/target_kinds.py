@@ -1,4 +1,4 @@
-"""Kinds of targets: classes, labels or numbers, the columns a linear model predicts, and targets of the wrong kind."""
+"""Kinds of targets (classes, labels, numbers), and the columns that linear models predict."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _check_task(task: str, tasks: Sequence[str]) -> None:
 
 
 def _refuse_counts(y: np.ndarray) -> None:
-    """Raise ValueError where whole numbers may be ages, prices or counts: scored as classes they mean nothing."""
+    """Raise ValueError if whole numbers may be quantities, such as ages or prices."""
     n_values = len(np.unique(y)) if y.dtype.kind in "iuf" else 0
     if n_values > max(MOST_LIKELY_CLASSES, len(y) / 4):
         raise ValueError(
@@ -88,7 +88,7 @@ def _refuse_counts(y: np.ndarray) -> None:
 
 
 def as_task_targets(y: Any, task: str, *, warn_column: bool = True) -> np.ndarray:
-    """Return y as an array: numbers for ``task="regression"``, and what y holds for every other task."""
+    """Return y as an array, of numbers for ``task="regression"``, else of its own type."""
     convert = as_numbers if task == "regression" else as_targets
     return convert(y, warn_column=warn_column)
 
@@ -134,7 +134,7 @@ def class_codes(y: Any, n_samples: int) -> tuple[np.ndarray, int]:
 
 
 def target_columns(y: Any, n_samples: int, task: str) -> np.ndarray:
-    """Return the targets of a linear regression: a column of 0 and 1 for each class, or the numbers themselves.
+    """Return targets of a linear regression: an indicator column per class, or numbers.
 
     Parameters
     ----------
@@ -192,7 +192,7 @@ class KnownTargets:
 
     @property
     def counts(self) -> np.ndarray:
-        """Number of samples of each class, or with each label; for numbers, of all samples."""
+        """Number of samples per class or label; for numbers, of all samples."""
         return np.array([len(self.columns)]) if self.task == "regression" else self.columns.sum(0).astype(int)
 
     def take(self, positions: np.ndarray) -> KnownTargets:
@@ -269,7 +269,7 @@ def _standardized(y: np.ndarray) -> np.ndarray:
 
 
 def as_classes_or_labels(y: Any, name: str = "y", *, warn_column: bool = True) -> np.ndarray:
-    """Return the targets of a classification: classes of shape (n_samples,), or a matrix of zeros and ones as int64.
+    """Return classes of shape (n_samples,), or a matrix of zeros and ones as int64.
 
     Parameters
     ----------
@@ -303,7 +303,7 @@ def first_fraction(y: Any) -> float:
 
 
 def looks_like_numbers(classes: np.ndarray, n_samples: int) -> bool:
-    """Return True if classes are probably numbers: many, few samples of each, and not counted from 0 or 1.
+    """Return True if classes are probably numbers: many, rare, and not counted from 0 or 1.
 
     Examples
     --------
@@ -319,7 +319,7 @@ def looks_like_numbers(classes: np.ndarray, n_samples: int) -> bool:
 
 
 def describe_one_hot(y: np.ndarray) -> list[str]:
-    """Return a sentence if a matrix of labels looks like classes with a column each, otherwise no sentence.
+    """Return a sentence if a matrix of labels looks like one-hot classes, else an empty one.
 
     Parameters
     ----------

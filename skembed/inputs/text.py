@@ -1,4 +1,4 @@
-"""Reading one text, and telling texts from names of files."""
+"""Read one text, and detect names of files among texts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LONGEST = 4096
 
 
 def read_text(sample: Any) -> str:
-    """A text as a str that can be tokenised.
+    """Return a text as a str that can be tokenized.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Tools that know nothing of embeddings.
+"""Tools that do not depend on embeddings.
 
 parameters.py       checks of constructor parameters, with hints
 warnings.py         warnings that point at the user's line, once where that is enough

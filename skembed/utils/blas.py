@@ -1,4 +1,4 @@
-"""One thread for small products of NumPy's and SciPy's, which are slower on several.
+"""Single-threaded products of NumPy and SciPy, which are faster for small matrices.
 
 The threads of a BLAS wait for their next product by spinning, for a tenth of a second and on all cores: steps of torch
 in that time take half as long again, on two cores.
@@ -33,7 +33,7 @@ def _controller() -> ThreadpoolController:
 
 @contextmanager
 def one_blas_thread(*, when: bool = True) -> Iterator[None]:
-    """Let NumPy's and SciPy's products run on one thread each.
+    """Run the products of NumPy and SciPy on one thread each.
 
     With most libraries the limit is the process'. One Python thread has it at a time; others go on meanwhile as they
     find it.
@@ -41,7 +41,7 @@ def one_blas_thread(*, when: bool = True) -> Iterator[None]:
     Parameters
     ----------
     when : bool
-        Whether they are small; otherwise nothing is limited.
+        True if they are small; otherwise nothing is limited.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Text by which functions and other objects are told apart, the same in every process."""
+"""Texts that identify functions and other objects, the same in every process."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def _describe_constant(value: Any) -> Any:
 
 
 def _globals_read(function: FunctionType) -> dict[str, Any]:
-    """Return the constants of the module that a function reads, and the functions of the same module."""
+    """Return the module's constants that a function reads, and the module's functions."""
     values = {name: function.__globals__.get(name) for name in _global_names(function.__code__)}
     return {
         name: value
@@ -140,7 +140,7 @@ def _global_names(code: CodeType) -> set[str]:
 
 @cache
 def _class_code(cls: type) -> str:
-    """Return a digest of the methods of a class and its bases, as far as they are not installed; "" for none."""
+    """Return a digest of the methods of a class and its bases; "" if all are installed."""
     functions = [
         (name, function)
         for base in cls.__mro__

@@ -84,7 +84,7 @@ def _count_devices(kind: str) -> int | None:
 
 
 def _computes_on(device: torch.device) -> bool:
-    """Return True if tensors with values can be on a device of a kind that has no check of its own."""
+    """Return True if a device without a check of its own can hold tensors with values."""
     if device.type in ("cpu", "meta"):  # tensors on "meta" have no values
         return device.type == "cpu"
     try:
@@ -141,7 +141,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def is_device_fault(error: BaseException) -> bool:
-    """Return True if an exception says that a device failed, or that tensors are on different devices.
+    """Return True if an exception says that a device failed or that devices differ.
 
     Memory that ran out is not meant; see `is_out_of_memory`.
     """

@@ -1,4 +1,4 @@
-"""One form for equal settings, so that identities made from them do not depend on how they were written."""
+"""One form for equal settings, so that digests do not depend on how they are written."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def plain(value: Any) -> Any:
 
 
 class _Text:
-    """Form of a value that has no literal.
+    """Text in the place of a value that has no literal.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ class _Text:
 
 
 class _Plain:
-    """`plain` of one value; what it contains more than once is described once, and cycles end."""
+    """Function that makes a value plain; repeated parts and cycles occur once."""
 
     def __init__(self):
         # With the objects themselves, so that no other object gets the id of one that was deleted.

@@ -1,4 +1,4 @@
-"""Names that a user may have meant, and what to call a value."""
+"""Suggestions for misspelled names, and names of values."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ __all__ = ["did_you_mean", "nearest", "shown"]
 
 
 def nearest(name: str, known: Iterable[str], n: int = 1, cutoff: float = 0.6) -> list[str]:
-    """The known names that are most like one that is not known, the nearest first; case does not count.
+    """Return the known names that are most similar to an unknown one, regardless of case.
 
     Parameters
     ----------
     name : str
         As it was given.
     known : iterable of str
-        Of two that differ in case alone, the first.
+        Known names. Of two that differ in case alone, the first one counts.
     n : int, default=1
         Names at most.
     cutoff : float, default=0.6
-        How alike they must be, from 0 to 1.
+        Least similarity, from 0 to 1.
 
     Examples
     --------
@@ -39,7 +39,7 @@ def nearest(name: str, known: Iterable[str], n: int = 1, cutoff: float = 0.6) ->
 
 
 def did_you_mean(name: str, known: Iterable[str], n: int = 1) -> str:
-    """A sentence that offers the nearest names, with a space before it; nothing where none is near.
+    """Return " Did you mean ...?" with the nearest names, or "" if none is near.
 
     Examples
     --------

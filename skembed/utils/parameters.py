@@ -1,4 +1,4 @@
-"""Parameters: validation with a hint at what was meant, and objects that group them."""
+"""Validation of parameters with hints, and objects that group parameters."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class HintingParametersMixin:
 
 
 class ParameterObject(HintingParametersMixin, BaseEstimator):
-    """Group of parameters with the behavior that they decide, such as a strategy or a training method.
+    """Group of parameters with their behavior, such as a strategy or a training method.
 
     It is a scikit-learn estimator without `fit`: `clone`, `get_params`, `set_params` and nested searches work as they
     do for the kernels of Gaussian processes. Two objects of one class with equal parameters are equal.
@@ -68,7 +68,9 @@ class ParameterObject(HintingParametersMixin, BaseEstimator):
 
 
 def check_path(path: Any, name: str) -> None:
-    """Refuse an empty path, which an unset variable gives and which would mean the working directory.
+    """Refuse an empty path, which would mean the working directory.
+
+    An unset variable is the usual reason.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Room for the texts of a picture: cells of a figure's grid, texts cut to a width, and axes kept inside their cell."""
+"""Room for the texts of a picture: cells of the grid, shortened texts, and axes that fit."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _PASSES = 4
 
 
 def cell_size(ax: Any) -> tuple[float, float]:
-    """Width and height in inches of the cell of axes: up to the middle of the gaps, or to the figure's border.
+    """Return the width and height in inches of the cell of axes, half of the gaps included.
 
     Axes that were placed by hand have their own size.
     """
@@ -45,7 +45,7 @@ def cell_size(ax: Any) -> tuple[float, float]:
 
 
 def _cell(place: Any, figure: Any) -> tuple[float, float, float, float]:
-    """Left, bottom, right and top of a cell, as shares of the figure."""
+    """Return left, bottom, right and top of a cell, as shares of the figure."""
     grid = place.get_gridspec()
     bottoms, tops, lefts, rights = grid.get_grid_positions(figure)
     parent = getattr(grid, "_subplot_spec", None)
@@ -60,7 +60,7 @@ def _cell(place: Any, figure: Any) -> tuple[float, float, float, float]:
 
 
 def font_points(size: str | float) -> float:
-    """Size of a font in points, of a name such as "small" as of a number."""
+    """Return the size of a font in points, from a name such as "small" or a number."""
     from matplotlib.font_manager import FontProperties
 
     return float(FontProperties(size=size).get_size_in_points())
@@ -68,7 +68,7 @@ def font_points(size: str | float) -> float:
 
 @lru_cache(maxsize=4096)
 def text_inches(text: str, points: float, weight: str = "normal") -> float:
-    """Width of the widest line of a text in inches, with dollar signs taken literally."""
+    """Return the width of the widest line of a text in inches, without math mode."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path
 
@@ -81,7 +81,10 @@ def text_inches(text: str, points: float, weight: str = "normal") -> float:
 
 
 def shorten_to(text: Any, inches: float, points: float, cut: Callable[[str, int], str], weight: str = "normal") -> str:
-    """Text of at most that width, cut by a function that takes a number of characters; four of them always stay."""
+    """Return a text shortened to a width by a function of the number of characters.
+
+    At least four characters remain.
+    """
     line, n_characters = str(text), len(str(text))
     while n_characters > 4 and text_inches(line, points, weight) > inches:
         n_characters -= 1
@@ -90,7 +93,7 @@ def shorten_to(text: Any, inches: float, points: float, cut: Callable[[str, int]
 
 
 def wrap_to(text: str, inches: float, points: float) -> str:
-    """Text in as few lines as fit into a width, of about equal length; words stay whole."""
+    """Return a text in as few lines as fit into a width; words stay whole."""
     lines = [text]
     for n_lines in range(1, 1 + len(text.split())):
         lines = textwrap.wrap(text, -(-len(text) // n_lines) + 3 * (n_lines > 1), break_long_words=False)
@@ -100,7 +103,7 @@ def wrap_to(text: str, inches: float, points: float) -> str:
 
 
 def fit_label(text: str, inches: float, n_lines: int = 2) -> tuple[str, float]:
-    """Label in at most that many lines of that width, and the size of its font: down to 5 points."""
+    """Return a label in a limited number of lines, and its font size of at least 5 points."""
     for points in np.linspace(font_points("medium"), 5.0, 6):
         label = wrap_to(text, inches, points)
         if label.count("\n") < n_lines and text_inches(label, points) <= inches:
@@ -111,7 +114,7 @@ def fit_label(text: str, inches: float, n_lines: int = 2) -> tuple[str, float]:
 def fit_parts(
     rows: Sequence[Sequence[str]], inches: float, row_inches: float, largest: float, cut: Callable[[str, int], str]
 ) -> tuple[list[str], float]:
-    """Texts that are broken between their parts to fit in rows of a table, and the size of their font.
+    """Return texts broken between their parts to fit in rows, and their font size.
 
     Parameters
     ----------
@@ -161,7 +164,7 @@ def keep_inside(axes: Iterable[Any]) -> None:
 
 
 class _Keeper:
-    """Axes of one display, arranged again when their grid or their figure has changed, as by `tight_layout`."""
+    """Axes of one display, which are arranged again when their grid or figure changes."""
 
     def __init__(self, axes: list[Any]):
         self.axes = axes
@@ -175,7 +178,7 @@ class _Keeper:
         self.state = self._now()
 
     def update(self) -> None:
-        """Arrange again if something has changed; leave axes that were placed by hand since, or by an engine."""
+        """Arrange axes again after a change, unless a user or a layout engine has moved them."""
         figure = self.axes[0].figure
         by_hand = not all(ax.get_in_layout() for ax in self.axes)
         if by_hand or _has_engine(figure) or self._now() == self.state:
@@ -220,7 +223,7 @@ def _has_engine(figure: Any) -> bool:
 
 
 def _groups(axes: Iterable[Any]) -> list[list[Any]]:
-    """Axes that fill a grid together, and each of the others alone."""
+    """Return groups of axes that fill a grid together, and each other one alone."""
     by_grid: dict[int, list[Any]] = {}
     for ax in axes:
         place = ax.get_subplotspec()
@@ -239,7 +242,7 @@ def _pixels(figure: Any, corners: Any) -> np.ndarray:
 
 
 def _arrange(group: list[Any], slots: np.ndarray) -> None:
-    """Give axes the places that their texts leave now, within the slots that they had at first."""
+    """Move axes within their first slots so that their texts have room."""
     figure, places = group[0].figure, [ax.get_subplotspec() for ax in group]
     cells = np.array([_pixels(figure, _cell(place, figure)) for place in places])
     if getattr(places[0].get_gridspec(), "_subplot_spec", None) is not None:

@@ -1,4 +1,4 @@
-"""The only door to matplotlib: found when it is first needed, and the colours and habits that pictures share."""
+"""The only import of matplotlib, and the colors and habits that pictures share."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
 def pyplot(who: str) -> Any:
-    """matplotlib.pyplot.
+    """Return matplotlib.pyplot.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ def panels(
     sharex: bool = False,
     sharey: bool = False,
 ) -> np.ndarray:
-    """Several axes: in a new figure, in the place of one axes, or those that were given.
+    """Return several axes: of a new figure, in the place of one, or the given ones.
 
     Parameters
     ----------
@@ -81,9 +81,9 @@ def panels(
     shape : (int, int)
         Rows and columns.
     heights, widths : sequence of float, optional
-        Of rows and columns, relative to each other.
+        Relative sizes of rows and columns.
     sharex, sharey : bool, default=False
-        Whether all panels that are made here have the same limits and show them once.
+        True if all panels that are made here have the same limits and show them once.
 
     Returns
     -------
@@ -116,7 +116,7 @@ def panels(
 
 
 def bare(ax: Any, *, grid: str | None = None) -> None:
-    """Without the lines at the top and the right; with a grid for reading values off."""
+    """Remove the lines at the top and the right, and draw a grid."""
     ax.spines[["top", "right"]].set_visible(False)
     if grid is not None:
         ax.grid(axis=grid, alpha=0.3)
@@ -124,13 +124,13 @@ def bare(ax: Any, *, grid: str | None = None) -> None:
 
 
 def plain_labels(labels: Iterable[Any]) -> None:
-    """Labels with words of the user's, in which dollar signs are no formulas."""
+    """Set labels that contain users' words, without math mode for dollar signs."""
     for label in labels:
         label.set_parse_math(False)
 
 
 def class_style(number: int) -> tuple[str, str]:
-    """Colour and marker of a class: neighbours differ in both, and 70 classes in one at least.
+    """Return color and marker of a class; 70 classes differ in at least one.
 
     Examples
     --------
@@ -155,7 +155,7 @@ def visible_name(name: Any) -> str:
 
 
 def legend_label(name: str) -> str:
-    """Return a label that matplotlib puts into a legend; it leaves out those that begin with an underscore.
+    """Return a label that a legend shows even if it begins with an underscore.
 
     Examples
     --------
@@ -166,7 +166,7 @@ def legend_label(name: str) -> str:
 
 
 def luminance(colour: Any) -> float:
-    """Relative luminance of red, green and blue in [0, 1], from 0 for black to 1 for white (WCAG 2).
+    """Return the relative luminance of a color, from 0 for black to 1 for white (WCAG 2).
 
     Examples
     --------
@@ -179,7 +179,7 @@ def luminance(colour: Any) -> float:
 
 
 def shorten(text: Any, width: int) -> str:
-    """One line of at most `width` characters, cut between words where that is possible.
+    """Return one line of at most `width` characters, cut between words if possible.
 
     Examples
     --------
@@ -194,7 +194,7 @@ def shorten(text: Any, width: int) -> str:
 
 
 def shorten_middle(name: Any, width: int) -> str:
-    """A name of at most `width` characters: beginning and end, since names of classes often differ in either.
+    """Return the beginning and the end of a name, `width` characters in all.
 
     A name that is empty or blank stands in quotes, or nothing would be seen of it.
 
@@ -211,7 +211,7 @@ def shorten_middle(name: Any, width: int) -> str:
 
 
 def shorten_start(text: Any, width: int) -> str:
-    """The end of a text, as of a path, where the beginning says less.
+    """Return the end of a text, such as a path, whose beginning says less.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Progress bars over samples: on a terminal and in notebooks a bar, in files and logs a line now and then."""
+"""Progress over samples: a bar on a terminal and in notebooks, lines in files and logs."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def sample_progress(total: int, description: str | None) -> tqdm:
 
 
 def progress_bar(total: int, description: str, unit: str = "sample", *, leave: bool = True) -> tqdm:
-    """Return a progress bar that is shown inside `showing` only, to be used as a context manager.
+    """Return a progress bar as a context manager, visible only inside `showing`.
 
     Parameters
     ----------
@@ -65,9 +65,9 @@ def progress_bar(total: int, description: str, unit: str = "sample", *, leave: b
     description : str
         Shown before the bar.
     unit : str, default="sample"
-        What is counted.
+        Name of the counted things.
     leave : bool, default=True
-        Whether a terminal keeps the bar after the end.
+        True if a terminal keeps the bar after the end.
     """
     return _bar(total, description, unit, shown=is_showing(), leave=leave)
 
@@ -82,12 +82,12 @@ def _bar(total: int, description: str | None, unit: str, *, shown: bool, leave: 
 
 @contextmanager
 def loading(bar: tqdm, name: str) -> Iterator[None]:
-    """Say on a bar that a network is loaded, if that takes more than a moment; its clock starts afterwards.
+    """Show on a bar that a network is being loaded, and start its clock afterwards.
 
     Parameters
     ----------
     bar : tqdm
-        What `sample_progress` returned.
+        Bar from `sample_progress`.
     name : str
         Name of the network.
     """
@@ -110,7 +110,7 @@ def loading(bar: tqdm, name: str) -> Iterator[None]:
 
 
 class _Bar(tqdm):
-    """A bar whose expected time may come from what samples cost, instead of their number."""
+    """Progress bar that estimates time by the cost of samples instead of their number."""
 
     #: Returns the seconds that remain, or None.
     seconds_left: Callable[[], float | None] | None = None
@@ -124,7 +124,7 @@ class _Bar(tqdm):
 
 
 class _Lines:
-    """A text stream on which each state of a bar is a line of its own, instead of overwriting the last."""
+    """Text stream on which each state of a bar is a new line."""
 
     def __init__(self, stream: Any):
         self._stream = stream

@@ -1,4 +1,4 @@
-"""Follow the samples behind a progress bar: name one that takes long, and estimate the time by what samples cost."""
+"""Watch of samples behind a progress bar, which names slow ones and estimates the time."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class SampleWatch:
 
     @contextmanager
     def reading(self, index: int, sample: Any) -> Iterator[None]:
-        """Tell that this thread reads a sample."""
+        """Record that this thread reads a sample."""
         thread = threading.get_ident()
         self._begun[thread] = index, sample, time.monotonic()
         try:
@@ -87,7 +87,7 @@ class SampleWatch:
             self._end(thread)
 
     def computing(self, index: int | None, sample: Any = None) -> None:
-        """Tell that the network computes nothing but this sample from now on, or that it computes several (None)."""
+        """Record that the network computes this sample alone, or several (None)."""
         before = self._begun.get(0)
         if before is not None and before[0] == index:
             return
@@ -102,7 +102,7 @@ class SampleWatch:
             self._bar.set_postfix_str("", refresh=False)
 
     def name_slow_samples(self, ended: threading.Event) -> None:
-        """Name on the bar the sample that takes longest, until an event is set."""
+        """Show the slowest sample on the bar until an event is set."""
         shown_at = 0.0
         while not ended.wait(_INTERVAL):
             begun = min(self._begun.copy().values(), key=lambda entry: entry[2], default=None)
@@ -121,7 +121,7 @@ class SampleWatch:
     # -- expected time ----------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Start the clock: what came before happens once."""
+        """Start the clock, after work that happens only once."""
         self._marked = time.monotonic()
 
     def _lap(self) -> float:
@@ -130,14 +130,14 @@ class SampleWatch:
         return 0.0 if before is None else now - before
 
     def prepared(self, indices: Sequence[int], lengths: Sequence[int]) -> None:
-        """Tell that samples are prepared, and how long they are: tokens, frames or pixels."""
+        """Record prepared samples and their lengths in tokens, frames or pixels."""
         self._seconds_preparing += self._lap()
         self._lengths.update(zip(indices, lengths, strict=True))
         self._n_prepared += len(indices)
         self._length_prepared += sum(lengths)
 
     def computed(self, indices: Iterable[int]) -> None:
-        """Tell that samples are computed."""
+        """Record that samples are computed."""
         self._seconds_computing += self._lap()
         self._length_done += sum(self._lengths.pop(index, 0) for index in indices)
 

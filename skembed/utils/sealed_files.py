@@ -25,7 +25,7 @@ _LARGEST_JSON = 2**20
 
 
 def private_directory(directory: Path) -> None:
-    """Create a directory and its missing parents, accessible to their owner alone whatever the umask is.
+    """Create a directory and its missing parents, accessible to their owner alone.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def private_directory(directory: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Provide an empty draft file that replaces a file when the block ends, or is deleted if the block raises.
+    """Provide a draft that replaces a file at the end of the block, unless the block raises.
 
     The draft has a random name, so that nobody can plant a link under it, and is accessible to its owner alone. Readers
     see the old file or the new one, also after a power failure.
@@ -104,7 +104,7 @@ def seal(path: Path, kind: str, version: int, parts: Iterable[bytes | memoryview
     path : Path
         Its last component is part of the seal, so that a file copied to another name is noticed.
     kind : str
-        What the file holds.
+        Content of the file.
     version : int
         Version of the content's layout.
     parts : iterable of bytes

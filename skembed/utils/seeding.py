@@ -1,4 +1,4 @@
-"""Torch's random numbers, drawn for a while from a seed of ours; the user's are left as they were."""
+"""Temporary seeds of torch's random numbers, after which the user's state is restored."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["seeded"]
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Draw from a seed on the processor and on one device.
+    """Seed the random numbers of the CPU and of one device.
 
     `torch.manual_seed` would seed all devices there are, and give a process without accelerators a list of calls to
     make, longer each time, should one appear.

@@ -1,4 +1,4 @@
-"""The only door to scikit-learn's private helpers, so that a new release breaks one file."""
+"""The only imports of scikit-learn's private helpers, so that a release breaks one file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ try:
 except ImportError:  # before 1.9 there are none
 
     class CallbackSupportMixin:  # type: ignore[no-redef]
-        """Nothing to support."""
+        """Empty base class, for versions of scikit-learn without callbacks."""
 
     def _with_callbacks(method: Any) -> Any:
         """Return the method as it is."""
@@ -32,12 +32,15 @@ def fit_context(*, prefer_skip_nested_validation: bool) -> Callable[[Method], Me
 
 
 def with_callbacks(method: Method) -> Method:
-    """Decorate `fit` so that scikit-learn's callbacks are set up before it and torn down after it."""
+    """Decorate `fit` with the setup and teardown of scikit-learn's callbacks."""
     return _with_callbacks(method)
 
 
 class StrOptions(_StrOptions):
-    """Words that a parameter may be, which an error lists in alphabetical order: a set has another in each process."""
+    """Allowed strings of a parameter, which errors list in alphabetical order.
+
+    The order of a set would differ between processes.
+    """
 
     def __str__(self) -> str:
         return f"a str among {{{', '.join(map(self._mark_if_deprecated, sorted(self.options)))}}}"

@@ -14,7 +14,7 @@ _DEVICE_TYPES = ("cpu", "cuda", "mps", "xpu")
 
 @contextmanager
 def standard_modes() -> Iterator[None]:
-    """Run with torch's default modes: gradients, float32, tensors on the CPU, no autocast, no inference mode.
+    """Run with torch's default modes, such as gradients and float32, and without autocast.
 
     `precision` and `device` alone decide how a network is computed. A surrounding ``torch.autocast`` would store rows
     of another precision in the cache, and a surrounding ``torch.no_grad`` would make training impossible.

@@ -21,7 +21,7 @@ _silenced = threading.local()
 
 
 def warn(message: str, category: type[Warning]) -> None:
-    """Warn at the first frame outside of this package, scikit-learn, joblib and what runs them.
+    """Warn at the first frame outside of skembed, scikit-learn, joblib and their runners.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def warn_once(message: str, category: type[Warning], owner: str) -> None:
 
 @contextmanager
 def silenced(category: type[Warning]) -> Iterator[None]:
-    """Give no warnings of a category in this thread, and count none as given."""
+    """Silence a category of warnings in this thread, without counting them as given."""
     before = getattr(_silenced, "categories", ())
     _silenced.categories = (*before, category)
     try:

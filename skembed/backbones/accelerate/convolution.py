@@ -1,4 +1,4 @@
-"""Convolutions whose weights oneDNN laid out beforehand, and the activation behind them in the same pass.
+"""oneDNN convolutions with prepared weights, and the activation in the same pass.
 
 torch's own convolutions are oneDNN's, too, but their weights are laid out anew at each call, and an activation goes
 through memory once more, as padding does that is no even one. From file to embedding on two cores (Zen 4) this is 1.22
@@ -38,7 +38,7 @@ _laid_out: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
 class _Activation(NamedTuple):
-    """An activation by the name that oneDNN's operations have for it."""
+    """Activation by its name in oneDNN."""
 
     name: str
     scalars: Sequence[float] = ()
@@ -98,11 +98,11 @@ class _OneDnn(nn.Conv2d):
 
 
 class OneDnnConv2d(_OneDnn):
-    """`torch.nn.Conv2d` and the activation behind it."""
+    """`torch.nn.Conv2d` with the activation behind it."""
 
 
 class OneDnnConv2dSame(_OneDnn, Conv2dSame):
-    """timm's `Conv2dSame`, which pads as TensorFlow does, and the activation behind it."""
+    """timm's `Conv2dSame`, padded as in TensorFlow, with the activation behind it."""
 
     def _padded(self, input: Tensor) -> tuple[Tensor, _Sides, _Sides]:
         if self.groups < self.in_channels or self.dilation != (1, 1):
@@ -121,7 +121,7 @@ _KINDS: dict[type, type[_OneDnn]] = {nn.Conv2d: OneDnnConv2d, Conv2dSame: OneDnn
 
 
 def convolve_by_onednn(module: nn.Module, pairs: Sequence[Pair]) -> None:
-    """Let the convolutions of a network be computed by oneDNN with weights that are laid out once.
+    """Compute the convolutions of a network by oneDNN, with weights laid out once.
 
     Parameters
     ----------
@@ -158,7 +158,7 @@ def _is_plain(convolution: Any) -> bool:
 
 @functools.cache
 def _types() -> tuple[torch.dtype, ...]:
-    """The types that oneDNN convolves here, and right."""
+    """Return the types in which oneDNN convolves correctly on this processor."""
     found = cpu_features()
     types = [torch.float32] if found.get("avx2") else []
     if found.get("avx512_bf16") or found.get("amx_bf16"):

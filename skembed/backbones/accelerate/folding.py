@@ -1,4 +1,4 @@
-"""Batch normalisation folded into the convolution before it, where it is proven that nothing else reads between."""
+"""Folding of batch normalizations into convolutions whose output nothing else reads."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _NORMS = (nn.BatchNorm2d, BatchNormAct2d)
 
 
 class Pair(NamedTuple):
-    """Dotted names of a convolution and of the batch normalisation that alone reads its output."""
+    """Dotted names of a convolution and of the batch normalization that alone reads it."""
 
     convolution: str
     norm: str
 
 
 def find_pairs(module: nn.Module, run: Callable[[Any, Tensor], Iterable[Tensor]], pixels: Tensor) -> tuple[Pair, ...]:
-    """Convolutions whose output goes to one batch normalisation and nowhere else.
+    """Return the convolutions whose output goes to one batch normalization only.
 
     The network runs on the meta device, in shapes alone. That a normalisation is given the very tensor that a
     convolution returned is seen by hooks; that nothing else reads it, in autograd's graph, which has an edge for
@@ -77,7 +77,7 @@ def find_pairs(module: nn.Module, run: Callable[[Any, Tensor], Iterable[Tensor]]
 
 
 class _Runner(nn.Module):
-    """`run` as a module, which is what `functional_call` can call."""
+    """Module that calls `run`, for `functional_call`."""
 
     def __init__(self, module: nn.Module, run: Callable[[Any, Tensor], Iterable[Tensor]]):
         super().__init__()
@@ -110,7 +110,7 @@ def _readers(outputs: Iterable[Tensor]) -> Counter:
 
 
 def folded(convolution: Any, norm: Any) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the one convolution that does what both did.
+    """Return weight and bias of the convolution that replaces both.
 
     Returns
     -------
@@ -130,7 +130,7 @@ def folded(convolution: Any, norm: Any) -> tuple[Tensor, Tensor]:
 
 
 def fold_pairs(module: nn.Module, pairs: Sequence[Pair], values: Sequence[tuple[Tensor, Tensor]]) -> None:
-    """Give the convolutions of a network their folded weights, and take the normalisations out, in place."""
+    """Put folded weights into the convolutions of a network, and remove the normalizations."""
     for pair, (weight, bias) in zip(pairs, values, strict=True):
         convolution: Any = module.get_submodule(pair.convolution)
         kind = {"device": convolution.weight.device, "dtype": convolution.weight.dtype}

@@ -1,4 +1,4 @@
-"""Copies of image networks that are faster at inference: batch norms folded, convolutions laid out for oneDNN."""
+"""Faster copies of image networks, with folded batch norms and convolutions by oneDNN."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def find_foldable(
 
 
 def _agree(expected: Tensor, found: Tensor) -> bool:
-    """Return True if two layers differ by rounding alone: deep networks lose two digits of the seven."""
+    """Return True if two layers differ by rounding alone, which costs two of seven digits."""
     return bool((expected - found).abs().max() <= 1e-4 * expected.abs().max())
 
 
@@ -87,11 +87,11 @@ class InferenceCopies:
         The network as it was opened, in float32. It will be cast and moved afterwards; what is folded now is
         remembered in float32, so that it is rounded once and not twice.
     pairs : sequence of Pair
-        What to fold.
+        Pairs to fold.
     values : sequence of (Tensor, Tensor)
         Weight and bias that each of them folds to, in float32.
     channels_last : bool
-        Whether the weights of convolutions are laid out so.
+        True if the weights of convolutions are laid out so.
     """
 
     def __init__(self, module: nn.Module, pairs: Sequence[Pair], values: Sequence[Weights], *, channels_last: bool):
@@ -101,7 +101,7 @@ class InferenceCopies:
         self._lock = threading.Lock()
 
     def network(self, module: nn.Module) -> nn.Module:
-        """The copy of a network; the network itself, where a copy would not be faster or is not the same."""
+        """Return the copy of a network, or the network itself if a copy gains nothing or differs."""
         if not (self.pairs or self.channels_last) or next(module.parameters()).device.type not in _DEVICES:
             return module
         with self._lock:
@@ -115,9 +115,9 @@ class InferenceCopies:
             return module if any(norm.training for norm in held.norms) else held.network
 
     def _reuse(self, module: nn.Module, copied: nn.Module) -> None:
-        """Give a copy the convolutions of another copy, where their originals have the very same tensors.
+        """Share convolutions between copies whose originals share the same tensors.
 
-        So do networks that were fine-tuned from one base, below the blocks that were.
+        Networks that were fine-tuned from one base share the tensors below the tuned blocks.
         """
         norms = dict(self.pairs)
         own = dict(module.named_modules())
@@ -130,7 +130,7 @@ class InferenceCopies:
                         sub._parameters.update(ready[name]._parameters)
 
     def in_float32(self, module: nn.Module) -> nn.Module:
-        """A copy that shares nothing with its original and is in float32 on the CPU, for a compiler."""
+        """Return an independent copy in float32 on the CPU, for a compiler."""
         with torch.inference_mode(False), self._lock:
             return _copied(module, self.pairs, self._first_values(module), channels_last=False, whole=True)
 
@@ -187,7 +187,10 @@ def _folded_pairs(module: nn.Module, pairs: Sequence[Pair]) -> list[Weights]:
 
 
 def _copied(module: nn.Module, pairs: Sequence[Pair], values, *, channels_last: bool, whole: bool = False) -> nn.Module:
-    """A folded copy; `values` are the folded weights where they are known, `whole` shares no tensor and is float32."""
+    """Return a folded copy of a network.
+
+    `values` are the folded weights if they are known. With `whole`, the copy is in float32 and shares no tensor.
+    """
     with torch.inference_mode(False), torch.no_grad():
         if values is None:
             values = _folded_pairs(module, pairs)

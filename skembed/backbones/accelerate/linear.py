@@ -1,4 +1,4 @@
-"""Linear layers multiplied by oneDNN, which is on many processors twice as fast as what torch takes for float32.
+"""Linear layers by oneDNN, on many processors twice as fast as torch's own in float32.
 
 torch multiplies float32 by MKL, whose AVX-512 kernels are for Intel's processors alone: measured on an AMD EPYC (Zen 5)
 with two cores, at the shapes of MiniLM, MKL reaches 230 GFLOP/s, oneDNN 430, and 530 with weights that it laid out
@@ -30,7 +30,7 @@ _laid_out: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
 class OneDnnLinear(nn.Linear):
-    """`torch.nn.Linear` with its three products computed by oneDNN, to the same result but for rounding.
+    """`torch.nn.Linear` with its three products by oneDNN, equal up to rounding.
 
     Made by `multiply_by_onednn` and not by its constructor.
     """
@@ -61,7 +61,7 @@ class OneDnnLinear(nn.Linear):
         return _product(input.to(dtype), weight, _cast(bias, dtype)).to(result)
 
     def _laid_out(self, dtype: torch.dtype) -> Tensor:
-        """The weight as oneDNN likes it best, made anew where the weight was written to."""
+        """Return the weight in oneDNN's layout, converted again after a change."""
         weight = self.weight
         if weight.is_inference():
             return weight.to(dtype)  # such tensors count no versions
@@ -75,7 +75,7 @@ class OneDnnLinear(nn.Linear):
 
 
 class _Product(torch.autograd.Function):
-    """A linear map and its gradients, of tensors and to a result that may be of another type than the factors."""
+    """Linear map with gradients, whose inputs and result may differ in type from the factors."""
 
     @staticmethod
     def forward(
@@ -113,7 +113,7 @@ def _cast(bias: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 
 
 def _product_of_columns(rows: Tensor, others: Tensor) -> Tensor:
-    """The sum over positions of their outer products."""
+    """Return the sum over positions of their outer products."""
     if rows.dtype == torch.float32:
         return _product(rows.t(), others.t(), None)
     # torch's own is oneDNN's as well, and a tenth to a quarter faster for factors that are turned round.
@@ -125,10 +125,10 @@ def _is_for_onednn(input: Tensor, weight: Tensor, dtype: torch.dtype) -> bool:
 
 
 def multiply_by_onednn(module: nn.Module) -> None:
-    """Let the linear layers of a network be computed by oneDNN, where that is faster.
+    """Compute the linear layers of a network by oneDNN if that is faster.
 
-    Which is known by the processor and not timed, so that a machine always computes the same: those with AVX-512, but
-    for float32 on Intel's, which MKL is made for. Elsewhere nothing changes.
+    The processor decides, not a timing, so that a machine always computes the same: processors with AVX-512 change,
+    except for float32 on Intel's, which MKL is made for. Elsewhere nothing changes.
 
     Parameters
     ----------
@@ -147,7 +147,7 @@ def multiply_by_onednn(module: nn.Module) -> None:
 
 
 def multiply_plainly(module: nn.Module) -> None:
-    """Take back `multiply_by_onednn`, for compilers and exporters, which do not know these operations.
+    """Undo `multiply_by_onednn`, for compilers and exporters that lack these operations.
 
     Parameters
     ----------
@@ -163,7 +163,7 @@ def multiply_plainly(module: nn.Module) -> None:
 
 @functools.cache
 def faster_types() -> tuple[torch.dtype, ...]:
-    """The types in which oneDNN is faster on this processor, and right."""
+    """Return the types in which oneDNN is faster and correct on this processor."""
     found = cpu_features()
     if not found.get("avx512_f"):
         return ()

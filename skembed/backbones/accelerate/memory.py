@@ -1,4 +1,4 @@
-"""Memory that is let go of and wanted again at once should stay with the process.
+"""Allocator settings that keep memory in the process if it is needed again at once.
 
 A network on a processor asks for the same few megabytes at each layer. glibc hands such blocks back to the system as
 soon as they are free, and the system clears every page of them before it gives them out again: measured on two cores,
@@ -21,7 +21,7 @@ LARGEST_KEPT = 31 * 2**20
 
 @functools.cache
 def keep_freed_memory() -> None:
-    """Let the C library keep up to 62 MiB that is free at its end, and serve blocks up to 31 MiB from it.
+    """Let the C library keep up to 62 MiB of free memory, and serve blocks of up to 31 MiB.
 
     Done as glibc itself learns it, whoever frees such a block: one that is larger than its threshold becomes the
     threshold when it is freed, and twice its size what may stay free [1]_. Nothing is written to the block, so that it

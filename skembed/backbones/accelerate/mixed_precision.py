@@ -1,4 +1,4 @@
-"""Training that multiplies in bfloat16 what it keeps in float32: mixed precision, on processors."""
+"""Mixed precision on CPUs: products in bfloat16 of weights kept in float32."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["round_factors"]
 
 
 def round_factors(module: nn.Module, run: Callable[[], Tensor] | None = None) -> bool:
-    """Let oneDNN's linear layers of float32 multiply in bfloat16, where this processor does [1]_.
+    """Multiply in bfloat16 in float32 layers of oneDNN, if the processor supports it [1]_.
 
     Products are summed in float32. What enters one, its bias, what it returns and the gradients of its factors are
     rounded to eight bits, as torch's autocast does; all else remains float32.
@@ -32,7 +32,7 @@ def round_factors(module: nn.Module, run: Callable[[], Tensor] | None = None) ->
     Returns
     -------
     bool
-        Whether there is any such layer.
+        True if there is any such layer.
 
     References
     ----------
@@ -66,7 +66,7 @@ def _is_unchanged(run: Callable[[], Tensor], expected: Tensor) -> bool:
 def _before_activations(
     module: nn.Module, layers: list[OneDnnLinear], run: Callable[[], Tensor]
 ) -> tuple[list[OneDnnLinear], Tensor]:
-    """The layers whose results go through an activation into another layer, and what the network returned."""
+    """Return layers whose results reach another layer by an activation, and the output."""
     returned: dict[int, OneDnnLinear] = {}
     activated: dict[int, OneDnnLinear] = {}
     found: list[OneDnnLinear] = []

@@ -19,7 +19,7 @@ _PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
 
 class CompiledForward:
-    """A network, and those trained from it, as OpenVINO runs them.
+    """Compiled forms of a network, and of those trained from it.
 
     Converted at its first batch (seconds); its weights must not change after that. Only the layers that are read are
     computed. Nothing of this is copied or pickled with a backbone.
@@ -54,7 +54,7 @@ class CompiledForward:
         module : nn.Module
             On the CPU; its dtype is the precision that is computed in.
         pixels : Tensor of shape (batch, 3, height, width)
-            Of any batch size and always the same height and width.
+            Batch of any size, always of the same height and width.
         layers : sequence of int
             Layers to read, from 0 to n - 1.
 
@@ -95,7 +95,7 @@ class CompiledForward:
         return values, values.pop(self._n_layers, None)
 
     def _convert(self, module: nn.Module, pixels: Tensor) -> Any:
-        """An OpenVINO model of any batch size with all outputs."""
+        """Return an OpenVINO model for any batch size with all outputs."""
         network = _Outputs(self._copies.in_float32(module), self._outputs).eval()
         shape = pixels.shape[1:]
         # No batch of one, which traces may take for a constant; and another to see that two is none either.
@@ -130,7 +130,7 @@ _CANNOT = 'engine="openvino" cannot run this network'
 
 
 class _Outputs(nn.Module):
-    """All outputs as a tuple, which is what can be traced."""
+    """Module that returns all outputs as a tuple, which can be traced."""
 
     def __init__(self, network: nn.Module, outputs: Callable[[Any, Tensor], list[Tensor]]):
         super().__init__()

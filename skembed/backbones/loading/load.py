@@ -1,4 +1,4 @@
-"""Loading backbones: from a spec to a network on a device, at most once a process.
+"""Loading of backbones from specs, at most once per process.
 
 What fine-tuning made of a base is built from the base that is held: all tensors that it did not change are the base's.
 """
@@ -38,7 +38,7 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class _Family:
-    """A loaded base, and the networks that fine-tuning made of it.
+    """Loaded base with the networks that fine-tuning made of it.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ class _Family:
         self._shared = {tensor.data_ptr() for tensor in base.module.state_dict().values()}
 
     def member(self, spec: BackboneSpec) -> Backbone:
-        """The base, or what was made of it."""
+        """Return the base, or a network made of it."""
         if spec.tuned is None:
             return self.base
         if spec.tuned not in self._tuned:
@@ -74,7 +74,7 @@ class _Family:
 
 
 def _sharing(module: torch.nn.Module) -> torch.nn.Module:
-    """A copy of a network that has the very same tensors."""
+    """Return a copy of a network that shares its tensors."""
     return copy.deepcopy(module, {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())})
 
 
@@ -83,7 +83,7 @@ def _bytes(module: torch.nn.Module, besides: Collection[int] = ()) -> int:
 
 
 class LoadedBackbones:
-    """The last few loaded backbones of this process.
+    """Most recently loaded backbones of this process.
 
     A grid search runs all folds of one candidate before the next, so two are enough; a third would only hold
     memory. What was fine-tuned counts with its base, and shares its weights: several tasks on one base take one place.
@@ -108,7 +108,7 @@ class LoadedBackbones:
         self._pid = os.getpid()
 
     def get(self, spec: BackboneSpec, device: torch.device, precision: str) -> Backbone:
-        """The backbone on the device in the precision, read where its base is not held."""
+        """Return a backbone on a device in a precision; read its base if it is not loaded."""
         if self._pid != os.getpid():
             # A lock that the parent held at the fork would never be released here.
             self._lock, self._held, self._pid, self.n_loads = threading.RLock(), OrderedDict(), os.getpid(), 0
@@ -135,7 +135,7 @@ class LoadedBackbones:
             return self._held[key].member(spec)
 
     def clear(self) -> None:
-        """Let go of all of them."""
+        """Drop all loaded backbones."""
         with self._lock:
             self._held.clear()
 
@@ -154,7 +154,7 @@ def load(spec: BackboneSpec, device: torch.device, precision: str) -> Backbone:
 
 
 def open_spec(spec: BackboneSpec, located: Located | None = None) -> Backbone:
-    """Read a backbone from its directory, or ask its factory; a new one each time, float32 on the CPU."""
+    """Read a new backbone in float32 on the CPU, from its directory or factory."""
     located = located or identify(spec)
     if located is None:
         backbone = _from_factory(spec)
@@ -181,7 +181,7 @@ def _apply(backbone: Backbone, tuned: TunedWeights) -> None:
 
 
 def _adapter(modality: str, directory: Path) -> str:
-    """The adapter module that reads a directory, by its configuration."""
+    """Return the adapter module that reads a directory, by its configuration."""
     config = read_json(directory / "config.json")
     if not config:
         raise BackboneNotFoundError(
@@ -212,7 +212,7 @@ def _from_factory(spec: BackboneSpec) -> Backbone:
 
 
 def fingerprint_module(module: torch.nn.Module) -> str:
-    """Hex digest over names, types, shapes and values of all parameters and buffers."""
+    """Return a hex digest of names, types, shapes and values of parameters and buffers."""
     digest = hashlib.sha256()
     for name, tensor in module.state_dict().items():
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())

@@ -1,4 +1,4 @@
-"""Which embedder reads a backbone, for those who took the wrong one."""
+"""Hints at the right embedder, for users who took the wrong one."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _EMBEDDERS = {"image": "ImageEmbedder", "text": "TextEmbedder", "audio": "AudioE
 
 
 def other_reader(name: str, modality: str) -> str:
-    """A sentence on the embedder that reads a backbone of this name; empty where it is not known of another modality.
+    """Return a sentence that names the embedder for a backbone; empty if none is known.
 
     Parameters
     ----------
     name : str
         As it was given. It need not be installed.
     modality : {"image", "text", "audio"}
-        What the embedder reads that it was given to.
+        Kind of samples that the chosen embedder reads.
 
     Examples
     --------
@@ -43,7 +43,7 @@ def other_reader(name: str, modality: str) -> str:
 
 
 def refuse_other_reader(spec: BackboneSpec, directory: Path) -> None:
-    """Raise where the configuration beside the weights says that they are for another embedder.
+    """Raise if the configuration beside the weights belongs to another embedder.
 
     Parameters
     ----------

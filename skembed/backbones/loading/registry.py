@@ -1,4 +1,4 @@
-"""From the `backbone` parameter to a spec; the names worth suggesting."""
+"""Specs of `backbone` parameters, and names worth suggesting."""
 
 from __future__ import annotations
 
@@ -75,24 +75,28 @@ KNOWN: dict[str, tuple[str, ...]] = {
 
 
 def list_backbones(modality: str | None = None) -> list[str]:
-    """Names of backbones that are known to work with an embedder.
+    """List backbones that are known to work with an embedder.
 
-    Any other timm name, hub id or local directory of a supported family works as well.
+    Other timm names, hub ids and local directories of the same families work as well.
 
     Parameters
     ----------
     modality : {"image", "text", "audio"}, optional
-        None lists all.
+        Kind of samples that the backbones read. None lists those of all kinds.
 
     Returns
     -------
     list of str
-        The default backbone of a modality comes first.
+        Names for the parameter `backbone` of the embedders. The default backbone of a modality is the first.
 
     Raises
     ------
     ValueError
-        If `modality` is another word.
+        If `modality` is unknown.
+
+    See Also
+    --------
+    skembed.selection.rank_backbones : Compare backbones on labeled data.
 
     Examples
     --------
@@ -114,7 +118,7 @@ def resolve(
     revision: str | None = None,
     options: tuple[tuple[str, object], ...] = (),
 ) -> BackboneSpec:
-    """The identity of what the user named. Reads no weights and asks no network.
+    """Return the spec of a `backbone` parameter, without reading weights or using a network.
 
     Parameters
     ----------
@@ -122,16 +126,16 @@ def resolve(
         Hub id, timm name, torchaudio bundle, local directory, "package.module:function", such a function, or what
         fine-tuning made of one of them.
     modality : {"image", "text", "audio"} or str
-        What the embedder reads.
+        Kind of samples that the embedder reads.
     revision : str, optional
         Branch, tag or commit on the hub.
     options : tuple of (str, object) pairs
-        What changes the network itself.
+        Options that change the network itself.
 
     Raises
     ------
     BackboneNotFoundError
-        If a path does not exist or a function cannot be found again by its name.
+        If a path does not exist, or a function has no name to import it by.
     """
     if isinstance(backbone, TunedWeights):
         return replace(backbone.base, options=options, tuned=backbone)
@@ -165,7 +169,7 @@ def _factory_name(factory: Callable) -> str:
 
 
 def suggestion(name: str, modality: str | None = None) -> str:
-    """A sentence that offers the nearest known names, of one modality or, as far as `KNOWN` goes, of all."""
+    """Return a sentence with the nearest known names, of one modality or of all."""
     known = list_backbones() if modality is None else list(KNOWN.get(modality, ()))
     if modality == "image" and importlib.util.find_spec("timm"):
         import timm

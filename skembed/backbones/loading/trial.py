@@ -1,4 +1,4 @@
-"""A first run of a network, which shows damage that reading its files does not."""
+"""First run of a network, which shows damage that reading its files does not."""
 
 from __future__ import annotations
 

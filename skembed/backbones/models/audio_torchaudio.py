@@ -1,4 +1,4 @@
-"""Speech models of torchaudio: wav2vec 2.0, HuBERT and WavLM as `torchaudio.pipelines` has them.
+"""Speech models of `torchaudio.pipelines`: wav2vec 2.0, HuBERT and WavLM.
 
 torchaudio publishes pickled state dicts. They are read once with ``weights_only=True`` and kept as a directory of
 config.json and safetensors, which is what the adapter reads.
@@ -32,7 +32,7 @@ _BUILDERS = {"Wav2Vec2": "wav2vec2_model", "WavLM": "wavlm_model"}
 
 @dataclass(kw_only=True)
 class TorchaudioBackbone(WaveformBackbone):
-    """A `torchaudio.models.Wav2Vec2Model` without its output layer."""
+    """`torchaudio.models.Wav2Vec2Model` without its output layer."""
 
     def _convolve(self, waveforms: Tensor) -> Tensor:
         module: Any = self.module
@@ -40,19 +40,19 @@ class TorchaudioBackbone(WaveformBackbone):
 
 
 def torchaudio_bundles() -> list[str]:
-    """Names of the bundles whose networks give speech embeddings."""
+    """Return the names of the bundles whose networks give speech embeddings."""
     return sorted(name for name, bundle in vars(torchaudio.pipelines).items() if isinstance(bundle, Wav2Vec2Bundle))
 
 
 def prepare_bundle(name: str, cache_directory: Path) -> Path:
-    """A torchaudio bundle as a directory of config.json and safetensors; downloaded once.
+    """Return a torchaudio bundle as a directory with safetensors; download it once.
 
     Parameters
     ----------
     name : str
         One of `torchaudio_bundles`.
     cache_directory : Path
-        Where directories of bundles lie.
+        Parent of the directories of bundles.
 
     Returns
     -------

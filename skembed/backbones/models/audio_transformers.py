@@ -1,4 +1,4 @@
-"""Speech and sound models of transformers: AST, and how to open wav2vec 2.0, HuBERT and WavLM."""
+"""Speech and sound models of transformers: AST, wav2vec 2.0, HuBERT and WavLM."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ __all__ = ["SpectrogramBackbone", "open_backbone"]
 
 @dataclass(kw_only=True)
 class SpectrogramBackbone(Backbone):
-    """AST: a vision transformer on a filter-bank spectrogram of fixed length. Lengths are in frames of 10 ms.
+    """AST, a vision transformer on a spectrogram of fixed length.
+
+    Lengths are in frames of 10 ms.
 
     Shorter clips are padded as in its training, and it has no mask: all patches count.
 
@@ -151,7 +153,7 @@ def _open_waveform(spec: BackboneSpec, directory: Path, fingerprint: str, config
 
 
 def _bare(config: Any) -> Any:
-    """The configuration of the encoder alone, which masks no time and drops no layers, even in training mode."""
+    """Return the configuration of the encoder, without masking and layer dropout in training."""
     config.apply_spec_augment = False
     config.layerdrop = 0.0
     # Without masking there is no mask vector, which many fine-tuned checkpoints lack.

@@ -1,4 +1,4 @@
-"""Networks on raw waveforms: wav2vec 2.0, HuBERT and WavLM, of transformers and of torchaudio.
+"""Networks on raw waveforms, of transformers and torchaudio.
 
 The convolutions run on each clip at its own length, since the group norm of many of these networks runs over time and
 would see padding. The transformer runs on the frames of all clips packed behind one another, with attention, and the
@@ -31,7 +31,9 @@ DEFAULT_WINDOW = 30.0
 
 @dataclass(kw_only=True)
 class WaveformBackbone(Backbone):
-    """A network on raw waveforms: a convolutional front end and a transformer. Lengths are in samples.
+    """Network on raw waveforms: a convolutional front end and a transformer.
+
+    Lengths are in samples.
 
     Parameters
     ----------
@@ -40,11 +42,11 @@ class WaveformBackbone(Backbone):
     convolutions : sequence of (int, int)
         Kernel and stride of each convolution.
     norm_first : bool
-        Whether layers normalize their input, and not their output.
+        True if layers normalize their input, and not their output.
     sees_padding : bool
-        Whether the features of the convolutions change with what follows a clip.
+        True if the features of the convolutions change with what follows a clip.
     normalize_input : bool
-        Whether a clip is scaled to mean 0 and variance 1.
+        True if a clip is scaled to mean 0 and variance 1.
     epsilon : float
         Added to the variance of a clip.
     """
@@ -115,7 +117,7 @@ class WaveformBackbone(Backbone):
         return advance_each(items, dict(zip(blocks, cut, strict=True)))
 
     def _start(self, batch: Mapping[str, Tensor]) -> tuple[int, Tensor, Packed]:
-        """Return the block that the network is entered behind, what it returned, and where each clip's frames are."""
+        """Return the block to resume behind, its output, and the place of each clip's frames."""
         if "hidden" in batch:
             hidden = batch["hidden"]
             return int(batch["block"]), hidden, Packed(batch["frames"].tolist(), hidden.device, exact=True)
@@ -141,12 +143,12 @@ class WaveformBackbone(Backbone):
         return torch.cat(parts), packed
 
     def _convolve(self, waveforms: Tensor) -> Tensor:
-        """Features of shape (clips, frames, channels) of waveforms of one length."""
+        """Return features of shape (clips, frames, channels) of waveforms of one length."""
         module: Any = self.module
         return module.feature_extractor(waveforms).transpose(1, 2)
 
     def _count_frames(self, length: int) -> int:
-        """Frames that the convolutions make of so many samples."""
+        """Return the number of frames that the convolutions make of a number of samples."""
         for kernel, stride in self.convolutions:
             length = (length - kernel) // stride + 1
         return length
@@ -213,7 +215,7 @@ def _positions(module: Any, hidden: Tensor, frames: Sequence[int]) -> Tensor:
 
 
 def _layer(layer: Any, hidden: Tensor, packed: Packed, norm_first: bool, bias: _PositionBias) -> Tensor:
-    """A layer of either library on packed rows: its own modules, with attention inside each clip."""
+    """Run a layer of either library on packed rows, with attention inside each clip."""
     attention = layer.attention
     rows = layer.layer_norm(hidden) if norm_first else hidden
     *projected, output = _projections(attention, rows)
@@ -238,7 +240,7 @@ def _layer(layer: Any, hidden: Tensor, packed: Packed, norm_first: bool, bias: _
 
 
 def _projections(attention: Any, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Any]:
-    """Queries, keys, values, and what the mixed values go through."""
+    """Return queries, keys, values and the output projection."""
     inner = getattr(attention, "attention", None)
     if inner is not None:  # torchaudio's WavLM keeps all three in one
         query, key, value = linear(rows, inner.in_proj_weight, inner.in_proj_bias).chunk(3, -1)

@@ -1,4 +1,4 @@
-"""The encoder of Whisper, on 30 s as it was trained or on a clip's own length."""
+"""Encoder of Whisper, on 30 s as in its training or on a clip's own length."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ _CPU_ROWS = 2048
 
 @dataclass(kw_only=True)
 class WhisperBackbone(Backbone):
-    """Whisper's encoder and its log-mel front end. Lengths are in encoder frames of 20 ms.
+    """Whisper's encoder and its log-mel front end.
+
+    Lengths are in encoder frames of 20 ms.
 
     `forward_blocks` returns what is real of each clip. Of a clip padded to 30 s the silence is computed and attended
     to, as in training, up to the last block that is read, in which nobody attends to its positions any more.
@@ -80,7 +82,7 @@ class WhisperBackbone(Backbone):
         return Item({"mel": mel, "attended": n_positions if pad_to_window else frames}, length=real)
 
     def collate(self, items: Sequence[Item]) -> dict[str, Tensor]:
-        """Pad with nothing, or with silence where each clip stands for one of 30 s."""
+        """Join clips without padding, or padded with silence to 30 s each."""
         lengths = {
             "real": torch.tensor([item.length for item in items]),
             "attended": torch.tensor([item.data["attended"] for item in items]),
@@ -104,7 +106,7 @@ class WhisperBackbone(Backbone):
         return [Tokens(values[i], packed.mask) for i in layers]
 
     def advance(self, items: Sequence[Item], batch: Mapping[str, Tensor], blocks: Sequence[int]) -> list[list[Item]]:
-        """All rows that are attended to are kept, silence too: the next block attends to it."""
+        """Keep all attended rows, silence included, since the next block attends to it."""
         encoder: Any = self.module
         done: dict[int, list[Item]] = {block: [] for block in blocks}
         for _, attended, (start, hidden) in self._starts(batch):
@@ -118,8 +120,10 @@ class WhisperBackbone(Backbone):
         return [done[block] for block in blocks]
 
     def _starts(self, batch: Mapping[str, Tensor]) -> Iterator[tuple[slice, list[int], tuple[int, Tensor]]]:
-        """Clips that go through the network together, the rows of each that are attended to, and where they enter:
-        a block, and what it returned, packed."""
+        """Yield clips that run together, their numbers of attended rows, and where they start.
+
+        The start is a block and its packed output.
+        """
         values = batch["hidden"] if "hidden" in batch else batch["mel"]
         attended = batch["attended"].tolist()
         room = _CPU_ROWS if values.device.type == "cpu" else sum(attended)
@@ -133,7 +137,7 @@ class WhisperBackbone(Backbone):
     def _encode(
         self, start: int, hidden: Tensor, real: list[int], attended: list[int], layers: list[int]
     ) -> dict[int, Tensor]:
-        """The real rows of the asked blocks, packed."""
+        """Return the real rows of the requested blocks, packed."""
         encoder: Any = self.module
         top, deepest = len(self.blocks) - 1, max(layers)
         packed = Packed(attended, hidden.device, exact=True)
@@ -148,7 +152,7 @@ class WhisperBackbone(Backbone):
         return found
 
     def _stem(self, mel: Tensor, attended: list[int]) -> Tensor:
-        """The convolutions, and positions, of every attended frame; packed."""
+        """Return the convolved and positioned features of all attended frames, packed."""
         encoder: Any = self.module
         hidden = gelu(encoder.conv2(gelu(encoder.conv1(mel)))).transpose(1, 2)
         longest = max(attended)
@@ -163,7 +167,7 @@ class WhisperBackbone(Backbone):
 
 
 def _layer(layer: Any, hidden: Tensor, packed: Packed, heard: Packed) -> Tensor:
-    """A layer on packed rows: its own modules, with attention inside each clip, and only the rows that are heard."""
+    """Run a layer on packed rows with attention inside each clip, on attended rows only."""
     attention = layer.self_attn
     rows = layer.self_attn_layer_norm(hidden)
     key, value = attention.k_proj(rows), attention.v_proj(rows)
@@ -182,7 +186,7 @@ def _layer(layer: Any, hidden: Tensor, packed: Packed, heard: Packed) -> Tensor:
 
 
 def _consecutive(sizes: Sequence[int], room: int) -> list[slice]:
-    """Slices of neighbours that fit into the room together; a larger one goes alone.
+    """Return slices of neighbors that fit into the room together; a larger one is alone.
 
     Examples
     --------
@@ -199,14 +203,14 @@ def _consecutive(sizes: Sequence[int], room: int) -> list[slice]:
 
 
 class LogMel:
-    """The log-mel spectrogram of `WhisperFeatureExtractor`, of one clip and at its own length.
+    """Log-mel spectrogram of `WhisperFeatureExtractor` for one clip, at its own length.
 
-    Holds nothing that a call changes, so threads may share it.
+    No call changes it, so threads may share it.
 
     Parameters
     ----------
     extractor : WhisperFeatureExtractor
-        Whose settings are taken.
+        Source of the settings.
     """
 
     def __init__(self, extractor: WhisperFeatureExtractor):
@@ -216,7 +220,7 @@ class LogMel:
         self.filters = torch.from_numpy(extractor.mel_filters).float().T.contiguous()
 
     def __call__(self, waveform: np.ndarray) -> np.ndarray:
-        """Float32 array of shape (mels, samples // hop)."""
+        """Return the spectrogram as float32 of shape (mels, samples // hop)."""
         samples = torch.from_numpy(waveform).float()
         spectrum = torch.stft(samples, self.n_fft, self.hop_length, window=self.window, return_complex=True)
         power = torch.view_as_real(spectrum[..., :-1]).square().sum(-1)
@@ -225,7 +229,7 @@ class LogMel:
 
 
 def whole_frames(n_samples: int) -> int:
-    """Encoder frames that hold so many samples.
+    """Return the number of encoder frames for a number of samples.
 
     Examples
     --------

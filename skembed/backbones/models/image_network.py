@@ -1,4 +1,4 @@
-"""Base class of image backbones: batches made in one pass, and a faster copy for inference."""
+"""Base class of image backbones, with batches in one pass and a fast inference copy."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _MANY_CONVOLUTIONS = 4
 
 @dataclass(kw_only=True)
 class ImageBackbone(Backbone):
-    """A network that reads RGB images of one size.
+    """Network that reads RGB images of one size.
 
     `module` is the network as it was trained, and is what fine-tuning copies. Under `torch.inference_mode` another
     runs: a copy whose batch normalisations are folded into its convolutions, which are laid out channels last and for
@@ -41,7 +41,7 @@ class ImageBackbone(Backbone):
     own_size : int, optional
         Side in pixels of the images that it reads by default; None where no number gives the same rows.
     channels_last : bool
-        Whether the network computes on pixels with adjacent channels; set by `prepare_inference`, like the next two.
+        True if the network computes on pixels with adjacent channels; set by `prepare_inference`, like the next two.
     copies : InferenceCopies, optional
         Networks for inference, shared with networks that were trained from this one.
     compiled : CompiledForward, optional
@@ -60,7 +60,7 @@ class ImageBackbone(Backbone):
 
     @property
     def batch_limit(self) -> int:  # type: ignore[override]
-        """Most items in a batch that "auto" plans on a CPU: convolutional maps should stay in its caches."""
+        """Largest batch of "auto" on a CPU, whose caches should hold the maps."""
         # Images/s of batches of 1, 2, 4, 8 on one core with AVX-512. Float32: EfficientNet-Lite0 55, 59, 60, 44,
         # ResNet-50 9.6, 10.5, 10.4, 10.9, ViT-S/16 8.7, 9.2, 9.5, 9.4. bfloat16: 73, 90, 102, 108; 17.2, 20.3, 22.0,
         # 22.9; 14.7, 15.9, 16.4, 16.6. OpenVINO gains nothing beyond 4.
@@ -75,7 +75,7 @@ class ImageBackbone(Backbone):
 
     @abstractmethod
     def _read(self, module: Any, pixels: Tensor, layers: Iterable[int]) -> tuple[dict[int, Tensor], Tensor | None]:
-        """Run a network; return what its layers (at least those) gave, and its own pooled vector where it has one."""
+        """Run a network; return outputs of layers, and its own pooled vector if it has one."""
 
     @abstractmethod
     def _tokens(self, layer: int, values: Tensor, pooled: Tensor | None) -> Tokens:
@@ -114,7 +114,10 @@ class ImageBackbone(Backbone):
         return self.copies
 
     def _read_behind(self, batch: Mapping[str, Tensor], layers: list[int]) -> tuple[dict[int, Tensor], Tensor | None]:
-        """As `_read`, from a block on. The stem, and what lies between the blocks, runs on one empty image."""
+        """Run a network from a block on, like `_read`.
+
+        The stem, and modules between the blocks, run on one empty image.
+        """
         hidden = batch["hidden"]
         if self.channels_last and hidden.ndim == 4:
             hidden = hidden.contiguous(memory_format=torch.channels_last)
@@ -129,7 +132,7 @@ class ImageBackbone(Backbone):
         return advance_each(items, {block: found[block] for block in blocks})
 
     def prepare_inference(self) -> None:
-        """Find out what can be faster about this network; once, after it was opened in float32.
+        """Prepare faster inference; called once, after the network was opened in float32.
 
         Raises
         ------
@@ -155,7 +158,7 @@ class ImageBackbone(Backbone):
             self.compiled = CompiledForward(self._outputs, len(self.blocks), self.copies)
 
     def _outputs(self, module: Any, pixels: Tensor) -> list[Tensor]:
-        """All layers in order, and the pooled vector, as one list."""
+        """Return all layers in order and the pooled vector as one list."""
         found, pooled = self._read(module, pixels, range(len(self.blocks)))
         values = [found[i] for i in range(len(self.blocks))]
         return values if pooled is None else [*values, pooled]

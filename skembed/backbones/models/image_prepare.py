@@ -1,4 +1,4 @@
-"""From an RGB image to the rectangle that a network sees: resized, cropped, scaled, by Pillow and plain arithmetic.
+"""Preparation of RGB images for a network: resizing, cropping and scaling.
 
 Libraries agree on the steps and differ in the roundings, so the rounding is part of a preparation.
 """
@@ -33,7 +33,7 @@ _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class ImagePreparation:
-    """A deterministic preparation of images.
+    """Deterministic preparation of images.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ class ImagePreparation:
 
     @property
     def output_size(self) -> tuple[int, int]:
-        """Height and width in pixels of what comes out."""
+        """Height and width of prepared images in pixels."""
         if self.crop is not None:
             return self.crop
         assert isinstance(self.resize, tuple)
@@ -94,7 +94,7 @@ class ImagePreparation:
 
     @property
     def least_size(self) -> tuple[int, int] | None:
-        """Width and height in pixels that a file may be decoded at instead of its own; None: no other than its own.
+        """Smallest width and height to decode an image file at; None for its own size.
 
         Both sides are to be at least so long, with their proportions kept exactly. A decoder that is asked for less
         averages in blocks, so it is given room: with EfficientNet-Lite0 at 224 and at 96 pixels, and JPEG files
@@ -148,7 +148,7 @@ class ImagePreparation:
         return part.resize((kept_width, kept_height), self.resampling, box=(x0, y0, x1, y1))
 
     def _kept(self, source: int, resized: int, crop: int) -> tuple[int, int, float, float, int]:
-        """Return what one side keeps: first and last source pixel, the box from the first on, and the new length."""
+        """Return the kept part of one side: source pixels, box and new length."""
         if resized <= crop:
             return 0, source, 0.0, float(source), resized
         scale = source / resized
@@ -165,12 +165,12 @@ class ImagePreparation:
         return round(margin) if self.rounding == "timm" else int(margin)
 
     def normalise(self, images: Sequence[np.ndarray]) -> Tensor:
-        """Scale the pixels of a batch, in the very operations that timm uses, each of them in one pass.
+        """Scale the pixels of a batch by timm's operations, each in one pass.
 
         Parameters
         ----------
         images : sequence of ndarray of shape (height, width, 3), uint8
-            What `pixels` returned.
+            Output of `pixels`.
 
         Returns
         -------
@@ -185,7 +185,7 @@ class ImagePreparation:
         return batch.view(len(images), height, width, 3).permute(0, 3, 1, 2)
 
     def _resized(self, width: int, height: int) -> tuple[int, int]:
-        """Width and height after resizing."""
+        """Return width and height after resizing."""
         if isinstance(self.resize, int):
             other = int(self.resize * max(width, height) / min(width, height))
             return (self.resize, other) if width <= height else (other, self.resize)

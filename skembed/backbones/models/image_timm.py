@@ -1,4 +1,4 @@
-"""Vision models of timm: convolutional nets, ViTs, DINOv2, Swin, the vision towers of CLIP and SigLIP."""
+"""Vision models of timm: convolutional nets, ViTs, DINOv2, Swin, CLIP and SigLIP."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class _Layout(NamedTuple):
 
 @dataclass(kw_only=True)
 class TimmBackbone(ImageBackbone):
-    """A timm model and its evaluation transform.
+    """timm model with its evaluation transform.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> Timm
 def _build(
     directory: Path, architecture: str, arguments: dict[str, Any], pretrained: dict[str, Any], image_size: int | None
 ) -> nn.Module:
-    """The network with its weights, at the size asked for, and without its classifier."""
+    """Return the network with its weights, at the requested size, without its classifier."""
 
     def build(weights=True, **size):
         # With the classifier that the checkpoint has, timm loads strictly: nothing stays random.
@@ -133,7 +133,7 @@ def _build(
 
 
 def _configuration(directory: Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """Architecture, its arguments, and a `pretrained_cfg` that points at the weights of this directory."""
+    """Return architecture, arguments, and a `pretrained_cfg` with the local weights."""
     require_safetensors(directory)
     config = read_json(directory / "config.json")
     architecture = str(config.get("architecture"))
@@ -159,7 +159,7 @@ def _configuration(directory: Path) -> tuple[str, dict[str, Any], dict[str, Any]
 
 
 def _default_size(cls: type[nn.Module], arguments: dict[str, Any], pretrained: dict[str, Any]) -> int | None:
-    """Return the `image_size` that changes neither the network nor the preparation; None if there is none."""
+    """Return the `image_size` that changes nothing; None if there is none."""
     prepare = ImagePreparation.from_timm(pretrained)
     side = prepare.output_size[0]
     if ImagePreparation.from_timm(pretrained, side) != prepare:
@@ -174,7 +174,7 @@ def _default_size(cls: type[nn.Module], arguments: dict[str, Any], pretrained: d
 
 
 def _run(module: Any, names: Sequence[str], pixels: Tensor, layers: Iterable[int]) -> tuple[Any, dict[int, Tensor]]:
-    """The network's features as it returns them, where its top is asked for, and the outputs of layers."""
+    """Return the network's own features if its top is requested, and outputs of layers."""
     layers, top = list(layers), len(names)
     stack = [module.get_submodule(name) for name in names]
     features = None
@@ -186,7 +186,7 @@ def _run(module: Any, names: Sequence[str], pixels: Tensor, layers: Iterable[int
 
 
 def _depth(module: nn.Module, size: tuple[int, int]) -> tuple[tuple[Block, ...], list[str], list[_Layout], int]:
-    """Ordered blocks, the names of the layer modules, the layouts of their outputs, the width of the pooled one.
+    """Return blocks, names and layouts of layers, and the width of the pooled vector.
 
     Blocks are timm's own coarse grouping of parameters: transformer blocks, or the stages of convolutional and
     hierarchical nets. What comes after them (a last norm, an attention pooler) is part of the top block.
@@ -230,7 +230,7 @@ def _coarse_blocks(module: Any) -> tuple[Block, ...]:
 
 
 def _shapes(module: Any, names: Sequence[str], size: tuple[int, int]) -> list[torch.Size] | None:
-    """Shapes of all layers and of the pooled vector, or None where they do not come one after the other."""
+    """Return the shapes of layers and pooled vector, or None if layers are not in sequence."""
     try:
         maps, pooled = dry_run(_Reader(module, names), torch.empty(1, 3, *size))
     except ValueError:
@@ -244,7 +244,7 @@ def _shapes(module: Any, names: Sequence[str], size: tuple[int, int]) -> list[to
 
 
 class _Reader(nn.Module):
-    """All layers and the pooled vector in one call, which is what a dry run can call."""
+    """Module that returns all layers and the pooled vector, for a dry run."""
 
     def __init__(self, model: nn.Module, names: Sequence[str]):
         super().__init__()
@@ -257,7 +257,10 @@ class _Reader(nn.Module):
 
 
 def _layout(module: nn.Module, shape: torch.Size, *, top: torch.Size) -> _Layout:
-    """Layers of one network may differ: PVT has NHWC maps between NCHW ones, CaiT adds its class token late."""
+    """Return the layout of a layer's output.
+
+    Layers of one network may differ: PVT has NHWC maps between NCHW ones, CaiT adds its class token late.
+    """
     if len(shape) == 3:
         n_prefix = getattr(module, "num_prefix_tokens", 0) if shape[1] == top[1] else 0
         return _Layout(False, n_prefix)

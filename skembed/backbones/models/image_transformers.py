@@ -1,4 +1,4 @@
-"""Vision models of transformers: ResNet, ConvNeXt, ViT, DINOv2, Swin, the vision towers of CLIP and SigLIP."""
+"""Vision models of transformers: ResNet, ConvNeXt, ViT, DINOv2, Swin, CLIP and SigLIP."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ _FAMILIES = {
 
 @dataclass(kw_only=True)
 class TransformersImageBackbone(ImageBackbone):
-    """A vision model of transformers.
+    """Vision model of transformers.
 
     Parameters
     ----------
     has_pooler : bool
-        Whether its pooled output is trained, or a plain mean.
+        True if its pooled output is trained, or a plain mean.
     n_prefix : int
         Class, distillation and register tokens.
     forward_options : dict
@@ -150,14 +150,14 @@ def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> Tran
 
 
 def _default_size(preprocessor: dict[str, Any]) -> int | None:
-    """Return the `image_size` that prepares images as the directory says; None if there is none."""
+    """Return the `image_size` that keeps the preparation; None if there is none."""
     prepare = ImagePreparation.from_transformers(preprocessor)
     side = prepare.output_size[0]
     return side if ImagePreparation.from_transformers(preprocessor, side) == prepare else None
 
 
 def _depth(module: nn.Module) -> tuple[tuple[Block, ...], list[str]]:
-    """Transformer layers, or the stages of convolutional and hierarchical nets."""
+    """Return transformer layers, or the stages of convolutional and hierarchical nets."""
     config: Any = getattr(module.config, "vision_config", module.config)
     depths = getattr(config, "depths", None)
     names = layer_names(module, len(depths) if depths else config.num_hidden_layers)
@@ -165,9 +165,9 @@ def _depth(module: nn.Module) -> tuple[tuple[Block, ...], list[str]]:
 
 
 def _preprocessor(directory: Path, family: _Family) -> dict[str, Any]:
-    """The image processor's configuration, with the defaults of its class where the file is silent.
+    """Return the image processor's configuration, completed by the defaults of its class.
 
-    What a bare "size": 224 means, for one, only the class knows: a square for ViT, the shorter side for CLIP.
+    Only the class knows, for instance, that "size": 224 means a square for ViT and the shorter side for CLIP.
     """
     found = read_json(directory / "preprocessor_config.json") or read_json(directory / "processor_config.json")
     found = found.get("image_processor", found)

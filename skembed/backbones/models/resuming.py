@@ -1,4 +1,4 @@
-"""Items that stand for a sample behind one of the network's blocks: what that block returned, kept."""
+"""Items that store the output of a block, so that a network can resume behind it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["advance_each", "advanced", "collate_advanced", "join_advanced"]
 
 
 def advanced(item: Item, block: int, hidden: Tensor, *, keep: Sequence[str] = ("ids", "unpooled")) -> Item:
-    """The item with what a block returned for it.
+    """Return the item with the output of a block for it.
 
     Parameters
     ----------
@@ -22,9 +22,9 @@ def advanced(item: Item, block: int, hidden: Tensor, *, keep: Sequence[str] = ("
     block : int
         Whose output `hidden` is.
     hidden : Tensor
-        Of this item alone, without the batch's axis; kept on the CPU.
+        Output for this item alone, without the batch axis, on the CPU.
     keep : sequence of str
-        What else of its data the network above still needs.
+        Other data of the item that the network above needs.
     """
     kept = {name: item.data[name] for name in keep if name in item.data}
     # A copy of its own: a view would hold on to the whole batch.
@@ -33,7 +33,7 @@ def advanced(item: Item, block: int, hidden: Tensor, *, keep: Sequence[str] = ("
 
 
 def advance_each(items: Sequence[Item], found: Mapping[int, Iterable[Tensor]]) -> list[list[Item]]:
-    """For each block the items with what it returned for them, see `advanced`."""
+    """Return, for each block, the items with its outputs; see `advanced`."""
     return [
         [advanced(item, block, own) for item, own in zip(items, hidden, strict=True)] for block, hidden in found.items()
     ]

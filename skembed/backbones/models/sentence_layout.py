@@ -1,4 +1,4 @@
-"""Settings that sentence-transformers stores beside a network: prompt, pooling, and what follows."""
+"""Settings that sentence-transformers stores beside a network."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class SentenceLayout:
 
 
 def read_sentence_layout(directory: Path) -> SentenceLayout:
-    """Return the layout of a sentence-transformers directory; of any other directory, one that says nothing.
+    """Return the layout of a sentence-transformers directory; defaults for any other.
 
     Warns
     -----

@@ -43,7 +43,7 @@ def first_within(vocabulary: int, *tokens: int | None) -> int:
 
 
 def count_positions(module: nn.Module) -> int | None:
-    """Count the tokens that the table of absolute positions has room for; None where there is no such table."""
+    """Count the tokens that the table of absolute positions has room for; None without one."""
     for name, table in module.named_modules():
         if name.rpartition(".")[2] in _POSITION_TABLES and isinstance(table, nn.Embedding):
             # RoBERTa and its kin count from behind the padding index on; OPT keeps its offset itself.
@@ -53,7 +53,7 @@ def count_positions(module: nn.Module) -> int | None:
 
 
 def default_length(config, tokenizer, positions: int | None, declared: int | None) -> int:
-    """Return the tokens that are read where the user names no number: the least that anything here gives."""
+    """Return the default number of tokens: the smallest limit of network and tokenizer."""
     stated = tokenizer.model_max_length
     known = (
         declared,
@@ -66,7 +66,7 @@ def default_length(config, tokenizer, positions: int | None, declared: int | Non
 
 
 def leading_part(text: str, characters: int) -> str:
-    """Return so many characters of a text at most, and where there is a space among them, no part of a word."""
+    """Return a limited number of leading characters, cut at a space if there is one."""
     if len(text) <= characters:
         return text
     end = text.rfind(" ", 0, characters)

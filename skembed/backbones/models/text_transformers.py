@@ -1,4 +1,4 @@
-"""Language models: encoders, sentence-transformers directories, decoders, CLIP's text tower."""
+"""Language models: encoders, sentence-transformers, decoders, CLIP's text tower."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ _MAX_CHARACTERS = 1_000_000
 
 @dataclass(kw_only=True)
 class TextBackbone(Backbone):
-    """A language model and its tokenizer.
+    """Language model with its tokenizer.
 
     Special tokens are put around a text here and not by the tokenizer, which is only ever asked for plain
     tokens: asking it to cut or pad would leave its state changed, for all threads that share it.
@@ -89,9 +89,9 @@ class TextBackbone(Backbone):
     forward_options : dict
         Other arguments of its forward pass.
     has_summary : bool
-        Whether it was trained with a pooled output.
+        True if it was trained with a pooled output.
     lowercase : bool
-        Whether texts are lowercased first.
+        True if texts are lowercased first.
     first_virtual_token : int, optional
         Tokens from this one on are those of a trained prompt.
     """
@@ -113,7 +113,7 @@ class TextBackbone(Backbone):
 
     @property
     def token_budget(self) -> int:  # type: ignore[override]
-        """Tokens of a batch that "auto" plans."""
+        """Number of tokens per batch that "auto" plans."""
         # Measured on a CPU, packed: against 2048, 4096 gain 2 to 8 % with MiniLM in either precision and 2 % with BERT
         # base in bfloat16, and lose 1 % in float32, where the widest values are no longer kept when they are free.
         # Padded, they gain a little on texts of like length and lose more on mixed ones.
@@ -127,7 +127,7 @@ class TextBackbone(Backbone):
         return self.limit
 
     def preprocess(self, samples: Sequence[str], options: TextOptions) -> list[list[Item]]:
-        """Tokenise texts.
+        """Tokenize texts.
 
         Parameters
         ----------
@@ -170,7 +170,7 @@ class TextBackbone(Backbone):
         return len(tokens) - (tokens[-1:] != [] and tokens[-1] in self.tokenizer.all_special_ids)
 
     def _windows(self, ids: np.ndarray, room: int, unpooled: int) -> list[Item]:
-        """Split the tokens of a text into windows, without those of nothing but an unpooled prompt."""
+        """Split the tokens of a text into windows, without windows of an unpooled prompt alone."""
         n_special = len(self.prefix)
         left = max(unpooled - n_special, 0)
         items: list[Item] = []
@@ -197,7 +197,7 @@ class TextBackbone(Backbone):
         return text.lower() if self.lowercase else text
 
     def length_read(self, options: TextOptions) -> int:
-        """Tokens that are read of a sequence, special ones included."""
+        """Return the number of tokens that are read per sequence, special ones included."""
         return self.default_size if options.max_length is None else options.max_length
 
     def room(self, options: TextOptions) -> int:
@@ -229,7 +229,7 @@ class TextBackbone(Backbone):
         return [token for token in tokens if first is None or token < first]
 
     def _tokenize(self, texts: list[str]) -> list[np.ndarray]:
-        """The plain tokens of each text."""
+        """Return the plain tokens of each text."""
         if not texts:
             return []
         # verbose=False: no advice on texts beyond the model's limit, which are cut or split by us.
@@ -237,7 +237,7 @@ class TextBackbone(Backbone):
         return [np.asarray(tokens, dtype=np.int64) for tokens in ids]
 
     def _tokenize_start(self, texts: list[str], room: int) -> list[tuple[np.ndarray, bool]]:
-        """As `_tokenize`, of no more of each text than its first `room` tokens need.
+        """Tokenize only as much of each text as its first `room` tokens need.
 
         Returns
         -------
@@ -277,9 +277,9 @@ class TextBackbone(Backbone):
         return Item(data, length=len(tokens), truncated=truncated)
 
     def collate(self, items: Sequence[Item]) -> dict[str, Tensor]:
-        """Pad to the longest item, always on the right, where positions and decoders do not notice it.
+        """Pad to the longest item on the right, where it affects neither positions nor decoders.
 
-        What a block returned for items behind it, "hidden", lies end to end, but where the network sees padding.
+        Stored outputs of a block, "hidden", are joined end to end, unless the network sees padding.
         """
         lengths = np.array([item.length for item in items])
         width = self.padded_length or lengths.max()
@@ -301,7 +301,7 @@ class TextBackbone(Backbone):
         return advance_each(items, dict(zip(blocks, cut, strict=True)))
 
     def forward_blocks(self, batch: Mapping[str, Tensor], layers: Iterable[int]) -> list[Tokens]:
-        """Run the network and read blocks; the last has `pooled` where the network has a summary.
+        """Run the network and read blocks; the last one has the summary as `pooled`, if any.
 
         Tokens of a batch are padded. Where the network can be packed nothing else is, until somebody asks for
         ``values`` of what is returned.

@@ -38,7 +38,7 @@ def read_config(directory: Path) -> Any:
 
 
 def read_part(cls: Any, directory: Path, what: str) -> Any:
-    """Return what a class of transformers reads from a directory, without running code that is stored there.
+    """Return what a transformers class reads from a directory, without running its code.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def read_part(cls: Any, directory: Path, what: str) -> Any:
 
 
 def _describe_files(directory: Path, what: str) -> str:
-    """Name the files that a part is read from: the libraries do not say which of them is damaged."""
+    """Name the files of a part, since the libraries do not say which one is damaged."""
     paths = {path.name for pattern in _FILES[what] for path in directory.glob(pattern)}
     usual = _FILES[what][0]
     missing = "" if usual in paths else f" {usual} is missing."
@@ -78,7 +78,7 @@ def _describe_files(directory: Path, what: str) -> str:
 
 @contextmanager
 def quiet():
-    """No advice and no progress bars: heads that are left out are meant to be."""
+    """Silence advice and progress bars, since heads are left out on purpose."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -91,7 +91,7 @@ def quiet():
 
 
 def load_pretrained(cls: Any, directory: Path, **kwargs: Any) -> nn.Module:
-    """A network in float32 from safetensors, with every weight of it found.
+    """Return a network in float32 from safetensors, with all of its weights.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ def load_pretrained(cls: Any, directory: Path, **kwargs: Any) -> nn.Module:
 
 
 def layer_names(module: nn.Module, count: int) -> list[str]:
-    """Dotted names of the layers: the first list of `count` modules in the network.
+    """Return the dotted names of the layers, the first list of `count` modules.
 
     Raises
     ------

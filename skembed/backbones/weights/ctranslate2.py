@@ -1,4 +1,4 @@
-"""Reading the binary in which CTranslate2 stores a model, and naming its tensors as transformers does.
+"""Reader of CTranslate2's binary format, with transformers' names of tensors.
 
 The file is little-endian: a version, the name and revision of the model's specification, the number of variables,
 and for each of them a name, a shape, a type and its bytes; aliases of variables follow.
@@ -24,7 +24,7 @@ _MOST_AXES = 8
 
 
 class _Reader:
-    """A position in bytes that cannot leave them."""
+    """Position in bytes that cannot go beyond their end."""
 
     def __init__(self, content: bytes, path: Path):
         self.content = content
@@ -47,7 +47,7 @@ class _Reader:
 
 
 def read_variables(path: Path, prefix: str = "") -> dict[str, np.ndarray]:
-    """The variables of a CTranslate2 model whose names start with `prefix`.
+    """Return the variables of a CTranslate2 model whose names start with `prefix`.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ _LAYER = {
 
 
 def whisper_encoder_state(variables: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The state dict of transformers' WhisperEncoder from the variables of a Whisper model.
+    """Return the state dict of transformers' WhisperEncoder from a model's variables.
 
     Parameters
     ----------
@@ -156,7 +156,7 @@ def _norm(ours: str, encoder: dict[str, np.ndarray], theirs: str) -> dict[str, n
 
 
 def _attention(ours: str, encoder: dict[str, np.ndarray], theirs: str) -> dict[str, np.ndarray]:
-    """Query, key and value, which lie one upon the other."""
+    """Return query, key and value, which are stacked in one variable."""
     weight, bias = encoder[f"{theirs}/weight"], encoder[f"{theirs}/bias"]
     if weight.ndim != 2 or weight.shape[0] != 3 * weight.shape[1] or bias.shape != weight.shape[:1]:
         raise IntegrityError(

@@ -1,4 +1,4 @@
-"""A directory of weights and configuration: its fingerprint, and reading safetensors from it."""
+"""Fingerprints of directories with weights, and reading of safetensors."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _DECISIVE_DEFAULTS = ("default_prompt_name", "truncate_dim")
 
 
 def sha256_file(path: Path) -> str:
-    """SHA-256 of a file's content, in hex."""
+    """Return the SHA-256 of a file's content, in hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def decisive_files(directory: Path) -> list[Path]:
-    """Files that decide what the backbone computes, in order; those in sub-folders included."""
+    """Return the files that decide what the backbone computes, sub-folders included."""
     folders = [glob.escape(folder) for folder in module_folders(directory)]
     patterns = [*_DECISIVE, *(f"{folder}/config.json" for folder in folders if folder)]
     patterns += [f"{folder}/{pattern}" for folder in folders[:1] if folder for pattern in _DECISIVE]
@@ -52,7 +52,7 @@ def _has_defaults(path: Path) -> bool:
 
 
 def fingerprint_directory(directory: Path) -> str:
-    """Return a hex digest over the names and contents of the files that decide what the backbone computes.
+    """Return a hex digest of the names and contents of the deciding files.
 
     Raises
     ------

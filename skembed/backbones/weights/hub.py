@@ -1,4 +1,4 @@
-"""The local hub cache, and then the hub."""
+"""Directories of repositories, from the local hub cache or from the hub."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ _PATIENCE = 5.0
 
 
 def resolve_directory(name: str, *, revision: str | None = None) -> Path:
-    """The directory of a hub repository: from the local cache, else downloaded. No network call if it is there.
+    """Return the directory of a hub repository; download it if it is not cached.
+
+    A cached directory needs no network call.
 
     Parameters
     ----------
@@ -69,7 +71,7 @@ def resolve_directory(name: str, *, revision: str | None = None) -> Path:
 
 
 def resolved_revision(directory: Path) -> str | None:
-    """The commit that a snapshot of the hub cache is of; None for any other directory."""
+    """Return the commit of a snapshot in the hub cache; None for any other directory."""
     is_snapshot = directory.parent.name == "snapshots" and re.fullmatch(r"[0-9a-f]{40}", directory.name)
     return directory.name if is_snapshot else None
 

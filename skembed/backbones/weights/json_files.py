@@ -1,4 +1,4 @@
-"""JSON files of a backbone's directory, whose content nobody has checked."""
+"""Reading of JSON files with unchecked content."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def invalid_entry(path: Path, entry: str, value: Any, allowed: str) -> BackboneR
     entry : str
         Name of the entry, as a user finds it in the file.
     value : object
-        What the file has there.
+        Value of the entry in the file.
     allowed : str
-        What is allowed, such as "a string".
+        Description of allowed values, such as "a string".
     """
     return BackboneReadError(
         f"{path} has {entry}={str(value)[:60]!r}, which must be {allowed}. Download the backbone again."

@@ -1,4 +1,4 @@
-"""Modules of a sentence-transformers directory, and the folder that its network is stored in."""
+"""Modules of a sentence-transformers directory, and the folder of its network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FOLDER = re.compile(r"(?P<index>\d{1,3})_(?P<kind>[A-Za-z]\w*)")
 
 
 class SentenceModule(NamedTuple):
-    """A step of a sentence-transformers model.
+    """Step of a sentence-transformers model.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ def has_module_list(directory: Path) -> bool:
 
 
 def read_modules(directory: Path) -> list[SentenceModule]:
-    """Return the modules of a sentence-transformers directory in order; none for any other directory.
+    """Return the modules of a sentence-transformers directory; none for any other.
 
     Early versions stored the network in a folder of its own, "0_Transformer". Where such a directory has lost its
     modules.json, the numbers and names of the folders say the same.
@@ -83,7 +83,7 @@ def _modules_by_folder(directory: Path) -> list[SentenceModule]:
 
 
 def network_directory(directory: Path) -> Path:
-    """Return the folder with config.json and weights: that of the first module, else the directory itself.
+    """Return the folder of the network: that of the first module, else the directory.
 
     Raises
     ------
@@ -99,7 +99,7 @@ def network_directory(directory: Path) -> Path:
 
 
 def module_folders(directory: Path) -> list[str]:
-    """Return the folders of all modules, the network's first; none where modules.json is damaged."""
+    """Return the folders of all modules, the network's first; none if they are unknown."""
     try:
         return [module.folder for module in read_modules(directory)]
     except BackboneReadError:

@@ -1,4 +1,4 @@
-"""Bounds on what a backbone's files may make a library allocate: headers of weights, and sizes in configurations."""
+"""Bounds on the memory that a backbone's files can make libraries allocate."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _damaged(path: Path, reason: str) -> BackboneReadError:
 
 
 def check_sizes(directory: Path) -> None:
-    """Refuse impossible sizes in a directory's configurations before a library computes with them.
+    """Refuse impossible sizes in configurations before a library uses them.
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ def check_sizes(directory: Path) -> None:
 
 
 def _entries(section: Any) -> Iterator[tuple[str, Any]]:
-    """Keys and values of a configuration, at any depth."""
+    """Yield keys and values of a configuration, at any depth."""
     pending = [section]
     while pending:
         section = pending.pop()
@@ -136,7 +136,7 @@ def _entries(section: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _numbers(value: Any) -> list[Any]:
-    """All items of nested lists, or the value itself; None stands for a library's default."""
+    """Return all items of nested lists, or the value itself, without None."""
     items, pending = [], [value]
     while pending:
         value = pending.pop()
@@ -171,14 +171,14 @@ def _short(value: Any) -> str:
 
 
 class _Meter:
-    """Counts of what the networks built by one thread contain.
+    """Counts of the contents of networks that one thread builds.
 
     Parameters
     ----------
     directory : Path
         Named in the message.
     stored : StoredWeights
-        What its files contain.
+        Content of its files.
     """
 
     def __init__(self, directory: Path, stored: StoredWeights):
@@ -220,7 +220,7 @@ def _count(value: Any) -> int:
 
 @contextmanager
 def limit_network(directory: Path) -> Iterator[None]:
-    """Refuse networks that are much larger than the weights of a directory, while a library builds them.
+    """Refuse networks that are much larger than their weights, while a library builds them.
 
     Parameters
     ----------
@@ -246,7 +246,7 @@ def limit_network(directory: Path) -> Iterator[None]:
 
 
 def rehearse(directory: Path, build: Callable[[], Any]) -> None:
-    """Build a network without memory, on torch's meta device, to see that its sizes fit the weights.
+    """Build a network on torch's meta device, to check its sizes against the weights.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Checks of a backbone's directory before any library reads it: damaged files, and requests to run foreign code."""
+"""Checks of a directory for damage and foreign code, before any library reads it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TIMM_SOURCES = {"cache_dir", "checkpoint_path", "pretrained", "pretrained_cfg",
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn everything that a library raises while it reads a file or directory into a `BackboneReadError`.
+    """Turn a library's exceptions while reading into a `BackboneReadError`.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def _damaged_files(path: Path) -> str:
 
 
 def check_directory(directory: Path) -> None:
-    """Refuse a directory with damaged files, or whose configuration asks for code or files from elsewhere.
+    """Refuse a directory with damaged files or requests for code or files from elsewhere.
 
     Custom code beside the weights (``auto_map``) is never run, and not refused where transformers knows the family.
 
@@ -150,7 +150,7 @@ def _check_implementation(path: Path, key: str, value: Any) -> None:
 
 
 def _sections(value: Any) -> Iterator[dict[str, Any]]:
-    """All dicts in a configuration, however deep."""
+    """Yield all dicts in a configuration, at any depth."""
     pending = [value]
     while pending:
         value = pending.pop()
