@@ -180,7 +180,10 @@ class EmbeddingCache:
         return rows
 
     def put_many(self, namespace: str, keys: Sequence[bytes], rows: Sequence[np.ndarray]) -> None:
-        """Store rows of samples, on disk by the time this method returns.
+        """Store rows of samples.
+
+        On a local disk they are written when this method returns. On a network filesystem rows are gathered first,
+        up to `flush`.
 
         Parameters
         ----------

@@ -20,9 +20,9 @@ def is_network(directory: Path, mounts: Path = Path("/proc/mounts")) -> bool:
     Parameters
     ----------
     directory : Path
-        Any path.
+        Path of the directory.
     mounts : Path
-        A table of mounts in the form of Linux's.
+        Table of mounts in the form of Linux.
     """
     try:
         lines = mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines()

@@ -15,12 +15,12 @@ _OVERHEAD = 250
 
 
 class MemoryStore:
-    """A bounded dictionary of rows, safe for threads.
+    """Bounded dictionary of rows, safe for threads.
 
     Parameters
     ----------
     max_bytes : int
-        Rows beyond it push out those that were not used for longest.
+        Limit in bytes, beyond which the least recently used rows are dropped.
     """
 
     def __init__(self, max_bytes: int):
@@ -43,7 +43,7 @@ class MemoryStore:
         return rows
 
     def put_many(self, keys: Sequence[bytes], rows: Sequence[np.ndarray]) -> None:
-        """Keep copies of rows."""
+        """Store copies of rows."""
         with self._lock:
             for key, row in zip(keys, rows, strict=True):
                 # A view would hold the whole array that it looks into.

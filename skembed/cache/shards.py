@@ -226,7 +226,7 @@ class ShardStore:
         return len(rows), n_bytes
 
     def prune(self, max_bytes: int | None, older_than: float | None) -> int:
-        """Remove files written more than `older_than` seconds ago, then the oldest until `max_bytes` remain."""
+        """Remove files older than `older_than` seconds, then the oldest until `max_bytes` remain."""
         removed = 0
         with self._turn():
             sizes: dict[Path, int] = {}
@@ -384,7 +384,7 @@ def _read_rows(path: Path, entries: Iterable[_Entry]) -> Iterator[tuple[bytes, b
 
 
 def _set_aside(path: Path) -> None:
-    """Rename a damaged shard, which its owner may look at or delete, if the directory is writable."""
+    """Rename a damaged shard, which its owner may inspect, if the directory is writable."""
     with suppress(OSError):
         os.replace(path, path.with_name(path.name + ".damaged"))
 

@@ -1,4 +1,4 @@
-"""Rows in an SQLite file on a local disk: many processes, kill -9, full disks, flipped bits."""
+"""Rows in an SQLite file on a local disk, safe against kill -9 and damaged bits."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ class SqliteStore:
         return self._run(count), sum(path.stat().st_size for path in self._files())
 
     def last_used(self) -> float | None:
-        """Return when a row was written or, to the day, read last, in seconds since 1970; None without rows."""
+        """Return the time of the last use in seconds since 1970, to the day; None without rows."""
         return self._run(lambda connection: connection.execute("SELECT MAX(used) FROM rows").fetchone()[0])
 
     def clear(self) -> int:
@@ -164,7 +164,7 @@ class SqliteStore:
         return self.prune(0, None)
 
     def prune(self, max_bytes: int | None, older_than: float | None) -> int:
-        """Remove rows not used for `older_than` seconds, then the longest unused until `max_bytes` remain."""
+        """Remove rows unused for `older_than` seconds, then the longest unused to `max_bytes`."""
 
         def prune(connection) -> int:
             before = connection.total_changes
@@ -348,7 +348,10 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 def _is_busy(error: sqlite3.OperationalError) -> bool:
-    """Return True if another connection has locked the file; extended codes keep that in their lowest byte."""
+    """Return True if another connection has locked the file.
+
+    Extended error codes keep the basic code in their lowest byte.
+    """
     return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
 
 

@@ -1,4 +1,4 @@
-"""Raw samples and targets: containers, files and arrays, each read and checked in one place.
+"""Readers and checks of raw samples and targets: containers, files and arrays.
 
 samples.py        X in any container as one list; describing.py and keys.py name and digest a sample
 text.py           one text

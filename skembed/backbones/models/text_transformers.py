@@ -201,7 +201,7 @@ class TextBackbone(Backbone):
         return self.default_size if options.max_length is None else options.max_length
 
     def room(self, options: TextOptions) -> int:
-        """Tokens of the text itself that fit beside the special ones, and behind which a prompt has its place.
+        """Return the room for tokens of the text itself, beside special ones and a prompt.
 
         Raises
         ------
