@@ -14,16 +14,8 @@ PACKAGE = Path(__file__).parents[1] / "skembed"
 PUBLIC_ROOMS = ["advice", "augment", "cache", "diagnosis", "displays", "exceptions", "measures", "selection", "testing"]
 #: First words that make a clause of the first line, which then says neither what a thing is nor what it does.
 FORBIDDEN = {"What", "Whether", "Where", "How", "Of", "That"}
-#: Most characters of a public first line, and of those that cannot say it in fewer.
-LONGEST, LONGEST_OF_ALL = 88, 120
-LONG: set[str] = set()
-#: Modules and folders whose docstrings are yet to be rewritten. Remove names, never add any.
-TO_REWRITE = {"testing.double"}
-
-
-def is_rewritten(module: str) -> bool:
-    room = module.removeprefix("skembed.")
-    return not any(room == other or room.startswith(f"{other}.") for other in TO_REWRITE)
+#: Most characters of a public first line.
+LONGEST = 88
 
 
 def public_things():
@@ -41,7 +33,7 @@ def public_things():
 
 
 def methods_of(cls: type):
-    """Yield the public methods and properties that skembed defines for a class, with the classes that define them."""
+    """Yield the public methods and properties that skembed defines for a class, by their dotted names."""
     for name in sorted({name for base in cls.__mro__ for name in vars(base) if not name.startswith("_")}):
         owners = [base for base in cls.__mro__ if name in vars(base) and base.__module__.startswith("skembed.")]
         members = [inspect.getattr_static(owner, name) for owner in owners]
@@ -49,23 +41,23 @@ def methods_of(cls: type):
         if members and (inspect.isfunction(members[0]) or isinstance(members[0], property)):
             # A method that only carries out what its base class declares may leave the docstring to it.
             described = next((member for member in members if member.__doc__), members[0])
-            yield f"{owners[0].__module__}.{owners[0].__name__}.{name}", owners[0].__module__, described
+            yield f"{owners[0].__module__}.{owners[0].__name__}.{name}", described
 
 
 def documented_things():
-    """Yield a name, its module, its docstring and the parameters that the docstring has to document."""
+    """Yield a name, its docstring and the parameters that the docstring has to document."""
     methods = {}
     for name, thing in public_things():
         if inspect.ismodule(thing):
-            yield name, thing.__name__, thing.__doc__, []
+            yield name, thing.__doc__, []
         elif inspect.isfunction(thing):
-            yield name, thing.__module__, thing.__doc__, parameters_of(thing)
+            yield name, thing.__doc__, parameters_of(thing)
         else:
             owner = next(base for base in thing.__mro__ if "__init__" in vars(base))
-            yield name, thing.__module__, thing.__doc__, parameters_of(thing) if owner is thing else []
-            methods |= {method: rest for method, *rest in methods_of(thing)}
-    for name, (module, member) in methods.items():
-        yield name, module, member.__doc__, [] if isinstance(member, property) else parameters_of(member)
+            yield name, thing.__doc__, parameters_of(thing) if owner is thing else []
+            methods |= dict(methods_of(thing))
+    for name, member in methods.items():
+        yield name, member.__doc__, [] if isinstance(member, property) else parameters_of(member)
 
 
 def parameters_of(function) -> list[str]:
@@ -84,44 +76,41 @@ def documented_parameters(doc: str) -> set[str]:
     return {name.strip().lstrip("*") for head in heads for name in head.split(",")}
 
 
-def first_line_problem(line: str, longest: int) -> str | None:
+def first_line_problem(line: str) -> str | None:
     if line.split()[0].strip("`,:") in FORBIDDEN:
         return f"begins with {line.split()[0]!r}"
-    if len(line) > longest:
-        return f"has {len(line)} characters, of at most {longest}"
+    if len(line) > LONGEST:
+        return f"has {len(line)} characters, of at most {LONGEST}"
     if not line.endswith(".") or re.search(r"[.!?] [A-Z`]", line):
         return "is not one sentence"
     return None
 
 
-DOCUMENTED = [thing for thing in documented_things() if is_rewritten(thing[1])]
+DOCUMENTED = list(documented_things())
 
 
 def test_everything_public_has_a_docstring():
-    assert [name for name, _, doc, _ in DOCUMENTED if not (doc or "").strip()] == []
+    assert [name for name, doc, _ in DOCUMENTED if not (doc or "").strip()] == []
 
 
 def test_public_first_lines_are_one_short_sentence():
     problems = {}
-    for name, _, doc, _ in DOCUMENTED:
+    for name, doc, _ in DOCUMENTED:
         line = inspect.cleandoc(doc or "Missing.").splitlines()[0]
-        problem = first_line_problem(line, LONGEST_OF_ALL if name in LONG else LONGEST)
-        if problem:
+        if problem := first_line_problem(line):
             problems[name] = f"{problem}: {line}"
     assert problems == {}
 
 
 def test_every_public_parameter_is_documented():
-    missing = {
-        name: sorted(set(parameters) - documented_parameters(doc or "")) for name, _, doc, parameters in DOCUMENTED
-    }
+    missing = {name: sorted(set(parameters) - documented_parameters(doc or "")) for name, doc, parameters in DOCUMENTED}
     assert {name: parameters for name, parameters in missing.items() if parameters} == {}
 
 
 def test_documented_parameters_exist():
     unknown = {
         name: sorted(documented_parameters(doc or "") - set(parameters))
-        for name, _, doc, parameters in DOCUMENTED
+        for name, doc, parameters in DOCUMENTED
         if parameters
     }
     assert {name: parameters for name, parameters in unknown.items() if parameters} == {}
@@ -135,7 +124,7 @@ def test_no_first_line_begins_with_a_clause():
         nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, definitions)]
         lines = [doc.splitlines()[0] for doc in map(ast.get_docstring, nodes) if doc]
         clauses[module] = [line for line in lines if line.split()[0].strip("`,:") in FORBIDDEN]
-    assert {module: lines for module, lines in clauses.items() if lines and is_rewritten(module)} == {}
+    assert {module: lines for module, lines in clauses.items() if lines} == {}
 
 
 # -- the checks themselves ------------------------------------------------------------------------------
@@ -151,8 +140,8 @@ def test_no_first_line_begins_with_a_clause():
     ],
 )
 def test_bad_first_lines_are_refused(line, problem):
-    assert problem in first_line_problem(line, LONGEST)
-    assert first_line_problem("Return the rows of e.g. one sample.", LONGEST) is None
+    assert problem in first_line_problem(line)
+    assert first_line_problem("Return the rows of e.g. one sample.") is None
 
 
 def test_parameters_of_a_section_are_read():

@@ -31,18 +31,6 @@ FORBIDDEN = {
     rf"\b\w*({_STEMS})is(e|es|ed|er|ers|ing|ation|ations)\b": "-ize, -ization",
     r"\bcolours?\b|\bneighbours?\b|\bcentres?\b|\bjudgements?\b|\blabell(ed|ing)\b|\bbehaviours?\b": "US spelling",
 }
-#: Modules whose messages are yet to be rewritten. Remove names, never add any.
-EXEMPT = {
-    "backbones/blocks.py",
-    "backbones/loading/card.py",
-    "backbones/models/audio_torchaudio.py",
-    "backbones/models/text_transformers.py",
-    "backbones/weights/hub.py",
-    "inputs/image_modes.py",
-    "inputs/mono.py",
-    "inputs/target_kinds.py",
-    "inputs/text.py",
-}
 
 
 def _template(node: ast.expr) -> str | None:
@@ -87,8 +75,6 @@ def violations(source: str) -> list[str]:
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_messages_are_plain_english(path):
-    if path.relative_to(PACKAGE).as_posix() in EXEMPT:
-        pytest.skip("not rewritten yet")
     assert violations(path.read_text(encoding="utf-8")) == []
 
 

@@ -248,21 +248,52 @@ class Backbone(ABC):
 
     @abstractmethod
     def preprocess(self, samples: Sequence[Any], options: Any) -> list[list[Item]]:
-        """Turn decoded samples (RGB images, strings, mono waveforms) into items.
+        """Turn decoded samples into items.
 
-        Returns one list per sample, in order: a single item, or the windows of a long sample.
+        Parameters
+        ----------
+        samples : sequence
+            RGB images, strings, or mono waveforms at `sampling_rate`.
+        options : object
+            Preprocessing options of the embedder, such as `TextOptions` and `AudioOptions`.
+
+        Returns
+        -------
+        list of lists of Item
+            One list per sample, in order: a single item, or the windows of a long sample.
         """
 
     @abstractmethod
     def collate(self, items: Sequence[Item]) -> dict[str, Tensor]:
-        """Stack and pad items into the tensors of one batch, on the CPU.
+        """Stack and pad items into the tensors of one batch.
 
-        Their types are float32, int64 or bool.
+        Parameters
+        ----------
+        items : sequence of Item
+            Items of one or several samples.
+
+        Returns
+        -------
+        dict of str to Tensor
+            Tensors on the CPU, of float32, int64 or bool.
         """
 
     @abstractmethod
     def forward_blocks(self, batch: Mapping[str, Tensor], layers: Iterable[int]) -> list[Tokens]:
-        """Run the network and return the outputs of blocks (0 to n - 1), in the given order."""
+        """Run the network and return the outputs of blocks.
+
+        Parameters
+        ----------
+        batch : mapping of str to Tensor
+            Items from `collate`, on the device of the network.
+        layers : iterable of int
+            Blocks to return, from 0 to n - 1.
+
+        Returns
+        -------
+        list of Tokens
+            One per block, in the order of `layers`.
+        """
 
     def advance(self, items: Sequence[Item], batch: Mapping[str, Tensor], blocks: Sequence[int]) -> list[list[Item]]:
         """Run the network up to a block; return items that `forward_blocks` resumes from.

@@ -268,5 +268,5 @@ def count_beside(layer: nn.Module, run: Callable[[], object]) -> int | None:
     if not isinstance(output, (tuple, list)):
         return None
     if any(value is not None for value in output[1:]):
-        raise NotImplementedError(f"{type(layer).__name__} hands on more than its hidden state.")
+        raise NotImplementedError(f"{type(layer).__name__} returns more than its hidden state.")
     return len(output) - 1

@@ -113,7 +113,7 @@ def open_backbone(spec: BackboneSpec, directory: Path, fingerprint: str) -> Torc
     config = read_json(directory / "config.json")
     if config.get("builder") not in _BUILDERS.values():
         raise BackboneNotFoundError(
-            f"{directory}: builder={config.get('builder')!r} is none of {sorted(_BUILDERS.values())}."
+            f"{directory}: builder={config.get('builder')!r} is not one of {sorted(_BUILDERS.values())}."
         )
     arguments: Any = config.get("args")
     if not isinstance(arguments, dict):
