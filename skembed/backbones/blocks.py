@@ -31,7 +31,7 @@ def blocks_from_layers(
     """Order the parameters of a network into a stem, its layers, and what comes after them.
 
     Parameters registered before the first layer are the stem's, those after the last are part of the top
-    block, as a final normalisation is.
+    block, as a final normalization is.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def blocks_from_layers(
 def with_buffers(module: nn.Module, blocks: Sequence[Block]) -> tuple[Block, ...]:
     """Return the same blocks by whole modules, so that they include buffers.
 
-    A frozen batch normalisation must keep its running statistics as well as its weights. Buffers of modules
+    A frozen batch normalization must keep its running statistics as well as its weights. Buffers of modules
     without parameters (a table of rotary angles) go to the first block: nothing trains them.
 
     Parameters
@@ -126,7 +126,7 @@ def record_blocks(layers: Sequence[nn.Module], wanted: Iterable[int], *, stop: b
     """Record block outputs while the network runs.
 
     Layer 0 is what enters the first layer module (the stem's output); layer i > 0 is what the i-th layer
-    module returns. The last layer is left to the caller, who has the network's own output, normalised.
+    module returns. The last layer is left to the caller, who has the network's own output, normalized.
 
     Parameters
     ----------

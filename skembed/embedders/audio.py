@@ -188,7 +188,7 @@ class AudioEmbedder(BaseEmbedder):
         return (self.sampling_rate, self.max_duration)
 
     def _probe(self) -> np.ndarray:
-        # Noise: silence has no variance to normalise by.
+        # Noise: silence has no variance to normalize by.
         return np.random.default_rng(0).normal(scale=0.1, size=16_000).astype(np.float32)
 
     def _truncation_message(self, n_truncated: int, n_samples: int) -> str:

@@ -37,7 +37,7 @@ def read_audio(
 ) -> tuple[np.ndarray, bool]:
     """Read a recording as a mono waveform.
 
-    Channels are averaged; integers are scaled to [-1, 1]; the rate is converted by soxr at high quality. All of this
+    Channels are averaged, integers are scaled to [-1, 1], and soxr converts the rate at high quality. All of this
     happens block by block, so that memory depends on the waveform and not on the source's rate and channels.
 
     Parameters
@@ -66,8 +66,8 @@ def read_audio(
     Raises
     ------
     DecodeError
-        If it cannot be read, has no rate, is not finite, is too short or too long, or has floating samples far
-        outside [-1, 1]; names the path where there is one.
+        If the recording cannot be read, has no rate, is not finite, is too short or too long, or has floating samples
+        far outside [-1, 1]. The error has the path, if there is one.
     """
     builder = MonoBuilder(rate, max_duration, min_samples)
     _decode(sample, sampling_rate, builder)

@@ -32,9 +32,9 @@ def decode_all(
     samples : sequence
         Raw samples.
     read : callable
-        Reads one, or raises DecodeError.
+        Function that reads one sample, or raises DecodeError.
     on_error : {"raise", "warn", "nan"}
-        Raise the first error, or go on.
+        "raise" raises the first error; the others continue.
     positions : sequence of int, optional
         Positions of `samples` in X, for the errors; None counts from 0.
     run : callable
@@ -43,9 +43,9 @@ def decode_all(
     Returns
     -------
     decoded : list
-        None where a sample could not be read. Shorter than `samples` where `run` ended early.
+        Decoded samples, with None for unreadable ones. Shorter than `samples` if `run` ended early.
     errors : list of DecodeError
-        One for each None; each knows its index.
+        One error with its index for each None.
     """
 
     watch = current_watch()

@@ -63,9 +63,9 @@ def read_image(
 ) -> Image.Image:
     """Read an image as RGB.
 
-    EXIF orientation is applied; transparency is composed on `background`; CMYK and other colour spaces are
-    converted; of an animation the first frame is taken; 16-bit grey is scaled by its range, and wider integer
-    or floating grey (modes I and F) by the range of 16 bits if it goes beyond 255.
+    The EXIF orientation is applied, transparent pixels are composed on `background`, and CMYK and other color spaces
+    are converted. The first frame of an animation is read. Gray values of 16 bits are scaled by their range. Wider
+    integers and floats (modes I and F) are scaled by the range of 16 bits if they go beyond 255.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ def read_image(
     Raises
     ------
     DecodeError
-        If it cannot be read; knows the path where there is one.
+        If the image cannot be read. The error has the path, if there is one.
     """
     path = None
     if isinstance(sample, dict):

@@ -68,7 +68,7 @@ def content_key(sample: Any) -> bytes | None:
     Returns
     -------
     bytes of length `KEY_SIZE`, or None
-        None for what cannot be read twice (streams), cannot be read at all, or is not known here: such a sample is
+        None for samples that can be read only once (streams), cannot be read, or are of an unknown kind. They are
         computed each time.
 
     Examples

@@ -34,9 +34,9 @@ def as_samples(X: Any, *, name: str = "X") -> list[Any]:
     Raises
     ------
     TypeError
-        If it is a single sample, such as a path, a dict or an array and its rate, or no container of samples.
+        If X is a single sample, such as a path, a dict or an array with its rate, or not a container of samples.
     ValueError
-        If it is empty, has several columns, or is an array of the shape of one colour image.
+        If X is empty, has several columns, or is an array of the shape of one color image.
     """
     if isinstance(X, dict) and X and all(hasattr(split, "column_names") for split in X.values()):
         raise TypeError(
@@ -120,7 +120,7 @@ def _undecoded(X: Any) -> Any:
     feature: Any = getattr(X, "features", None)
     if not getattr(feature, "decode", False) or not hasattr(source, "cast_column"):
         return X
-    # A transform of the user's, or a colour mode other than ours, means what comes out and not what lies there.
+    # A transform of the user's, or a color mode other than ours, means its output and not the stored file.
     if source.format["type"] == "custom" or getattr(feature, "mode", None) not in (None, "RGB"):
         return X
     column = X.column_name

@@ -26,8 +26,8 @@ __all__ = [
     "visible_name",
 ]
 
-#: One hue for what was measured, another for the best, and grey for what was not: told apart in print and by
-#: colour-blind readers [1]_.
+#: One hue for what was measured, another for the best, and gray for what was not: distinct in print and for
+#: color-blind readers [1]_.
 COLOUR, BEST, GREY = "#4477aa", "#cc6677", "#777777"
 #: Classes: the muted scheme of [1]_, the hues that are easily taken for each other far apart, black
 #: among them, and its palest last.
@@ -92,7 +92,7 @@ def panels(
     Raises
     ------
     ValueError
-        If so many axes were given that are not needed, or too few.
+        If the number of given axes differs from the number of panels.
     """
     plt = pyplot(who)
     n_axes = shape[0] * shape[1]

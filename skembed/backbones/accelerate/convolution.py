@@ -129,7 +129,7 @@ def convolve_by_onednn(module: nn.Module, pairs: Sequence[Pair]) -> None:
         For inference alone; changed in place. Names and results stay what they are. Where oneDNN's operations are not
         there, nothing changes.
     pairs : sequence of Pair
-        Convolutions and what is in the place of the normalisation that was folded into them: nothing else reads their
+        Convolutions and what is in the place of the normalization that was folded into them: nothing else reads their
         output, so that an activation there may be computed with them.
     """
     plain = {name: sub for name, sub in module.named_modules() if type(sub) in _KINDS and _is_plain(sub)}

@@ -13,7 +13,7 @@ from torch.func import functional_call
 
 __all__ = ["Pair", "find_pairs", "fold_pairs", "folded"]
 
-# By exact type: a subclass may standardise its weights, or be parametrised, before it uses them.
+# By exact type: a subclass may standardize its weights, or be parametrized, before it uses them.
 _CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
 _NORMS = (nn.BatchNorm2d, BatchNormAct2d)
 
@@ -28,7 +28,7 @@ class Pair(NamedTuple):
 def find_pairs(module: nn.Module, run: Callable[[Any, Tensor], Iterable[Tensor]], pixels: Tensor) -> tuple[Pair, ...]:
     """Return the convolutions whose output goes to one batch normalization only.
 
-    The network runs on the meta device, in shapes alone. That a normalisation is given the very tensor that a
+    The network runs on the meta device, in shapes alone. That a normalization is given the very tensor that a
     convolution returned is seen by hooks; that nothing else reads it, in autograd's graph, which has an edge for
     each reader.
 
@@ -38,7 +38,7 @@ def find_pairs(module: nn.Module, run: Callable[[Any, Tensor], Iterable[Tensor]]
         A network in eval mode.
     run : callable
         Takes the network and an input, returns all tensors that anybody will read. One of them may be what lies
-        between a convolution and its normalisation, which then must stay as it is.
+        between a convolution and its normalization, which then must stay as it is.
     pixels : Tensor of shape (batch, channels, height, width)
         An input; its values do not matter.
     """

@@ -111,7 +111,7 @@ class InferenceCopies:
                 copied = _copied(module, self.pairs, self._first_values(module), channels_last=self.channels_last)
                 self._reuse(module, copied)
                 held = self._held[module] = _Held(norms, copied)
-            # In training mode a normalisation reads its batch and not what it remembers.
+            # In training mode a normalization reads its batch and not what it remembers.
             return module if any(norm.training for norm in held.norms) else held.network
 
     def _reuse(self, module: nn.Module, copied: nn.Module) -> None:

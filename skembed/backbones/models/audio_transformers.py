@@ -138,7 +138,7 @@ def _open_waveform(spec: BackboneSpec, directory: Path, fingerprint: str, config
         spec=spec,
         module=module,
         width=config.hidden_size,
-        # The last norm is registered before the layers; networks that normalise first apply it after them.
+        # The last norm is registered before the layers; networks that normalize first apply it after them.
         blocks=blocks_from_layers(module, names, top=("encoder.layer_norm",) if config.do_stable_layer_norm else ()),
         fingerprint=fingerprint,
         sampling_rate=preprocessor.get("sampling_rate", 16_000),

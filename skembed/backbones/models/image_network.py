@@ -31,7 +31,7 @@ class ImageBackbone(Backbone):
     """Network that reads RGB images of one size.
 
     `module` is the network as it was trained, and is what fine-tuning copies. Under `torch.inference_mode` another
-    runs: a copy whose batch normalisations are folded into its convolutions, which are laid out channels last and for
+    runs: a copy whose batch normalizations are folded into its convolutions, which are laid out channels last and for
     oneDNN, or one that OpenVINO compiled. Its layers are the same to the rounding of a float.
 
     Parameters

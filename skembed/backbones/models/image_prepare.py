@@ -41,7 +41,7 @@ class ImagePreparation:
         Length in pixels of the shorter side, the other keeping the proportions; or a height and width, met as
         `fit` says. None leaves images at their size.
     crop : (int, int), optional
-        Height and width in pixels of the centre that is kept; smaller images are padded with `fill`.
+        Height and width in pixels of the center that is kept; smaller images are padded with `fill`.
     fit : {"exact", "cover", "contain"}
         How a (height, width) is met: by squeezing, or keeping the proportions so that the image is at least, or
         at most, of that size.
@@ -50,7 +50,7 @@ class ImagePreparation:
     mean, std : tuple of 3 float
         By channel, of pixels scaled to [0, 1].
     fill : tuple of 3 int
-        Colour of the padding, 0 to 255.
+        Color of the padding, 0 to 255.
     rounding : {"timm", "transformers"}
         To which side the odd pixel of a margin falls: timm rounds half to even when it cuts and down when it
         pads, transformers down when it cuts and up when it pads.
@@ -258,7 +258,7 @@ class ImagePreparation:
         config : mapping
             With the processor's defaults filled in. A bare number as "size" means a square.
         image_size : int, optional
-            Side in pixels of what comes out. Where a centre is cropped, images are resized in proportion.
+            Side in pixels of prepared images. If the center is cropped, images are resized in proportion.
 
         Raises
         ------

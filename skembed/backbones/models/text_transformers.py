@@ -43,7 +43,7 @@ _TEXT_SIDES = {
 }
 #: Trained with a summary of their own.
 _SUMMARISED = {"clip", "clip_text_model", "siglip", "siglip_text_model"}
-#: Trained on texts padded to one length, without a mask, and summarised at the last position of it.
+#: Trained on texts padded to one length, without a mask, and summarized at the last position of it.
 _UNMASKED = {"siglip", "siglip_text_model"}
 #: Every position sees only those before it, so that the last one has read the whole text.
 _DECODERS = {
@@ -54,7 +54,7 @@ _DECODERS = {
 _RELATIVE_TABLES = ("encoder.rel_embeddings", "encoder.LayerNorm", "encoder.relative_attention_bias")
 #: How many times as wide as a position are the values inside a layer, in nearly all of them.
 _FEED_FORWARD = 4
-#: Where a text is cut, no more characters than so many a token are tokenised.
+#: Characters per token that are tokenized at most of a text that is cut.
 _CHARACTERS_PER_TOKEN = 12
 #: The last tokens of a text that was cut by characters may differ from the whole text's (runs of spaces do):
 #: they are never used. Inside of a word more of them may: BERT's tokenizer makes up to 100 of its rest.
