@@ -49,7 +49,7 @@ def set_config(*, cache: Any = _UNSET) -> None:
     cache : "memory", str, PathLike, EmbeddingCache or None
         Cache of all embedders with ``cache="auto"``. "memory", the default, keeps up to 512 MiB of rows until the
         process ends. Choose a directory to share rows between processes and to find them again in the next run, an
-        `EmbeddingCache` to set another limit of memory, and None to compute every row anew. Without this argument
+        `EmbeddingCache` to set another limit of memory, and None to compute every row each time. Without this argument
         nothing changes.
 
     Raises

@@ -69,7 +69,7 @@ class ImageEmbedder(BaseEmbedder):
     cache : "auto", "memory", str, PathLike, EmbeddingCache or None, default="auto"
         Cache of rows, so that no sample is embedded twice. "memory" keeps up to 512 MiB of them until the process ends.
         Choose a directory to share rows between processes and runs, an `EmbeddingCache` to set another limit, and None
-        to compute every row anew. "auto" takes the setting of `skembed.set_config`, which is "memory" by default.
+        to compute every row each time. "auto" takes the setting of `skembed.set_config`, which is "memory" by default.
     on_error : {"raise", "warn", "nan"}, default="raise"
         Treatment of samples that cannot be read or embedded. "raise" stops with an error that names the index and path
         of the sample. "warn" and "nan" return a row of NaN for it, "warn" with one warning that counts and names such

@@ -70,7 +70,7 @@ class TextEmbedder(BaseEmbedder):
     cache : "auto", "memory", str, PathLike, EmbeddingCache or None, default="auto"
         Cache of rows, so that no sample is embedded twice. "memory" keeps up to 512 MiB of them until the process ends.
         Choose a directory to share rows between processes and runs, an `EmbeddingCache` to set another limit, and None
-        to compute every row anew. "auto" takes the setting of `skembed.set_config`, which is "memory" by default.
+        to compute every row each time. "auto" takes the setting of `skembed.set_config`, which is "memory" by default.
     on_error : {"raise", "warn", "nan"}, default="raise"
         Treatment of samples that cannot be read or embedded. "raise" stops with an error that names the index and path
         of the sample. "warn" and "nan" return a row of NaN for it, "warn" with one warning that counts and names such
@@ -89,7 +89,8 @@ class TextEmbedder(BaseEmbedder):
     prompt : str, default=None
         Text to put before every text, as instruction-tuned models expect, for instance "query: " for E5. None takes the
         default prompt of the backbone's sentence-transformers configuration, if there is one; "" puts nothing. If that
-        configuration excludes prompts from pooling, so is yours. A prompt that fills `max_length` is an error.
+        configuration leaves prompts out of the pooling, yours is left out too. A prompt that fills `max_length` is an
+        error.
 
     Attributes
     ----------
