@@ -22,11 +22,11 @@ def plan_batches(
     lengths : sequence of int
         Length of each item.
     batch_size : int, optional
-        Items a batch. None lets `token_budget` and `batch_limit` decide.
+        Number of items per batch. None lets `token_budget` and `batch_limit` decide.
     token_budget : int
         Largest number of positions (items times longest item) in a batch; a longer item goes alone.
     batch_limit : int
-        Most items in a batch, however short they are.
+        Largest number of items in a batch, however short they are.
     pads : bool
         True if items of unequal length may share a batch.
 

@@ -37,15 +37,15 @@ def bounded_map(
     Parameters
     ----------
     pool : Executor or None
-        Threads that call the function; None calls it in this one.
+        Threads that call the function; None calls it in the current thread.
     function : callable
-        Takes a sample.
+        Function of one sample.
     samples : iterable
-        Samples. Those behind the limit are left out; the results of samples that were begun are yielded.
+        Samples. Those behind the limit are left out, but samples that have started are finished and yielded.
     n_bytes : callable
-        Takes a result and returns its size in bytes.
+        Function that returns the size of a result in bytes.
     limit : int
-        Bytes of the results after which no more samples are begun.
+        Bytes of results from which on no more samples are started.
     """
     remaining = iter(samples)
     pending: deque[Future] = deque()

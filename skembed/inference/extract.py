@@ -73,9 +73,9 @@ class Batch(NamedTuple):
     rows : ndarray of shape (n_done, n_features), float32
         Their finite rows.
     truncated : ndarray of shape (n_done,), bool
-        True where a part of the sample was cut off.
+        True for samples that were cut.
     errors : list of DecodeError
-        Samples that could not be read, or that the network returned no finite numbers for.
+        Errors of samples that could not be read, or whose rows are not finite.
     """
 
     positions: list[int]
@@ -105,28 +105,28 @@ def extract(
     Parameters
     ----------
     backbone : Backbone
-        A loaded network.
+        Loaded network.
     samples : sequence
         Raw samples.
     reading : Reading
-        Layers, pooling, options.
+        Layers, pooling and options to read the network with.
     read : callable
-        Turns one raw sample into what the backbone prepares, and says whether it was cut; or raises DecodeError.
+        Function that decodes one raw sample and returns it with True if it was cut, or raises DecodeError.
     positions : sequence of int, optional
         Positions of `samples` in X; None counts from 0.
     batch_size : int, optional
-        Items a batch; None plans by the backbone's token budget.
+        Number of items per batch; None plans by the backbone's token budget.
     chunk_size : int
-        Decoded samples held in memory at a time, fewer where they are large; batches are planned inside a chunk.
+        Number of decoded samples in memory at a time, fewer if they are large. Batches are planned within a chunk.
     on_error : {"raise", "warn", "nan"}
         Treatment of samples that cannot be read, or whose rows are not finite.
     advance : callable, optional
-        Takes prepared samples and their positions; returns samples that enter the network further on.
+        Function of prepared samples and their positions that returns samples behind a block of the network.
 
     Yields
     ------
     Batch
-        In the order in which samples are done.
+        Batches in the order in which they are finished.
 
     Raises
     ------
@@ -233,8 +233,8 @@ def _ahead(begin: Callable, start: int) -> Future:
 def prepare(backbone, samples, reading: Reading, read, pool, positions, on_error: str):
     """Return (items, truncated) per sample, None for unreadable ones, and the errors.
 
-    Samples after those that take `CHUNK_BYTES` are left out, of backbones that do not prepare samples together. See
-    `extract` for the parameters; `pool` is what `workers` gives.
+    Samples beyond `CHUNK_BYTES` are left out, unless the backbone prepares samples together. See `extract` for the
+    parameters; `pool` comes from `workers`.
     """
     if backbone.prepares_together:
         decoded, errors = decode_all(samples, read, on_error=on_error, positions=positions)
@@ -270,16 +270,16 @@ def embed_items(
     backbone, reading, batch_size
         See `extract`.
     items : sequence of sequences of Item
-        The windows of each sample.
+        Windows of each sample.
     tell : callable, optional
-        Called before each batch with the sample that all of it belongs to, or None.
+        Function that is called before each batch with the sample that all of it belongs to, or None.
 
     Yields
     ------
     done : ndarray of shape (n_done,), int64
-        Samples that are done.
+        Positions of finished samples.
     rows : ndarray of shape (n_done, n_features), float32
-        Theirs, finite or not.
+        Rows of these samples, finite or not.
     """
     if not items:
         return

@@ -37,11 +37,11 @@ class Embedded:
     Parameters
     ----------
     embeddings : ndarray of shape (n_samples, n_features), float32
-        NaN in the rows of samples that could not be read, or that the network returned no finite numbers for.
+        Rows, with NaN for samples that could not be read or whose rows are not finite.
     n_truncated : int
-        Samples of which a part was cut off.
+        Number of samples that were cut.
     errors : list of DecodeError
-        One for each row of NaN, in order.
+        One error for each row of NaN, in order.
     """
 
     embeddings: np.ndarray
@@ -68,21 +68,21 @@ def embed(
     samples : sequence
         Raw samples.
     compute : callable
-        Embeds those that are left.
+        Function that embeds samples that are neither cached nor copies.
     key : callable
-        Digest of a sample; None for one that is embedded whatever happens.
+        Function that returns the digest of a sample, or None for one to embed each time.
     n_features : int
-        Width of a row.
+        Number of features of a row.
     cache : EmbeddingCache, optional
         Cache to look rows up in and to store them in.
     namespace : str
-        Digest of how samples are read.
+        Digest of everything that decides a row except its sample.
     chunk_size : int
-        Samples that are looked up at a time.
+        Number of samples that are looked up at a time.
     progress : str, optional
-        Description of a progress bar over samples; None shows none.
+        Description of a progress bar over samples; None shows no bar.
     load : (str, callable), optional
-        Name of the network, and a function that loads it; called before the first sample is computed.
+        Name of the network, and a function that loads it before the first sample is computed.
 
     Returns
     -------

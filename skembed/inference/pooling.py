@@ -59,9 +59,9 @@ def pool(tokens: Tokens, pooling: str) -> Tensor:
     tokens : Tokens
         Output of a block.
     pooling : str
-        One of `skembed.backbones.spec.POOLINGS`. "mean" and "max" run over real positions and leave out class and
-        register tokens; "cls" is the first position that is not masked; "last" is the last real one, as decoders want;
-        "pooled" is the network's own summary.
+        One of `skembed.backbones.spec.POOLINGS`. "mean" and "max" run over real positions without class and register
+        tokens. "cls" is the first position that is not masked, "last" the last real one, which suits decoders, and
+        "pooled" the network's own summary.
 
     Returns
     -------
@@ -77,11 +77,11 @@ def combine_layers(vectors: Sequence[Tensor], *, attention: bool) -> Tensor:
     Parameters
     ----------
     vectors : sequence of Tensor of shape (batch, width)
-        One a layer.
+        Pooled vectors of each layer.
     attention : bool
-        False puts them side by side. True takes their average, weighted for each sample by scaled
-        dot-product attention with the last of them as the query and each of them as key and value [1]_:
-        layers that agree with the last one weigh more. It has no parameters and trains nothing.
+        False concatenates them. True averages them with weights from scaled dot-product attention [1]_, whose query is
+        the last vector, and whose keys and values are all of them: layers that agree with the last one weigh more.
+        Attention has no parameters here, and nothing is trained.
 
     References
     ----------

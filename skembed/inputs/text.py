@@ -28,7 +28,7 @@ def read_text(sample: Any) -> str:
     Parameters
     ----------
     sample : str
-        Any text; the empty one is a text too.
+        Any text, the empty one included.
 
     Returns
     -------
@@ -37,7 +37,7 @@ def read_text(sample: Any) -> str:
     Raises
     ------
     DecodeError
-        If it is missing (None, NaN, NA), bytes, another type, or holds lone surrogates.
+        If the sample is missing (None, NaN, NA), is not a str, or has lone surrogates.
     """
     if not isinstance(sample, str):
         raise DecodeError(_what_to_do(sample))
@@ -84,8 +84,8 @@ def file_names(texts: Sequence[Any]) -> tuple[str, str] | None:
     Returns
     -------
     (kind, first) or None
-        "image" or "audio" by what the names end in, or "" for files that exist and end in anything else; and the first
-        of the names. None if fewer than nine in ten are names of files. Web addresses do not count as names.
+        "image" or "audio" by the endings of the names, or "" for existing files with other endings; and the first name.
+        None if fewer than nine in ten are names of files. Web addresses do not count as names.
 
     Examples
     --------

@@ -35,13 +35,13 @@ def _controller() -> ThreadpoolController:
 def one_blas_thread(*, when: bool = True) -> Iterator[None]:
     """Run the products of NumPy and SciPy on one thread each.
 
-    With most libraries the limit is the process'. One Python thread has it at a time; others go on meanwhile as they
-    find it.
+    With most libraries the limit holds for the whole process. One Python thread sets it at a time, and others run
+    under it meanwhile.
 
     Parameters
     ----------
     when : bool
-        True if they are small; otherwise nothing is limited.
+        True if products are small. If False, nothing is limited.
 
     Examples
     --------

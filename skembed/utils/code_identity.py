@@ -36,7 +36,7 @@ def describe_object(value: Any, plain: _Plain) -> str:
     Parameters
     ----------
     value : object
-        No number, string or container.
+        Any object but numbers, strings and containers.
     plain : callable
         Form of the parts of the object; see `skembed.utils.identity.plain`.
     """
