@@ -82,7 +82,7 @@ class GatedPrefix(nn.Module):
     """Keys and values that every position attends to, through a gate that begins closed.
 
     Prefix tuning [1]_ puts its keys among the text's, in one softmax; that is an interpolation between attention to the
-    text and attention to the prefix [2]_. Here the two are added, the second times a gate a head, as in [3]_: the
+    text and attention to the prefix [2]_. Here the two are added, the second times a gate per head, as in [3]_: the
     network begins unchanged, which a key in the one softmax never leaves it, and what a position sees of the prefix
     depends on that position alone, not on how texts were padded or packed.
 

@@ -23,7 +23,7 @@ from skembed.utils.sealed_files import private_directory
 
 __all__ = ["ShardStore"]
 
-#: Rows a shard. Each costs a listing and an open to find, which network filesystems are slow at.
+#: Rows per shard. Each costs a listing and an open to find, which network filesystems are slow at.
 _ROWS = 1024
 #: Bytes of the least read: on a network filesystem they cost less than another round trip.
 _AHEAD = 256 * 2**10
