@@ -102,6 +102,8 @@ class Goal:
         True if less is better.
     digits : int
         Number of decimals shown.
+    share : callable, default=None
+        Takes the document; returns the part of the machine's measured peak that was reached.
     """
 
     work: str
@@ -111,6 +113,7 @@ class Goal:
     unit: str = "x"
     at_most: bool = False
     digits: int = 1
+    share: Callable[[Mapping[str, Any]], float] | None = None
 
     def met(self, value: float) -> bool:
         """Return True if the value reaches the goal, or if there is no goal."""

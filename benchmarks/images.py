@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks import data
 from benchmarks.common import Goal, Run, Way, Work
 from benchmarks.flops import count_image
-from benchmarks.measure import cosine_of, ratio_to
+from benchmarks.measure import cosine_of, ratio_to, share_of
 from benchmarks.ours import AUTO, BFLOAT16, FLOAT32, OPENVINO, OPENVINO_BFLOAT16, our_way
 from benchmarks.peers import peer
 
@@ -128,7 +128,13 @@ _PRECISIONS = (("", AUTO, OPENVINO), (", bfloat16", BFLOAT16, OPENVINO_BFLOAT16)
 
 GOALS = (
     *(
-        Goal(f"{work}{engine}{precision}", _PLAIN, ratio_to(work, way, *LOOPS, *LOADERS), digits=2)
+        Goal(
+            f"{work}{engine}{precision}",
+            _PLAIN,
+            ratio_to(work, way, *LOOPS, *LOADERS),
+            digits=2,
+            share=share_of(work, way),
+        )
         for work in (LITE, RESNET, VIT)
         for precision, own, compiled in (_PRECISIONS if work != VIT else _PRECISIONS[:1])
         for engine, way in (("", own), (", openvino", compiled))

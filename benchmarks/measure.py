@@ -20,7 +20,7 @@ from benchmarks.common import Goal, Way, Work
 from benchmarks.data import workspace
 from benchmarks.peers import MissingPeerError, peer
 
-__all__ = ["Local", "PeakMemory", "Remote", "cosine_of", "last_json", "measure", "ratio_to", "serve"]
+__all__ = ["Local", "PeakMemory", "Remote", "cosine_of", "last_json", "measure", "ratio_to", "serve", "share_of"]
 
 
 # -- memory -----------------------------------------------------------------------------------------------
@@ -238,13 +238,18 @@ def _found(document: Mapping[str, Any], work: str, way: str) -> Mapping[str, Any
 
 
 def ratio_to(work: str, ours: str, *others: str) -> Callable[[Mapping[str, Any]], float]:
-    """How many times faster we are than the fastest of the others."""
+    """Return a function of a document: how many times faster we are than the fastest of the others."""
 
     def value(document: Mapping[str, Any]) -> float:
         fastest = min(_found(document, work, other)["seconds"] for other in others)
         return fastest / _found(document, work, ours)["seconds"]
 
     return value
+
+
+def share_of(work: str, way: str) -> Callable[[Mapping[str, Any]], float]:
+    """Return a function of a document: the part of the machine's peak that a way reaches."""
+    return lambda document: _found(document, work, way)["share_of_peak"]
 
 
 def cosine_of(work: str, ours: str, reference: str) -> tuple[Goal, Goal]:

@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks import data
 from benchmarks.common import Goal, Run, Way, Work
 from benchmarks.flops import count_wav2vec, count_whisper
-from benchmarks.measure import cosine_of, ratio_to
+from benchmarks.measure import cosine_of, ratio_to, share_of
 from benchmarks.ours import AUTO, FLOAT32, our_way
 
 __all__ = ["GOALS", "works"]
@@ -130,10 +130,10 @@ def works(n: int) -> list[tuple[Work, str]]:
 
 
 GOALS = (
-    Goal(f"{OWN}, precision auto", ONE_PADDED, ratio_to(OWN, AUTO, ONE_PADDED)),
-    Goal(f"{OWN}, float32", ONE_PADDED, ratio_to(OWN, FLOAT32, ONE_PADDED), 8),
-    Goal(PADDED, ONE_PADDED, ratio_to(PADDED, AUTO, ONE_PADDED)),
-    Goal(WAV2VEC, ONE, ratio_to(WAV2VEC, AUTO, ONE)),
+    Goal(f"{OWN}, precision auto", ONE_PADDED, ratio_to(OWN, AUTO, ONE_PADDED), share=share_of(OWN, AUTO)),
+    Goal(f"{OWN}, float32", ONE_PADDED, ratio_to(OWN, FLOAT32, ONE_PADDED), 8, share=share_of(OWN, FLOAT32)),
+    Goal(PADDED, ONE_PADDED, ratio_to(PADDED, AUTO, ONE_PADDED), share=share_of(PADDED, AUTO)),
+    Goal(WAV2VEC, ONE, ratio_to(WAV2VEC, AUTO, ONE), share=share_of(WAV2VEC, AUTO)),
     *cosine_of(PADDED, AUTO, ONE_PADDED),
     *cosine_of(OWN, AUTO, ONE),
     *cosine_of(WAV2VEC, AUTO, ONE),

@@ -43,7 +43,7 @@ def table(documents: Iterable[Mapping[str, Any]]) -> str:
         Documents that the benchmarks wrote.
     """
     newest_first = sorted(documents, key=lambda found: found["measured"], reverse=True)
-    lines = ["| work | against | measured | goal | met | machine |", "|---|---|---|---|---|---|"]
+    lines = ["| work | against | measured | of peak | goal | met | machine |", "|---|---|---|---|---|---|---|"]
     cosines: list[tuple[Goal, float]] = []
     #: Machines in the order in which they appear: a name and a number.
     machines: dict[Hashable, tuple[str, int]] = {}
@@ -55,7 +55,7 @@ def table(documents: Iterable[Mapping[str, Any]]) -> str:
                     cosines.append((goal, value))
                     continue
                 _, number = machines.setdefault(_kind(found), (_named(found), len(machines) + 1))
-                lines.append(f"{_line(goal, value)} {number} |")
+                lines.append(f"{_line(goal, found, value)} {number} |")
     names = [f"{number}. {name}" for name, number in machines.values()]
     return "\n".join([*lines, "", *_agreement(cosines), *names])
 
@@ -92,8 +92,11 @@ def _kind(found: Mapping[str, Any]) -> Hashable:
     return features, None if peaks is None else round(math.log2(peaks["float32"]))
 
 
-def _line(goal: Goal, value: float) -> str:
-    measured = f"| {goal.work} | {goal.against} | {value:,.{goal.digits}f}{goal.unit}"
+def _line(goal: Goal, found: Mapping[str, Any], value: float) -> str:
+    share = ""
+    with suppress(LookupError):
+        share = f"{goal.share(found):.0%}" if goal.share else ""
+    measured = f"| {goal.work} | {goal.against} | {value:,.{goal.digits}f}{goal.unit} | {share}".rstrip()
     if goal.bound is None:
         return f"{measured} | | |"
     sign = "at most" if goal.at_most else "at least"

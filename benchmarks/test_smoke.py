@@ -52,11 +52,18 @@ def test_the_report_keeps_what_is_around_the_markers():
 def test_cosines_are_one_sentence_and_goals_that_were_dropped_are_empty():
     ways = {"sentence-transformers, float32": (2.0, None), "skembed, auto": (1.0, 0.9985)}
     rows = [
-        {"work": texts.SHORT, "way": way, "seconds": seconds, "cosine_mean": cosine, "cosine_min": cosine}
+        {
+            "work": texts.SHORT,
+            "way": way,
+            "seconds": seconds,
+            "cosine_mean": cosine,
+            "cosine_min": cosine,
+            "share_of_peak": 0.5,
+        }
         for way, (seconds, cosine) in ways.items()
     ]
     table = report.table([document("embed", results=rows)])
-    assert f"| {texts.SHORT}, precision auto | sentence-transformers, float32 | 2.0x | | | 1 |" in table
+    assert f"| {texts.SHORT}, precision auto | sentence-transformers, float32 | 2.0x | 50% | | | 1 |" in table
     assert table.count("cosine") == 3
     assert "the lowest mean cosine to float32 is 0.99850 and the lowest of a single sample 0.99850." in table
     assert f"Below its goal: {texts.SHORT}, precision auto: cosine, mean, 0.99850." in table

@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks import data
 from benchmarks.common import Goal, Run, Way, Work
 from benchmarks.flops import count_text
-from benchmarks.measure import cosine_of, ratio_to
+from benchmarks.measure import cosine_of, ratio_to, share_of
 from benchmarks.ours import AUTO, FLOAT32, our_way
 from benchmarks.peers import peer, skrub_encoder
 
@@ -84,11 +84,13 @@ def _flops(directory: Path, counts: list[int]) -> float:
 
 
 GOALS = (
-    Goal(f"{SHORT}, precision auto", DEFAULT, ratio_to(SHORT, AUTO, DEFAULT)),
-    Goal(f"{SHORT}, precision auto", HALF, ratio_to(SHORT, AUTO, HALF)),
-    Goal(f"{LONG}, precision auto", DEFAULT, ratio_to(LONG, AUTO, DEFAULT)),
-    Goal(f"{SHORT}, float32", DEFAULT, ratio_to(SHORT, FLOAT32, DEFAULT), 1.7, digits=2),
-    Goal(f"{LONG}, float32", DEFAULT, ratio_to(LONG, FLOAT32, DEFAULT), 1.25, digits=2),
+    Goal(f"{SHORT}, precision auto", DEFAULT, ratio_to(SHORT, AUTO, DEFAULT), share=share_of(SHORT, AUTO)),
+    Goal(f"{SHORT}, precision auto", HALF, ratio_to(SHORT, AUTO, HALF), share=share_of(SHORT, AUTO)),
+    Goal(f"{LONG}, precision auto", DEFAULT, ratio_to(LONG, AUTO, DEFAULT), share=share_of(LONG, AUTO)),
+    Goal(
+        f"{SHORT}, float32", DEFAULT, ratio_to(SHORT, FLOAT32, DEFAULT), 1.7, digits=2, share=share_of(SHORT, FLOAT32)
+    ),
+    Goal(f"{LONG}, float32", DEFAULT, ratio_to(LONG, FLOAT32, DEFAULT), 1.25, digits=2, share=share_of(LONG, FLOAT32)),
     *cosine_of(SHORT, AUTO, DEFAULT),
     *cosine_of(LONG, AUTO, DEFAULT),
 )
