@@ -122,7 +122,7 @@ def test_rows_that_are_not_numbers_are_named():
     texts = [f"text {i}" for i in range(150)]
     with pytest.raises(ValueError, match="3 of 150 rows are not finite, first the row of sample 7"):
         rank_backbones(X, y, {"holes": holes})
-    with pytest.raises(ValueError, match=r"no dense rows of numbers, but a sparse matrix\. .*TruncatedSVD"):
+    with pytest.raises(ValueError, match=r"returns a sparse matrix instead of dense rows of numbers\. .*TruncatedSVD"):
         rank_backbones(texts, y, {"sparse": TfidfVectorizer()})
 
 
