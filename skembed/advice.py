@@ -34,53 +34,65 @@ def advise(
 ) -> Advice:
     """Recommend a strategy and first settings for some data, and report problems of the data.
 
-    Looks at the samples per class, where copies count once, and their balance; at exact and near copies, copies with
-    other targets, and whether a random split would tear them apart; at what a linear probe makes of the frozen
-    embeddings, left out one by one, against shuffled targets and against lower layers; for texts at the words that the
-    tokenizer does not know; and at the seconds and bytes that training would take here. The rules that lead from there
-    to a strategy are a table with their sources, `skembed.advice.RULES`.
+    The advice depends on
+
+    - the number of distinct samples per class, and their balance,
+    - exact and near copies, copies with different targets, and whether a random split would separate copies,
+    - the leave-one-out score of a linear probe on the frozen embeddings, compared with shuffled targets and with lower
+      layers,
+    - for texts, the share of words that the tokenizer does not know,
+    - the time and memory that training would take on this machine.
+
+    The rules from these measurements to a strategy are a table with sources, `skembed.advice.RULES`.
 
     Parameters
     ----------
     X : list, ndarray, Series or one-column dataframe of shape (n_samples,)
-        Raw samples to train on. Keep those that you test with out of it.
+        Raw training samples, without your test samples.
     y : array-like of shape (n_samples,) or (n_samples, n_targets)
-        Classes; labels as a matrix of zeros and ones; or numbers.
+        Classes, numbers, or several labels per sample as a matrix of zeros and ones.
     embedder : ImageEmbedder, TextEmbedder or AudioEmbedder, default=None
-        Not changed. None is ``TextEmbedder()``.
+        Embedder to advise for; it is not changed. None uses ``TextEmbedder()``.
     groups : array-like of shape (n_samples,), default=None
-        Samples of one group are never split, and copies within a group do not count as leaks.
+        Group of each sample. Samples of one group are never split, so copies within a group do not count as leaks.
     task : {"auto", "classification", "multilabel", "regression"}, default="auto"
-        "auto" takes floats with a fraction for regression, and a matrix of zeros and ones for labels. Wrong labels are
-        searched for in classification only.
+        Kind of target. "auto" treats numbers with fractions as regression and a matrix of zeros and ones as multilabel.
+        Wrong labels are searched for in classification only.
     device : str, default=None
-        Where to compute; None is the embedder's own.
+        Device to compute on; None uses that of the embedder.
     budget : float, default=3600
-        Seconds that a fit may take: where twenty epochs of all blocks take longer, fewer blocks are advised.
+        Seconds that a fit may take. If twenty epochs of all blocks would take longer, fewer blocks are advised.
     max_samples : int, default=2000
-        So many samples are embedded, drawn at random; near copies are found among them. Exact copies are sought, and
-        classes counted, among all.
+        Largest number of samples that are embedded, drawn at random. Near copies are searched for among these, exact
+        copies and class sizes among all samples.
     random_state : int or None, default=0
-        Seeds the draw and the shuffled targets. All but the timing is repeated by it.
+        Seed of the draw and of the shuffled targets. It repeats everything but the timing.
 
     Returns
     -------
     Advice
-        Print it; ``advice.estimator().fit(X, y, groups=advice.groups)`` follows it.
+        Strategy, settings, reasons and findings; print it. ``advice.estimator().fit(X, y, groups=advice.groups)``
+        follows it.
 
     Raises
     ------
     ValueError
-        If X and y differ in length, y has missing values, one class, or may be either kind, or no sample can be read.
+        If X and y differ in length; if y has missing values, one class, or an ambiguous kind; or if no sample can be
+        read.
     TypeError
-        If `embedder` is not an embedder, or was passed as X.
+        If `embedder` is not an embedder, or an embedder was passed as X.
+
+    See Also
+    --------
+    diagnose : Inspect a fitted estimator.
+    FineTuneClassifier : Follow the advice with ``strategy="auto"``.
 
     Notes
     -----
-    How far the domain is from what the network was trained on cannot be measured without its training data. The proxy
-    is where in the network the data are told apart best: higher layers are more specific to the source [1]_, so a lower
-    layer that does clearly better (three points, and twice the standard error over the same samples) says that the
-    source was another. For texts, words that a tokenizer has to spell are a second sign [2]_.
+    The distance of the data from the pre-training data cannot be measured directly. As a proxy, the layers of the
+    network are compared. Higher layers are more specific to the pre-training data [1]_, so a lower layer that does
+    clearly better (by three points, and by twice the standard error) shows that the data differ. For texts, words that
+    the tokenizer has to split into many pieces are a second sign [2]_.
 
     References
     ----------

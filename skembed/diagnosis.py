@@ -1,4 +1,4 @@
-"""Diagnosis after training: what went wrong in a fit, by which numbers, and the remedy."""
+"""Diagnosis after training: problems of a fit, their numbers, and remedies."""
 
 from __future__ import annotations
 
@@ -24,42 +24,42 @@ from skembed.inputs.target_kinds import KnownTargets, know_targets
 
 __all__ = ["Diagnosis", "diagnose"]
 
-#: How many samples' outputs are compared block by block.
+#: Number of samples whose outputs are compared block by block.
 _MAX_COMPARED_SAMPLES = 500
 
 
 def diagnose(fitted: BaseFineTuner, X=None, y=None, *, random_state: int | None = 0) -> Diagnosis:
-    """Diagnosis after training: what went wrong, by which numbers, and what to do about it.
+    """Inspect a fitted estimator for problems, with their numbers and remedies.
 
-    Without samples it is ``fitted.diagnosis_``, which every fit leaves. With them it also says how far each block's
-    outputs went from those of the pre-trained network (linear CKA [1]_), whether the new features serve better than the
-    old ones, and which labels of these samples are suspect [2]_.
+    Without samples, the result is ``fitted.diagnosis_``. With samples, it also has the similarity of each block's
+    outputs to those of the pre-trained network (linear CKA [1]_), a comparison of the new features with the pre-trained
+    ones, and the labels of these samples that are suspect [2]_.
 
     Parameters
     ----------
     fitted : FineTuneClassifier or FineTuneRegressor
-        Fitted.
+        Fitted estimator.
     X : list, ndarray, Series or one-column dataframe of shape (n_samples,), default=None
-        Raw samples; better such as were not trained on, since the new features know the others' targets.
+        Raw samples, preferably none of the training samples: the new features already depend on their targets.
     y : array-like of shape (n_samples,) or (n_samples, n_targets), default=None
-        Their targets. Without them only outputs are compared.
+        Targets of the samples. Without targets, only outputs are compared.
     random_state : int or None, default=0
-        Seeds the draws: at most 3,000 samples are looked at, and 500 block by block.
+        Seed of the draws: at most 3,000 samples are used, and 500 for the comparison of blocks.
 
     Returns
     -------
     Diagnosis
-        Print it. All that is said of the fit in ``fitted.diagnosis_`` stays, but for "label noise" and "no signal",
-        where they are found in the given samples: that is said, and positions are those in X then.
+        Findings and measurements; print it. It repeats the findings of ``fitted.diagnosis_``, except that "label noise"
+        and "no signal" refer to the given samples if they are found there. Their positions are then positions in X.
 
     Raises
     ------
     TypeError
-        If `fitted` is another thing than a fine-tuning estimator.
+        If `fitted` is not a fine-tuning estimator.
     NotFittedError
-        If it is not fitted.
+        If `fitted` is not fitted.
     ValueError
-        If y is given without X, or they differ in length.
+        If y is given without X, or X and y differ in length.
 
     References
     ----------

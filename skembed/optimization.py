@@ -13,36 +13,38 @@ __all__ = ["Optimization"]
 
 
 class Optimization(ParameterObject):
-    """Rates below the head, schedule and regularization of a fit; the defaults suit most data.
+    """Learning rates of the blocks, schedule and regularization of a fit.
+
+    The defaults suit most data.
 
     Parameters
     ----------
     backbone_factor : float or "auto", default="auto"
-        Learning rate of the top block relative to the head's. "auto" is 0.1 for the blocks' own weights, which large
-        steps would erase, and 1 for all other methods.
+        Learning rate of the top block relative to that of the head. "auto" is 0.1 for the method "weights", because
+        large steps would erase pre-trained weights, and 1 for all other methods.
     layer_decay : float, default=0.8
         Learning rate of a block relative to the block above it [1]_. Values near 1 let the lower blocks change too,
         which helps where the data are unlike those of the pre-training.
     schedule : {"slanted_triangular", "cosine", "one_cycle", "constant"}, default="slanted_triangular"
-        Course of the learning rates over a stage.
+        Course of the learning rates over a stage. All but "constant" warm up; "cosine" suits long fits on many samples.
     weight_decay : float, default=0.01
-        Decoupled weight decay (AdamW) of matrices; biases and normalizations have none.
+        Decoupled weight decay (AdamW) of matrices; biases and normalizations have none. Raise it against overfitting.
     dropout : float, default=0.1
         Share of the features that are dropped before the head. Raise it against overfitting.
     l2_sp : float, default=0
-        Strength of the pull of trained blocks towards their pre-trained weights [2]_: with LoRA, of the changed weights
-        towards those before; of other additions, towards where they began. Raise it against forgetting.
+        Strength of the pull of trained blocks towards their pre-trained weights [2]_. With LoRA, it acts on the merged
+        weights; with other additions, on the distance from their initial values. Raise it against forgetting.
     label_smoothing : float, default=0
-        Part of each target that is spread over all classes; for classifiers only. It lessens the harm of wrong labels.
+        Part of each target that is spread over all classes, for classifiers only. Raise it if labels may be wrong.
     clip_norm : float or None, default=1
-        Largest norm of the gradient of a step; None for no bound.
+        Largest norm of the gradient of a step; None for no bound. Lower it if training is unstable.
     ema : float, default=None
-        Decay of an exponential moving average of the weights, such as 0.99, which then is judged and kept; None keeps
-        the weights themselves.
+        Decay of an exponential moving average of the weights, such as 0.99. The average is then judged and kept. None
+        keeps the weights themselves.
 
     See Also
     --------
-    FineTuneClassifier : Takes it as `optimization`.
+    FineTuneClassifier : Use this object as its `optimization`.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""Learning rates over a run, as factors: pure functions of the step."""
+"""Schedules: factors of the learning rate as pure functions of the step."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ __all__ = ["SCHEDULES", "constant", "cosine", "one_cycle", "slanted_triangular"]
 
 
 def constant(step: int, *, total: int) -> float:
-    """Factor 1 at every step."""
+    """Return factor 1 at every step."""
     return 1.0
 
 
 def slanted_triangular(step: int, *, total: int, peak: float = 0.1, ratio: float = 32) -> float:
-    """A short linear rise and a long linear fall.
+    """Return a factor that rises linearly for a short time and then falls linearly [1]_.
 
     Parameters
     ----------
     step : int
-        From 0 to `total` - 1.
+        Step, from 0 to ``total - 1``.
     total : int
-        Steps of the run.
+        Number of steps of the run.
     peak : float, default=0.1
         Part of the run after which the factor is 1.
     ratio : float, default=32
-        How many times smaller than the highest the lowest factor is.
+        Ratio of the highest to the lowest factor.
 
     Returns
     -------
@@ -47,7 +47,7 @@ def slanted_triangular(step: int, *, total: int, peak: float = 0.1, ratio: float
 
 
 def cosine(step: int, *, total: int, warmup: float = 0.1, floor: float = 0.0) -> float:
-    """A linear warm-up, then half a cosine down to `floor`.
+    """Return a factor with a linear warm-up, then half a cosine down to `floor` [1]_.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def cosine(step: int, *, total: int, warmup: float = 0.1, floor: float = 0.0) ->
     warmup : float, default=0.1
         Part of the run in which the factor rises to 1.
     floor : float, default=0
-        The factor that the cosine ends at.
+        Last factor.
 
     References
     ----------
@@ -75,7 +75,7 @@ def cosine(step: int, *, total: int, warmup: float = 0.1, floor: float = 0.0) ->
 
 
 def one_cycle(step: int, *, total: int, peak: float = 0.3, start: float = 1 / 25, end: float = 1e-4) -> float:
-    """One cosine up and one down, far below where it began.
+    """Return a factor that rises and then falls far below its start, both as half cosines [1]_.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def one_cycle(step: int, *, total: int, peak: float = 0.3, start: float = 1 / 25
     peak : float, default=0.3
         Part of the run after which the factor is 1.
     start, end : float
-        The factors at the two ends.
+        First and last factor.
 
     References
     ----------
@@ -105,7 +105,7 @@ def _swing(low: float, high: float, share: float) -> float:
     return high + (low - high) * (1 + math.cos(math.pi * min(1.0, share))) / 2
 
 
-#: What `schedule=` takes.
+#: Schedules by name.
 SCHEDULES: dict[str, Callable[..., float]] = {
     "slanted_triangular": slanted_triangular,
     "cosine": cosine,

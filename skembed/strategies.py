@@ -1,7 +1,7 @@
-"""Strategies: which blocks of a backbone train, and when.
+"""Strategies: the blocks of a backbone that train, and when.
 
-What trains in these blocks is the method's (`skembed.backbones.tuning`), and how it trains is
-`skembed.optimization.Optimization`'s.
+Methods (`skembed.backbones.tuning`) choose the parameters that train in these blocks, and
+`skembed.optimization.Optimization` has the rates and the regularization.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class Stage:
 
 
 class Strategy(ParameterObject):
-    """Which blocks train when: the stages of a fit.
+    """Blocks that train, and when: the stages of a fit.
 
     See Also
     --------
-    Head, Partial, Full, Progressive : The strategies there are.
+    Head, Partial, Full, Progressive : Strategies to choose from.
     """
 
     #: Name by which an estimator's `strategy` asks for the default object.
@@ -122,17 +122,19 @@ class Full(Strategy):
 class Progressive(Strategy):
     """Train the head first, then more and more blocks from the top [1]_.
 
-    After each stage the best weights so far are restored. A stage that did harm, its held-out loss higher by more than
-    its standard error, is tried once more with stronger regularization before the fit ends, and so is the deepest where
-    it gained nothing. With all blocks unfrozen further rounds follow while they gain.
+    After each stage, the best weights so far are restored. If a stage raised the held-out loss by more than its
+    standard error, it is repeated once with stronger regularization before the fit ends. The same holds for the deepest
+    stage if it gained nothing. Once all blocks are unfrozen, further rounds follow as long as they improve the held-out
+    loss.
 
     Parameters
     ----------
     step : int or "double", default="double"
-        Number of blocks that each stage adds; "double" trains the top 1, 2, 4, ... blocks.
+        Number of blocks that each stage adds. "double" trains the top 1, 2, 4, ... blocks. Smaller steps take longer
+        and change the network more gently.
     stage_epochs : int, default=5
-        Largest number of epochs of one stage, over which its schedule goes. Where `max_epochs` is small, the head has
-        no more than half of it.
+        Largest number of epochs of one stage, over which its schedule runs. The head has at most half of `max_epochs`.
+        Raise it for small data, where an epoch has few steps.
 
     References
     ----------
@@ -183,7 +185,7 @@ STRATEGIES: dict[str, type[Strategy]] = {cls.name: cls for cls in (Head, Partial
 
 
 def hint_at_strategy(given: str, methods: tuple[str, ...]) -> str:
-    """Return what was meant by an unknown strategy, with a space before it, or an empty string.
+    """Suggest a strategy for an unknown name, with a space before the sentence, or return "".
 
     Parameters
     ----------
@@ -197,9 +199,9 @@ def hint_at_strategy(given: str, methods: tuple[str, ...]) -> str:
     >>> hint_at_strategy("progresive", ("lora",))
     " Did you mean 'progressive'?"
     >>> hint_at_strategy("partial+lora", ("lora",))
-    " What trains is the method's: use strategy='partial', method='lora'."
+    " 'lora' is a method: use strategy='partial', method='lora'."
     """
     strategy, _, method = given.rpartition("+")
     if method in methods and strategy in ("", *STRATEGIES):
-        return f" What trains is the method's: use strategy={strategy or 'full'!r}, method={method!r}."
+        return f" {method!r} is a method: use strategy={strategy or 'full'!r}, method={method!r}."
     return did_you_mean(given, (*STRATEGIES, "auto"))

@@ -1,8 +1,7 @@
-"""Augmentation: small data stretched by changed copies that keep their labels.
+"""Augmentation: changed copies of training samples that keep their labels, for small data.
 
-`resolve_augmentation` turns what `augment=` says into an `AugmentationPipeline`, which changes samples by draws from
-the generator it is given and from nothing else; `sample_rng` makes that generator, so that a sample is changed alike
-whichever worker reads it.
+`resolve_augmentation` turns the parameter `augment` into an `AugmentationPipeline`. Its changes depend on the sample
+and the given generator alone. `sample_rng` makes that generator, so that all workers change a sample in the same way.
 """
 
 from skembed.augment.audio import Gain, Noise, SpeedPerturbation, TimeShift

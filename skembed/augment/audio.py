@@ -29,10 +29,10 @@ class SpeedPerturbation(AudioOperation):
     Parameters
     ----------
     factors : tuple of float, default=(0.9, 1.0, 1.1)
-        One of them is drawn, all equally likely; 0.5 to 2. At 1.1 a recording lasts 1 / 1.1 of its time, and 440 Hz
-        sound as 484 Hz.
+        Factors from 0.5 to 2, of which one is drawn with equal probability. With 1.1 a recording takes 1 / 1.1 of its
+        time, and 440 Hz become 484 Hz.
     probability : float, default=1.0
-        Share of the recordings for which a factor is drawn at all.
+        Share of the recordings for which a factor is drawn.
 
     References
     ----------
@@ -68,13 +68,12 @@ class SpeedPerturbation(AudioOperation):
 class Gain(AudioOperation):
     """Play louder or softer, without clipping.
 
-    Networks that normalise their input (most of wav2vec 2.0's kin) hear no difference.
+    It has no effect on networks that normalize their input, such as most of wav2vec 2.0's kind.
 
     Parameters
     ----------
     decibels : (float, float), default=(-6.0, 6.0)
-        Least and largest change of the level in dB, -60 to 60, of which any is equally likely; 6 dB double the
-        amplitude.
+        Smallest and largest change of the level in dB, from -60 to 60, drawn uniformly. 6 dB double the amplitude.
     probability : float, default=1.0
         Share of the recordings that are changed.
 
@@ -102,11 +101,11 @@ class Noise(AudioOperation):
     Parameters
     ----------
     snr : (float, float), default=(10.0, 30.0)
-        Least and largest ratio in dB of the recording's mean power to the noise's, -20 to 100, of which any is equally
-        likely. Speech at 30 dB sounds clean, at 0 dB it is hard to follow. Silence has no such ratio and stays silent.
+        Smallest and largest ratio in dB of the recording's mean power to that of the noise, from -20 to 100, drawn
+        uniformly. Speech at 30 dB sounds clean; at 0 dB it is hard to follow. Silence stays silent.
     kind : {"white", "pink"}, default="white"
-        Normally distributed noise whose power is equal at all frequencies, or falls with them, as that of rooms and
-        engines does.
+        Spectrum of the noise: equal power at all frequencies, or power that falls with the frequency, as in the noise
+        of rooms and engines.
     probability : float, default=0.5
         Share of the recordings that are changed.
 
@@ -146,14 +145,14 @@ class Noise(AudioOperation):
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class TimeShift(AudioOperation):
-    """Move the recording to earlier or later; silence fills the gap, the length stays.
+    """Shift the recording in time; silence fills the gap, and the length stays.
 
     Parameters
     ----------
     seconds : float, default=0.1
-        Largest shift either way in seconds, 0 to 60; never more than half of the recording.
+        Largest shift in seconds, from 0 to 60, in both directions. It is at most half of the recording.
     probability : float, default=1.0
-        Share of the recordings that are moved.
+        Share of the recordings that are shifted.
 
     Examples
     --------
@@ -191,7 +190,7 @@ def _power(waveform: np.ndarray) -> float:
 
 
 def _pink(white: np.ndarray) -> np.ndarray:
-    """Noise whose power falls as one by the frequency, and that has no constant part."""
+    """Return noise whose power is inversely proportional to the frequency, without a constant part."""
     spectrum = np.fft.rfft(white)
     spectrum[0] = 0
     spectrum[1:] /= np.sqrt(np.arange(1, len(spectrum)))

@@ -1,7 +1,7 @@
-"""Images: crops, flips, colours, rotations, erased rectangles. RGB in, RGB out.
+"""Operations on RGB images: crops, flips, colors, rotations, erased rectangles.
 
-Pixels are computed by the kernels of torchvision.transforms.v2 on PIL images; its transform classes are not used, since
-they draw from torch's global generator.
+Pixels are computed by the functions of torchvision.transforms.v2 on PIL images. Its transform classes are not used,
+because they draw from torch's global generator.
 """
 
 from __future__ import annotations
@@ -30,18 +30,20 @@ class ImageOperation(SampleOperation):
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class RandomResizedCrop(ImageOperation):
-    """Cut out a part, stretch it a little [1]_.
+    """Cut out a part of the image and stretch it a little [1]_.
 
-    The part gets the proportions of the image back and keeps its own number of pixels: the backbone's preparation,
-    which knows the size that the network wants, enlarges it. For square images this is torchvision's transform; of
-    others, which that one squeezes into a square, the proportions stay what the backbone was trained to prepare.
+    The part is stretched to the proportions of the image and keeps its own number of pixels; the backbone's preparation
+    enlarges it to the size of the network. For square images this equals torchvision's transform. Other images keep
+    their proportions, where torchvision squeezes them into a square.
 
     Parameters
     ----------
     scale : (float, float), default=(0.35, 1.0)
-        Least and largest share of the area that is kept, above 0 to 1. Training from scratch uses (0.08, 1.0).
+        Smallest and largest share of the area that is kept, above 0 and up to 1. A smaller share changes the image
+        more; training from scratch uses (0.08, 1.0).
     ratio : (float, float), default=(0.75, 1.33)
-        Least and largest width by height of the part, relative to the image's own; 0.1 to 1, and 1 to 10.
+        Smallest and largest ratio of width to height of the part, relative to that of the image: from 0.1 to 1, and
+        from 1 to 10.
     probability : float, default=1.0
         Share of the images that are cropped.
 
@@ -71,7 +73,7 @@ class RandomResizedCrop(ImageOperation):
     def _change(self, value: Image.Image, rng, sampling_rate):
         width, height = value.size
         share = rng.uniform(*self.scale)
-        # Of the wanted ratios those at which a part of that area fits in.
+        # The range of ratios with which a part of this area fits into the image.
         ratio = _log_uniform(max(self.ratio[0], share), min(self.ratio[1], 1 / share), rng)
         part_width = _within(width * math.sqrt(share * ratio), width)
         part_height = _within(height * math.sqrt(share / ratio), height)
@@ -88,11 +90,11 @@ class Flip(ImageOperation):
     Parameters
     ----------
     horizontal : float, default=0.5
-        Probability that left and right change places.
+        Probability to swap left and right.
     vertical : float, default=0.0
-        Probability that top and bottom do: for images that have no upright, such as those from a microscope.
+        Probability to swap top and bottom. Use it for images without an upright, such as those from a microscope.
     probability : float, default=1.0
-        Share of the images for which the two are drawn at all.
+        Share of the images for which the two are drawn.
 
     References
     ----------
@@ -128,10 +130,9 @@ class ColorJitter(ImageOperation):
     Parameters
     ----------
     brightness, contrast, saturation : float, default=0.3
-        Each is multiplied by a factor between 1 minus and 1 plus this; 0 to 1.
+        Largest relative change, from 0 to 1: each is multiplied by a factor from 1 minus to 1 plus this value.
     hue : float, default=0.05
-        Hues are turned by up to this share of the colour circle, either way; 0 to 0.5. Use 0 where colour carries the
-        label.
+        Largest shift of hues as a share of the color circle, from 0 to 0.5. Use 0 if color carries the label.
     probability : float, default=0.8
         Share of the images that are changed.
 
@@ -164,7 +165,7 @@ class ColorJitter(ImageOperation):
         draws = rng.uniform(-1, 1, size=4)
         for i in rng.permutation(4):
             reach = getattr(self, parts[i])
-            # A change by nothing would still round the pixels, and hue the most: it goes through another colour space.
+            # A change by nothing would still round the pixels, and hue the most: it goes through another color space.
             if reach:
                 middle = 0 if parts[i] == "hue" else 1
                 value = getattr(kernels(), f"adjust_{parts[i]}")(value, float(middle + draws[i] * reach))
@@ -173,16 +174,16 @@ class ColorJitter(ImageOperation):
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class Rotation(ImageOperation):
-    """Turn the image about its centre; its size stays, its corners are cut off [1]_.
+    """Rotate the image about its center; its size stays, and its corners are cut off [1]_.
 
     Parameters
     ----------
     degrees : float, default=15
-        Largest angle, either way, in degrees; 0 to 180.
+        Largest angle in degrees, from 0 to 180, in both directions.
     fill : "mean" or (int, int, int), default="mean"
-        Colour of what was outside: the image's mean, or red, green and blue from 0 to 255.
+        Color of the area outside of the image: its mean, or red, green and blue from 0 to 255.
     probability : float, default=1.0
-        Share of the images that are turned.
+        Share of the images that are rotated.
 
     References
     ----------
@@ -211,16 +212,17 @@ class Rotation(ImageOperation):
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class RandomErasing(ImageOperation):
-    """Paint over a rectangle, so that no single part of an object is relied on [1]_.
+    """Paint over a rectangle, so that the model does not rely on a single part [1]_.
 
     Parameters
     ----------
     scale : (float, float), default=(0.02, 0.2)
-        Least and largest share of the area that is painted over, above 0 to 0.9.
+        Smallest and largest share of the area that is painted over, above 0 and up to 0.9.
     ratio : (float, float), default=(0.3, 3.3)
-        Least and largest height by width of the rectangle, 0.1 to 10. One that would not fit is cut.
+        Smallest and largest ratio of height to width of the rectangle, from 0.1 to 10. It is cut at the borders of the
+        image.
     fill : "noise", "mean" or (int, int, int), default="noise"
-        Pixels of random colours, the image's mean colour, or red, green and blue from 0 to 255.
+        Color of the rectangle: random pixels, the mean of the image, or red, green and blue from 0 to 255.
     probability : float, default=0.5
         Share of the images that are changed.
 
@@ -263,21 +265,21 @@ class RandomErasing(ImageOperation):
 
 
 def kernels() -> Any:
-    """torchvision's functions on images; imported at the first use, since they import torch."""
+    """Return torchvision's functions on images, imported at the first use because they import torch."""
     from torchvision.transforms.v2 import functional
 
     return functional
 
 
 def bilinear() -> Any:
-    """Bilinear interpolation, by torchvision's name for it."""
+    """Return torchvision's name of bilinear interpolation."""
     from torchvision.transforms.v2 import InterpolationMode
 
     return InterpolationMode.BILINEAR
 
 
 def check_fill(operation: Any, names: tuple[str, ...]) -> None:
-    """Raise ValueError unless `fill` is one of the names or a colour; store a tuple."""
+    """Raise ValueError unless `fill` is one of the names or a color; store a tuple."""
     fill = operation.fill
     if isinstance(fill, str) and fill in names:
         return
@@ -291,15 +293,15 @@ def check_fill(operation: Any, names: tuple[str, ...]) -> None:
 
 
 def fill_colour(image: Image.Image, fill: Fill) -> list[int]:
-    """Red, green and blue of a colour, or of the image's mean."""
+    """Return red, green and blue of a color, or of the image's mean."""
     return [round(part) for part in (ImageStat.Stat(image).mean if isinstance(fill, str) else fill)]
 
 
 def _within(length: float, limit: int) -> int:
-    """Whole pixels, at least one and at most as many as there are."""
+    """Return a whole number of pixels, at least one and at most as many as there are."""
     return min(max(1, round(length)), limit)
 
 
 def _log_uniform(low: float, high: float, rng: np.random.Generator) -> float:
-    """So that twice as wide is as likely as twice as high."""
+    """Draw a ratio, so that twice as wide is as likely as twice as high."""
     return math.exp(rng.uniform(math.log(low), math.log(high)))

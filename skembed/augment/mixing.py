@@ -1,4 +1,4 @@
-"""Samples of a batch mixed with one another, and their targets with them."""
+"""Mixing of the samples of a batch and of their targets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CutMix", "Mix", "Mixup", "cutmix", "draw_mix", "mixed_level", "mixup", "resolve_mix"]
 
-#: What is in the inputs of samples that have no pixels.
+#: Reasons why inputs without pixels cannot be mixed.
 _NO_PIXELS = {
     "text": "the inputs of texts are the numbers of their tokens, which have no average",
     "audio": "the inputs of recordings differ in length, and the shorter of two would be mixed with silence",
@@ -31,16 +31,16 @@ class Mixup(ParameterObject):
     Parameters
     ----------
     alpha : float, default=0.2
-        Parameter of the Beta distribution of the shares. Small values leave one of the two nearly alone; 1 makes all
-        shares equally likely.
+        Parameter of the Beta distribution of the shares. Small values mostly leave one of the two samples almost alone;
+        1 makes all shares equally likely. Raise it to regularize more.
     on : {"auto", "inputs", "features"}, default="auto"
-        What is averaged: pixels, or embeddings. "auto" is "inputs" for images, as mixup is meant, and "features" for
-        texts and recordings, whose inputs have no average. No frozen block can be replayed for mixed inputs: all of
-        them run in every epoch, with `Head` too. "features" costs nothing.
+        Values to average: pixels, or embeddings. "auto" uses "inputs" for images, as in the paper, and "features" for
+        texts and recordings, whose inputs cannot be averaged. With mixed inputs, activations of frozen blocks cannot be
+        stored: all blocks run in every epoch, even with `Head`. "features" takes no additional time.
 
     See Also
     --------
-    CutMix : Paste a rectangle instead.
+    CutMix : Paste a rectangle instead of averaging.
 
     References
     ----------
@@ -68,16 +68,16 @@ class Mixup(ParameterObject):
 class CutMix(ParameterObject):
     """Paste a rectangle of another image into every image, and mix targets by area [1]_.
 
-    It mixes pixels, so no frozen block can be replayed: all of them run in every epoch.
+    It mixes pixels, so activations of frozen blocks cannot be stored: all blocks run in every epoch.
 
     Parameters
     ----------
     alpha : float, default=1
-        Parameter of the Beta distribution of the share of the area that stays.
+        Parameter of the Beta distribution of the share of the area that stays. 1 makes all shares equally likely.
 
     See Also
     --------
-    Mixup : Average samples instead. Of a list of both, each batch is mixed by one, drawn with equal chances.
+    Mixup : Average samples instead. With a list of both, one is drawn per batch with equal probability.
 
     References
     ----------
@@ -106,12 +106,12 @@ def resolve_mix(mix: Any) -> tuple[Mixup | None, CutMix | None]:
     Parameters
     ----------
     mix : None, Mixup, CutMix, "mixup", "cutmix", or a list of these
-        None or an empty list mixes nothing.
+        Value of `mix`. None or an empty list mixes nothing.
 
     Raises
     ------
     ValueError
-        If it is something else, names one kind twice, or has a parameter out of range.
+        If it is something else, has one kind twice, or has a parameter out of range.
 
     Examples
     --------
@@ -142,11 +142,11 @@ class Mix:
     Parameters
     ----------
     share : float
-        What stays of each sample, 0 to 1; of the area, where a rectangle is pasted.
+        Share of each sample that stays, from 0 to 1: a weight, or a share of the area.
     other : ndarray of int
-        With whom each sample is mixed: position in the batch.
+        Position in the batch of the sample that each sample is mixed with.
     centre : (float, float), optional
-        Of the rectangle, in parts of height and width; None averages.
+        Center of the rectangle as shares of height and width; None averages.
     """
 
     share: float
@@ -154,7 +154,7 @@ class Mix:
     centre: tuple[float, float] | None = None
 
     def part(self, start: int, stop: int) -> tuple[np.ndarray, Mix]:
-        """Positions that are needed to mix some samples of the batch, these first, and the same mix among them."""
+        """Return the positions that mixing some samples requires, these samples first, and their mix."""
         own = np.arange(start, stop)
         partners = self.other[own]
         needed = np.concatenate([own, np.setdiff1d(partners, own)])
@@ -162,7 +162,7 @@ class Mix:
         return needed, replace(self, other=np.array([place[i] for i in partners.tolist()]))
 
     def __call__(self, values: Tensor) -> tuple[Tensor, float]:
-        """Mixed samples, as many as `other` has, and the share of each that stayed."""
+        """Return mixed samples, and the share of each that stayed."""
         own = values[: len(self.other)]
         if self.centre is None:
             return _blend(own, values[self.other.tolist()], self.share), self.share
@@ -177,16 +177,16 @@ class Mix:
 
 
 def draw_mix(n: int, rng: np.random.Generator, *, mixup: float = 0.0, cutmix: float = 0.0) -> Mix:
-    """Draw how a batch is mixed; where both ways are asked for, by one of them, each as often as the other.
+    """Draw the mixing of a batch; of two ways, one is drawn with equal probability.
 
     Parameters
     ----------
     n : int
-        Samples of the batch.
+        Number of samples of the batch.
     rng : numpy.random.Generator
         The only source of chance.
     mixup, cutmix : float
-        The alpha of each, 0 for not at all; one of them is more.
+        Value of `alpha` of each way, 0 for none; at least one is positive.
 
     Examples
     --------
@@ -203,7 +203,7 @@ def draw_mix(n: int, rng: np.random.Generator, *, mixup: float = 0.0, cutmix: fl
 
 
 def mixed_level(mixup: Mixup | None, cutmix: CutMix | None, modality: str) -> str:
-    """Return what mixup mixes for samples of a modality, "inputs" or "features".
+    """Return the values that mixup averages for a modality, "inputs" or "features".
 
     Parameters
     ----------
@@ -215,7 +215,7 @@ def mixed_level(mixup: Mixup | None, cutmix: CutMix | None, modality: str) -> st
     Raises
     ------
     ValueError
-        If the inputs of such samples cannot be mixed in the way that is asked for.
+        If the inputs of such samples cannot be mixed in this way.
 
     Examples
     --------
@@ -289,8 +289,8 @@ def cutmix(inputs: Tensor, targets: Tensor, rng: np.random.Generator, alpha: flo
     Returns
     -------
     inputs, targets : Tensor
-        Of the same shapes, types and devices. The rectangle's centre may lie anywhere, so that part of it may lie
-        outside: targets are mixed by what is inside.
+        Of the same shapes, types and devices. The center of the rectangle may be anywhere, so part of the rectangle may
+        be outside of the image; targets are mixed by the part inside.
 
     References
     ----------
@@ -321,7 +321,7 @@ def _mixed(inputs: Tensor, targets: Tensor, mix: Mix) -> tuple[Tensor, Tensor]:
 
 
 def _cut(length: int, share: float, centre: float) -> slice:
-    """One side of a rectangle of the area 1 - share; what is outside is clipped."""
+    """Return one side of a rectangle of the area 1 - share, clipped at the borders."""
     half = length * math.sqrt(1 - share) / 2
     return slice(round(max(0.0, centre - half)), round(min(length, centre + half)))
 

@@ -1,7 +1,7 @@
 """Interface of operations: frozen parameters, and a change of one sample by a given generator.
 
-No operation reads or writes the random states of Python, NumPy or torch: those are shared by all threads, so that a
-result would depend on how many of them work, and seeding them would disturb whoever else draws, a dropout for one.
+No operation reads or writes the global random states of Python, NumPy or torch. All threads share these states, so a
+result would depend on the number of threads, and seeding them would disturb other draws, such as dropout.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ def sample_rng(seed: int, epoch: int, index: int, stage: int = 0) -> np.random.G
     Parameters
     ----------
     seed : int
-        Of the whole fit, 0 or more.
+        Seed of the whole fit, 0 or more.
     epoch : int
-        Or number of the view, where views are stored or averaged.
+        Number of the epoch, or of the view if views are stored or averaged.
     index : int
         Position of the sample in the data, not in the batch.
     stage : int, default=0
-        Another number gives independent draws for the same sample: where `on_item` does not go on with the
-        generator that `on_sample` was given, it needs one of another stage.
+        Another number gives independent draws for the same sample. `on_item` needs a generator of another stage, unless
+        it continues with that of `on_sample`.
 
     Returns
     -------
@@ -55,13 +55,13 @@ class Operation(ABC):
     A subclass is a frozen dataclass and overrides `on_sample` or `on_item`.
     """
 
-    #: What `augment=` calls it.
+    #: Name in `augment=`.
     name: ClassVar[str]
-    #: What it changes: "image", "text" or "audio".
+    #: Modality that it changes: "image", "text" or "audio".
     modality: ClassVar[str]
 
     def on_sample(self, value: Any, rng: np.random.Generator, *, sampling_rate: int | None = None) -> Any:
-        """Change a decoded sample; return a new one, or the same where nothing changes.
+        """Change a decoded sample; return a new one, or the same one if nothing changes.
 
         Parameters
         ----------
@@ -84,7 +84,7 @@ class Operation(ABC):
         rng : numpy.random.Generator
             The only source of chance.
         backbone : Backbone
-            Whose `preprocess` made the item.
+            Backbone that prepared the item.
         """
         return item
 
@@ -93,7 +93,7 @@ class Operation(ABC):
         return None
 
     def describe(self) -> str:
-        """The name, and those parameters that are not at their defaults."""
+        """Return the name, and the parameters that differ from their defaults."""
         changed = [
             f"{field.name}={shown(getattr(self, field.name))}"
             for field in self._fields()
@@ -107,18 +107,18 @@ class Operation(ABC):
         return f"{type(self).__name__}({', '.join(values)})"
 
     def _fields(self) -> list[Field]:
-        """The parameters, with the one that nearly all operations have last."""
+        """Return the parameters, with `probability` last."""
         return sorted(fields(self), key=lambda field: field.name == "probability")  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class SampleOperation(Operation):
-    """An operation on the decoded sample, done with some probability.
+    """Operation on decoded samples that is applied with some probability.
 
     Parameters
     ----------
     probability : float, default=1.0
-        Share of the samples that are changed, 0 to 1.
+        Share of the samples that are changed, from 0 to 1.
     """
 
     probability: float = 1.0
@@ -131,7 +131,7 @@ class SampleOperation(Operation):
 
     @abstractmethod
     def _change(self, value: Any, rng: np.random.Generator, sampling_rate: int | None) -> Any:
-        """The changed sample."""
+        """Return the changed sample."""
 
 
 def check_number(operation: Operation, parameter: str, low: float, high: float, *, whole: bool = False) -> None:

@@ -27,12 +27,12 @@ class RandAugment(ImageOperation):
     Parameters
     ----------
     n_operations : int, default=2
-        Operations one after another, 1 to 14. One of the fourteen does nothing.
+        Number of operations per image, from 1 to 14. One of the fourteen does nothing.
     magnitude : int, default=9
-        Their strength, 0 to 30. At 30 images are sheared by 17 degrees, moved by 45 % of their side, turned by 30
-        degrees, nearly black or twice as bright.
+        Strength of the operations, from 0 to 30. At 30, images are sheared by 17 degrees, shifted by 45 % of their
+        side, rotated by 30 degrees, or made nearly black or twice as bright.
     fill : "mean" or (int, int, int), default="mean"
-        Colour of what was outside: the image's mean, or red, green and blue from 0 to 255.
+        Color of the area outside of the image: its mean, or red, green and blue from 0 to 255.
     probability : float, default=1.0
         Share of the images that are changed.
 
@@ -76,17 +76,16 @@ def _affine(image: Image.Image, fill, *, shift=(0, 0), shear=(0.0, 0.0), centre=
 
 
 def _shear(strength: float) -> float:
-    """Degrees whose tangent is up to 0.3."""
+    """Return degrees whose tangent is up to 0.3."""
     return math.degrees(math.atan(0.3 * strength))
 
 
 def _shift(strength: float, side: int) -> int:
-    """Pixels: up to 150 of every 331."""
+    """Return pixels, up to 150 of every 331."""
     return int(150 / 331 * side * strength)
 
 
-#: A signed strength from -1 to 1 and a fill colour, to a changed image. Where there are no two ways, the sign is
-#: ignored.
+#: Functions of an image, a strength from -1 to 1 and a fill color. Operations without two directions ignore the sign.
 Change = Callable[[Image.Image, float, Any], Image.Image]
 
 CHANGES: dict[str, Change] = {

@@ -1,4 +1,4 @@
-"""From what `augment=` says to operations in order."""
+"""Resolution of the parameter `augment` into operations in order."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ __all__ = [
     "resolve_augmentation",
 ]
 
-#: What can be named.
+#: Operations by name.
 OPERATIONS: dict[str, type[Operation]] = {
     cls.name: cls
     for cls in (
@@ -44,8 +44,8 @@ OPERATIONS: dict[str, type[Operation]] = {
     )
 }  # fmt: skip
 
-#: By modality and strength. None of them needs anything that is not installed, nor a token that some tokenizer lacks;
-#: those for texts have an operation on tokens, since not all languages put spaces between words.
+#: Presets by modality and strength. They need no optional package, and no token that some tokenizer lacks. Those for
+#: texts include an operation on tokens, since not all languages put spaces between words.
 PRESETS: dict[str, dict[str, tuple[Operation, ...]]] = {
     "image": {
         "light": (RandomResizedCrop(scale=(0.7, 1.0)), Flip()),
@@ -75,16 +75,16 @@ _VALUES = {"image": "an RGB PIL.Image", "text": "a str", "audio": "a waveform of
 
 @dataclass(frozen=True, repr=False)
 class UserOperation(Operation):
-    """A function of the user's own on a decoded sample.
+    """Operation by a function of the user on a decoded sample.
 
     Parameters
     ----------
     function : callable
-        Called with the sample alone; or with the sample and a `numpy.random.Generator`, if it has two positional
-        parameters without defaults, or a second one that is named `rng`. What it draws from elsewhere is not seeded
-        here, and so may depend on the number of workers. A module-level function can be pickled, a lambda cannot.
+        Function of the sample. It is also passed a `numpy.random.Generator` if it has two positional parameters without
+        defaults, or a second parameter that is named `rng`. Draws from other generators are not seeded and may depend
+        on the number of workers. A module-level function can be pickled, a lambda cannot.
     modality : {"image", "text", "audio"}
-        What it changes.
+        Modality that it changes.
 
     Examples
     --------
@@ -118,12 +118,12 @@ class Augmentation(ParameterObject):
     Parameters
     ----------
     operations : str, Operation, callable or sequence, default="standard"
-        "light", "standard" or "strong"; operations by name, as ("name", {parameters}) or as objects of
-        `skembed.augment`; a function of a decoded sample; or several of them in order.
+        A preset ("light", "standard" or "strong"); an operation by name, as ("name", {parameters}) or as an object of
+        `skembed.augment`; a function of a decoded sample; or a sequence of these.
     views : int, default=None
-        Number of views of each sample that are kept, the unchanged one among them, and used in turn from epoch to
-        epoch; activations of the frozen blocks are computed once per view. None changes samples anew in every epoch,
-        so that the frozen blocks run in every epoch too.
+        Number of stored views of each sample, including the unchanged one. They are used in turn from epoch to epoch,
+        and activations of frozen blocks are computed once per view, which saves time. None changes samples anew in
+        every epoch, so the frozen blocks run in every epoch too.
 
     See Also
     --------
@@ -157,9 +157,9 @@ class AugmentationPipeline:
     Parameters
     ----------
     operations : tuple of Operation
-        In the order in which they are done; those on items after all of those on samples.
+        Operations in order; those on items follow all of those on samples.
     modality : {"image", "text", "audio"}
-        What they change.
+        Modality that they change.
     """
 
     operations: tuple[Operation, ...]
@@ -201,7 +201,7 @@ class AugmentationPipeline:
 
 
 def resolve_augmentation(augment: Any, modality: str) -> AugmentationPipeline | None:
-    """Turn a parameter into operations.
+    """Return the operations that a parameter `augment` asks for.
 
     Parameters
     ----------
@@ -209,19 +209,19 @@ def resolve_augmentation(augment: Any, modality: str) -> AugmentationPipeline | 
         A preset ("light", "standard", "strong"), the name of an operation, ("name", {parameters}), an operation, a
         function of a decoded sample (see `UserOperation`), or several of these in order.
     modality : {"image", "text", "audio"}
-        What will be changed.
+        Modality of the samples.
 
     Returns
     -------
     AugmentationPipeline or None
-        None where there is nothing to do.
+        None if there is nothing to do.
 
     Raises
     ------
     ValueError
-        If a name or a parameter is not known or out of range, or an operation is for another modality.
+        If a name or a parameter is unknown or out of range, or an operation is for another modality.
     ImportError
-        If an operation needs what is not installed; says how to get it.
+        If an operation needs a package that is not installed. The error says how to install it.
 
     Examples
     --------

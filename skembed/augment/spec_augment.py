@@ -1,4 +1,4 @@
-"""SpecAugment: spans of time and bands of frequency that the network does not hear."""
+"""SpecAugment: masks over spans of time and bands of frequency."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ class SpecAugment(Operation):
     """Mask spans of time and bands of frequency [1]_.
 
     Widths are shares, as in [2]_, so that they suit clips and front ends of any size. The paper's time warping, which
-    gained least, is left out. A masked place of a spectrogram gets the mean of the clip's real frames, which is what
-    the paper's zero is. Padding is never masked, so that the silence behind a clip stays what the network knows.
+    had the smallest effect, is left out. Masked parts of a spectrogram get the mean of the clip's real frames, which
+    corresponds to the paper's zero. Padding is never masked, so the silence behind a clip stays as in pre-training.
 
-    Networks that read raw waveforms hear silence for a span of time, and no sound between two frequencies for a band,
-    as in [3]_.
+    For networks that read raw waveforms, a span of time becomes silence, and a band of frequencies is filtered out, as
+    in [3]_.
 
     Parameters
     ----------
     n_time_masks : int, default=2
-        Spans of time, 0 to 20. They may overlap.
+        Number of spans of time, from 0 to 20. They may overlap.
     time_share : float, default=0.1
-        Largest width of each by the length of the clip, 0 to 1; any up to it is equally likely.
+        Largest width of a span as a share of the clip, from 0 to 1. Widths are drawn uniformly.
     n_frequency_masks : int, default=2
-        Bands of frequency, 0 to 20.
+        Number of bands of frequency, from 0 to 20.
     frequency_share : float, default=0.2
-        Largest width of each by the number of mel channels, 0 to 1; any up to it is equally likely. The paper has 27 of
-        80, 0.34.
+        Largest width of a band as a share of the mel channels, from 0 to 1. Widths are drawn uniformly. The paper uses
+        27 of 80 channels, 0.34.
 
     References
     ----------
@@ -111,7 +111,7 @@ class SpecAugment(Operation):
 
 
 def draw_spans(n_spans: int, share: float, length: int, rng: np.random.Generator) -> list[slice]:
-    """Spans of a length: each as wide as any whole number up to the share of it, anywhere that it fits.
+    """Draw spans within a length, each of a whole width up to a share of the length.
 
     Examples
     --------
@@ -127,7 +127,7 @@ def draw_spans(n_spans: int, share: float, length: int, rng: np.random.Generator
 
 
 def _without_bands(waveform: np.ndarray, bands: list[slice], rate: int) -> np.ndarray:
-    """The waveform without the frequencies of some mel channels."""
+    """Return the waveform without the frequencies of some mel channels."""
     if not bands:
         return waveform.copy()
     spectrum = np.fft.rfft(waveform)
@@ -138,5 +138,5 @@ def _without_bands(waveform: np.ndarray, bands: list[slice], rate: int) -> np.nd
 
 
 def _mel(hertz):
-    """Stevens, Volkmann & Newman's scale of heard pitch, in O'Shaughnessy's formula."""
+    """Return the mel scale of Stevens, Volkmann & Newman, in O'Shaughnessy's formula."""
     return 2595 * np.log10(1 + hertz / 700)

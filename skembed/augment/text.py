@@ -1,7 +1,7 @@
-"""Texts: words dropped, swapped, and replaced by synonyms. A text that has words keeps at least one.
+"""Operations on the words of texts: dropped, swapped, or replaced by synonyms.
 
-Words are what lies between spaces. Languages that write without spaces have none of use here: for them there are the
-operations on tokens.
+Words are separated by spaces; a text that has words keeps at least one. For languages that write without spaces, use
+the operations on tokens.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class WordDropout(TextOperation):
     Parameters
     ----------
     rate : float, default=0.1
-        Probability of each word to be left out, 0 to 0.9. If all would be, one of them, drawn, stays.
+        Probability to leave out each word, from 0 to 0.9. At least one word stays.
     probability : float, default=1.0
         Share of the texts that are changed.
 
@@ -73,14 +73,14 @@ class WordDropout(TextOperation):
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class WordSwap(TextOperation):
-    """Let words change places [1]_, by default with near ones [2]_.
+    """Swap words [1]_, by default with near ones [2]_.
 
     Parameters
     ----------
     rate : float, default=0.1
-        Mean number of swaps by number of words, 0 to 1.
+        Mean number of swaps divided by the number of words, from 0 to 1.
     distance : int or None, default=3
-        Most places between the two words, 1 or more; None for any.
+        Largest distance between two swapped words, 1 or more; None for any.
     probability : float, default=1.0
         Share of the texts that are changed.
 
@@ -127,13 +127,12 @@ class SynonymReplacement(TextOperation):
     Parameters
     ----------
     synonyms : "wordnet", mapping or callable, default="wordnet"
-        Where synonyms come from. A mapping has words in lower case and their synonyms, a list of strings for each; a
-        callable takes a word in lower case and returns them, and must be a module-level function to be pickled.
-        "wordnet" is English: the most frequent sense that has synonyms, of uninflected words only. It needs NLTK and
-        its WordNet, which are not installed with skembed: ``pip install nltk``, then
-        ``python -m nltk.downloader wordnet``. Nothing is ever downloaded here.
+        Source of synonyms. A mapping has a list of synonyms for each word in lower case. A callable takes a word in
+        lower case and returns its synonyms; it must be a module-level function to be pickled. "wordnet" is for English:
+        it uses the most frequent sense that has synonyms, for uninflected words only. It needs NLTK and its WordNet,
+        which skembed does not install or download: ``pip install nltk``, then ``python -m nltk.downloader wordnet``.
     rate : float, default=0.1
-        Probability of each word that has synonyms to be replaced by one of them, 0 to 1.
+        Probability to replace each word that has synonyms, from 0 to 1.
     probability : float, default=1.0
         Share of the texts that are changed.
 
@@ -201,7 +200,7 @@ class SynonymReplacement(TextOperation):
 
 
 def _split(text: str) -> tuple[list[str], list[str]]:
-    """The words of a text and the spaces between them; no words where there are only spaces.
+    """Return the words of a text and the spaces between them; no words if there are only spaces.
 
     Examples
     --------
@@ -213,7 +212,7 @@ def _split(text: str) -> tuple[list[str], list[str]]:
 
 
 def _like(synonym: str, word: str) -> str:
-    """The synonym in the capitals of the word that it replaces."""
+    """Return a synonym in the capitals of the word that it replaces."""
     if len(word) > 1 and word.isupper():
         return synonym.upper()
     return synonym[:1].upper() + synonym[1:] if word[:1].isupper() else synonym
@@ -221,16 +220,16 @@ def _like(synonym: str, word: str) -> str:
 
 #: NLTK's reader of WordNet seeks in files that all threads share.
 _WORDNET_LOCK = threading.Lock()
-#: Letters of the shortest words that are looked up there.
+#: Smallest number of letters of words that are looked up in WordNet.
 _SHORTEST = 3
 
 
 @lru_cache(maxsize=2**16)
 def _wordnet(word: str) -> tuple[str, ...]:
-    """The other lemmas of the first sense that has some; senses come with the most frequent first.
+    """Return the other lemmas of the most frequent sense that has some.
 
-    Rare senses make nonsense ("pregnant" for "large"), as do those of the shortest words ("angstrom" for "a"). Of
-    inflected forms ("was") only the lemma is known, which does not fit into their place. None of these has synonyms.
+    Rare senses make nonsense ("pregnant" for "large"), and so do those of the shortest words ("angstrom" for "a"). For
+    inflected forms ("was"), WordNet has the lemma only, which does not fit into the sentence. These words stay.
     """
     try:
         with _WORDNET_LOCK:

@@ -1,4 +1,4 @@
-"""Texts as tokens: masked or left out. Special tokens never are, so any language and any tokenizer will do."""
+"""Operations on the tokens of texts: masked or left out, in any language; special tokens stay."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["TokenDropout", "TokenMasking"]
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class TokenOperation(Operation):
-    """An operation on the plain tokens of an item: those that are not special. A prompt's are plain if they are pooled.
+    """Operation on the plain tokens of an item: not special ones, and of a prompt only if pooled.
 
     Parameters
     ----------
     rate : float, default=0.1
-        Probability of each plain token to be hit, 0 to 0.9. If all would be, one of them, drawn, is spared.
+        Probability to change each plain token, from 0 to 0.9. At least one token stays.
     """
 
     modality: ClassVar[str] = "text"
@@ -32,7 +32,7 @@ class TokenOperation(Operation):
         check_number(self, "rate", 0, 0.9)
 
     def _hit(self, item: Item, rng: np.random.Generator, backbone: Backbone) -> np.ndarray:
-        """Positions of the tokens that are hit."""
+        """Draw the positions of the tokens to change."""
         plain = np.flatnonzero(self._plain(item, backbone))
         hit = rng.random(len(plain)) < self.rate
         if len(plain) and hit.all():
@@ -56,15 +56,15 @@ class TokenOperation(Operation):
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class TokenMasking(TokenOperation):
-    """Put the tokenizer's mask token in the place of tokens [1]_; the length stays.
+    """Replace tokens by the tokenizer's mask token [1]_; the length stays.
 
-    Tokenizers without a mask token (T5's) give their token for the unknown, unless it has another meaning as well: that
-    of GPT-2 and CLIP ends the text. With those this operation is an error that says so; `token_dropout` is not.
+    For tokenizers without a mask token, such as T5's, the token for unknown words is used. In GPT-2 and CLIP this token
+    also ends the text, so the operation raises an error with them; use `token_dropout` instead.
 
     Parameters
     ----------
     rate : float, default=0.1
-        Probability of each plain token to be masked, 0 to 0.9. If all would be, one of them, drawn, is spared.
+        Probability to mask each plain token, from 0 to 0.9. At least one token stays.
 
     References
     ----------
@@ -89,12 +89,12 @@ class TokenMasking(TokenOperation):
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class TokenDropout(TokenOperation):
-    """Leave out tokens, as `word_dropout` leaves out words [1]_; the item gets shorter.
+    """Leave out tokens, as `word_dropout` leaves out words [1]_.
 
     Parameters
     ----------
     rate : float, default=0.1
-        Probability of each plain token to be left out, 0 to 0.9. If all would be, one of them, drawn, stays.
+        Probability to leave out each plain token, from 0 to 0.9. At least one token stays.
 
     References
     ----------
@@ -117,7 +117,7 @@ class TokenDropout(TokenOperation):
 
 
 def _special(backbone: Backbone) -> list[int]:
-    """Tokens with a meaning of their own. The unknown is none of them, if that is all it means."""
+    """Return the special tokens, without that for unknown words if it means nothing else."""
     tokenizer = backbone.tokenizer
     around = {*backbone.prefix, *backbone.suffix}
     if tokenizer is None:
@@ -139,7 +139,7 @@ def _mask_token(backbone: Backbone) -> int:
     Raises
     ------
     ValueError
-        If the tokenizer has nothing that could, or the network has no embedding for it.
+        If the tokenizer has no such token, or the network has no embedding for it.
     """
     tokenizer = backbone.tokenizer
     mask = None if tokenizer is None else tokenizer.mask_token_id

@@ -1,4 +1,4 @@
-"""Which classes are taken for which, and examples of it."""
+"""Confusion matrix with examples of confused samples."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _MIN_PAIR_INCHES = 0.6
 _BESIDE_INCHES = 0.45
 #: Smallest width of a place that gets a color bar.
 _COLOR_BAR_INCHES = 4.0
-#: More classes than this, none of which the other column has, are probably samples.
+#: More classes than this, none of them in the other column, are probably samples.
 _MANY_CLASSES = 20
 
 
@@ -45,11 +45,11 @@ class ConfusedPair(NamedTuple):
     Parameters
     ----------
     true, predicted : object
-        The classes.
+        True and predicted class.
     indices : ndarray of shape (n_confused,), int
-        Which samples, in their order.
+        Positions of the samples, ascending.
     n_true : int
-        Samples of the true class.
+        Number of samples of the true class.
     """
 
     true: Any
@@ -61,8 +61,8 @@ class ConfusedPair(NamedTuple):
 class ConfusionExamplesDisplay:
     """Confusion matrix beside samples of the most frequently confused pairs of classes.
 
-    Colours are shares of the true class (rows add up to one), numbers are counts. Images are drawn; of texts and paths
-    one line each is written. Build it with `from_estimator` or `from_predictions`.
+    Colors show shares of the true class (rows sum to one), numbers are counts. Image samples are drawn; other samples
+    are one line of text each. Build it with `from_estimator` or `from_predictions`.
 
     Parameters
     ----------
@@ -76,13 +76,13 @@ class ConfusionExamplesDisplay:
     axes_ : ndarray of Axes
         The matrix, then one for each confused pair.
     figure_ : matplotlib Figure
-        Figure that holds them.
+        Figure that contains them.
     matrix_ : ndarray of shape (n_classes, n_classes), int
         Counts by true (rows) and predicted (columns) class.
     classes_ : ndarray of shape (n_classes,)
         Classes of rows and columns.
     pairs_ : list of ConfusedPair
-        What is shown, the most frequent first.
+        Pairs that are shown, the most frequent first.
 
     Examples
     --------
@@ -103,32 +103,32 @@ class ConfusionExamplesDisplay:
     def from_estimator(
         cls, estimator, X, y, *, ax=None, n_pairs: int = 5, n_examples: int = 5, max_classes: int = 30
     ) -> ConfusionExamplesDisplay:
-        """Predict, and draw what was confused.
+        """Predict, and draw the confusion matrix with examples.
 
         Parameters
         ----------
         estimator : fitted classifier
-            Anything that predicts classes of raw samples: a `FineTuneClassifier`, a Pipeline, a search over one.
+            Classifier of raw samples, such as a `FineTuneClassifier`, a Pipeline, or a search.
         X : list, ndarray, Series or one-column dataframe of shape (n_samples,)
-            Raw samples, best some that were not trained on.
+            Raw samples, preferably none of the training samples.
         y : array-like of shape (n_samples,)
-            Their classes.
+            True classes.
         ax, n_pairs, n_examples, max_classes
             See `plot`.
 
         Returns
         -------
         ConfusionExamplesDisplay
-            Drawn.
+            Display that has been drawn.
 
         Raises
         ------
         TypeError
-            If it predicts nothing.
+            If `estimator` has no `predict`.
         ValueError
-            If there is not one class a sample.
+            If there is not one class per sample.
         NotFittedError
-            If it is not fitted.
+            If `estimator` is not fitted.
         ImportError
             If matplotlib is not installed.
         """
@@ -147,7 +147,7 @@ class ConfusionExamplesDisplay:
     def from_predictions(
         cls, y_true, y_pred, X, *, ax=None, n_pairs: int = 5, n_examples: int = 5, max_classes: int = 30
     ) -> ConfusionExamplesDisplay:
-        """Draw what was confused.
+        """Draw the confusion matrix with examples, from predictions.
 
         Parameters
         ----------
@@ -161,12 +161,12 @@ class ConfusionExamplesDisplay:
         Returns
         -------
         ConfusionExamplesDisplay
-            Drawn.
+            Display that has been drawn.
 
         Raises
         ------
         ValueError
-            If lengths differ, there is not one class a sample, or samples stand where classes belong.
+            If lengths differ, if there is not one class per sample, or if samples were passed as classes.
         ImportError
             If matplotlib is not installed.
         """
@@ -181,21 +181,21 @@ class ConfusionExamplesDisplay:
         Parameters
         ----------
         ax : Axes or sequence of Axes, default=None
-            A place that is divided, or one for the matrix and one that is divided among the pairs; None makes a figure.
+            Axes to divide, or one for the matrix and one to divide among the pairs; None makes a figure.
         n_pairs, n_examples : int, default=5
-            Pairs of classes, and samples of each, at most.
+            Largest numbers of pairs of classes, and of samples per pair.
         max_classes : int, default=30
-            Of more classes those are shown that were confused most often; shares and counts stay what they are.
+            Largest number of classes. If there are more, those confused most often are shown, with unchanged shares.
 
         Returns
         -------
         ConfusionExamplesDisplay
-            Itself, with `axes_`, `figure_`, `matrix_`, `classes_` and `pairs_`.
+            This display, with `axes_`, `figure_`, `matrix_`, `classes_` and `pairs_`.
 
         Raises
         ------
         ValueError
-            If lengths differ, or there is not one class a sample.
+            If lengths differ, or there is not one class per sample.
         """
         pyplot(type(self).__name__)
         true, predicted = _as_classes(self.y_true, "y_true"), _as_classes(self.y_pred, "y_pred")
@@ -225,7 +225,7 @@ class ConfusionExamplesDisplay:
         return self
 
     def _places(self, ax, names: list[str]) -> list:
-        """Axes of the matrix, and one below the other those of the pairs."""
+        """Return the axes of the matrix, and those of the pairs, one below the other."""
         who, n_rows = type(self).__name__, max(1, len(self.pairs_))
         side, labels = _side(len(names)), 0.085 * max(map(len, names))
         size = side + labels + 1.7 + 5.4, max(side + labels + 0.6, 1.25 * n_rows)
@@ -254,7 +254,7 @@ class ConfusionExamplesDisplay:
         self._label_matrix(ax, drawn, title, len(shown), max(text_inches(name, points) for name in names))
 
     def _label_matrix(self, ax, drawn, title: str, n_shown: int, beside: float) -> None:
-        """Title, axes and colors, in the room that names of that many inches leave."""
+        """Draw title, axes and color bar in the room that the names leave."""
         points, (width, height) = font_points("medium"), cell_size(ax)
         note = f"({n_shown} of {len(self.classes_)} classes: those most often confused)"
         below = ["predicted class", *([note] if n_shown < len(self.classes_) else [])]
@@ -273,7 +273,7 @@ class ConfusionExamplesDisplay:
 
 
 def _pairs_that_fit(ax: Any) -> int:
-    """Rows of examples that have room in the axes that were given."""
+    """Return the number of rows of examples that fit into the given axes."""
     if ax is None:
         return sys.maxsize
     place = ax if hasattr(ax, "get_subplotspec") else np.array(ax, dtype=object).ravel()[-1]
@@ -281,7 +281,7 @@ def _pairs_that_fit(ax: Any) -> int:
 
 
 def _classes_that_fit(ax: Any) -> int:
-    """Rows of the matrix in which names of the smallest size do not touch."""
+    """Return the number of rows of the matrix in which the smallest names do not touch."""
     width, height = cell_size(ax)
     return max(2, int(72 * (0.7 * min(width, height) - 0.5) / (1.2 * _MIN_POINTS)))
 
@@ -291,7 +291,7 @@ def _is_long(names: list[str]) -> bool:
 
 
 def _tick_names(classes: np.ndarray, width: float, height: float) -> tuple[list[str], float, tuple[float, float]]:
-    """Names of classes for a matrix of that many inches, their size, and points of a cell in both directions."""
+    """Return names of classes for a matrix, their size, and the points of a cell in both directions."""
     limit = 0.28 * min(width, height)
     bar = _BESIDE_INCHES + (0.7 if width >= _COLOR_BAR_INCHES else 0.0)
     for points in np.linspace(font_points("medium"), _MIN_POINTS, 6):
@@ -305,7 +305,7 @@ def _tick_names(classes: np.ndarray, width: float, height: float) -> tuple[list[
 
 
 def _name_pair(ax: Any, pair: ConfusedPair, n_shown: int) -> None:
-    """Title with the counts, on two lines where the names would otherwise be cut too short."""
+    """Draw a title with counts, on two lines if the names would be cut too short on one."""
     count = f"{len(pair.indices)} of {pair.n_true}"
     count += f", {n_shown} shown" if n_shown < len(pair.indices) else ""
     inches, points = cell_size(ax)[0] - 0.2, _title_points(ax)
@@ -338,7 +338,7 @@ def _as_classes(y: Any, name: str) -> np.ndarray:
 
 
 def _refuse_samples(true: np.ndarray, predicted: np.ndarray) -> None:
-    """Samples in the place of classes: many, and none of them in the other column."""
+    """Refuse many different values of which none is in the other column: they are samples."""
     for name, values, other in (("y_true", true, predicted), ("y_pred", predicted, true)):
         found = {str(value) for value in values}
         if len(found) > max(_MANY_CLASSES, len(values) / 4) and not found & {str(value) for value in other}:
@@ -349,12 +349,12 @@ def _refuse_samples(true: np.ndarray, predicted: np.ndarray) -> None:
 
 
 def _side(n_classes: int) -> float:
-    """Inches of a side of the matrix."""
+    """Return the side of the matrix in inches."""
     return float(np.clip(0.42 * n_classes, 3.0, 11.0))
 
 
 def _most_confused(true, predicted, matrix: np.ndarray, classes: np.ndarray, most: int) -> list[ConfusedPair]:
-    """The pairs with the most samples, and of as many those that are a larger share of their class."""
+    """Return the pairs with the most samples; ties are broken by the share of their class."""
     totals = matrix.sum(axis=1)
     pairs = [(i, j) for i, j in np.argwhere(matrix > 0) if i != j]
     pairs.sort(key=lambda pair: (-matrix[pair], -matrix[pair] / totals[pair[0]]))
@@ -367,7 +367,7 @@ def _most_confused(true, predicted, matrix: np.ndarray, classes: np.ndarray, mos
 
 
 def _most_troubled(matrix: np.ndarray, most: int) -> np.ndarray:
-    """Positions of the classes with the most confusions, to or from them, in their own order."""
+    """Return the positions of the classes with the most confusions, to or from them, ascending."""
     wrong = matrix.sum(axis=0) + matrix.sum(axis=1) - 2 * np.diag(matrix)
     return np.sort(np.argsort(-wrong, kind="stable")[:most])
 
@@ -382,7 +382,7 @@ def _draw_images(ax, samples: Sequence[Any], chosen: np.ndarray, n_examples: int
 
 
 def _draw_lines(ax, samples: Sequence[Any], chosen: np.ndarray, n_examples: int, height: float) -> int:
-    """Write as many lines as have room in so many inches, one below the other; return their number."""
+    """Write as many lines as fit into the given inches; return their number."""
     width = cell_size(ax)[0]
     # The title has two lines at most.
     room = 72 * height - 3 * _title_points(ax) - 8

@@ -36,19 +36,19 @@ class DriftDisplay:
     Parameters
     ----------
     blocks : sequence of str of length n_blocks
-        Names, the stem first.
+        Names of the blocks, the stem first.
     weight_drift : array-like of shape (n_blocks,)
         Norm of the change of a block's weights, divided by the norm of the pre-trained weights.
     cka : array-like of shape (n_blocks,), default=None
         Linear CKA [1]_ of each block's features before and after training, from 0 to 1. 1 means that they are the same
-        but for rotation and scale; NaN that it is unknown.
+        up to rotation and scale; NaN means unknown.
 
     Attributes
     ----------
     axes_ : ndarray of Axes
-        Weights, and with `cka` features.
+        Axes of the weights and, with `cka`, of the features.
     figure_ : matplotlib Figure
-        Figure that holds them.
+        Figure that contains them.
 
     References
     ----------
@@ -74,23 +74,22 @@ class DriftDisplay:
         Parameters
         ----------
         estimator : FineTuneClassifier, FineTuneRegressor, or a Pipeline with one of them
-            Fitted. Where no block was trained, or the probe was kept, every drift is zero.
+            Fitted estimator. If no block was trained, or the probe was kept, every drift is zero.
         X : list, ndarray, Series or one-column dataframe of shape (n_samples,), default=None
-            Raw samples to compare features on; a hundred that were not trained on are enough. Each network runs once
-            over them. None compares weights alone.
+            Raw samples to compare features on; a hundred samples that were not trained on are enough. Both networks run
+            over them once. None compares weights alone.
         ax : Axes or sequence of Axes, default=None
-            Where to draw: a place that is divided, or one for the weights and, with X, one for the features. None
-            makes a figure.
+            Axes to divide, or one for the weights and, with X, one for the features. None makes a figure.
 
         Returns
         -------
         DriftDisplay
-            Drawn.
+            Display that has been drawn.
 
         Raises
         ------
         TypeError
-            If `estimator` is another estimator.
+            If `estimator` is another kind of estimator.
         NotFittedError
             If `estimator` is not fitted.
         ImportError
@@ -114,7 +113,7 @@ class DriftDisplay:
         Returns
         -------
         DriftDisplay
-            Itself, with `axes_` and `figure_`.
+            This display, with `axes_` and `figure_`.
 
         Raises
         ------

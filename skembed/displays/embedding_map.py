@@ -1,4 +1,4 @@
-"""Embeddings as a map of two dimensions."""
+"""Map of embeddings in two dimensions."""
 
 from __future__ import annotations
 
@@ -36,28 +36,28 @@ _THUMBNAIL_POINTS = 30
 
 
 class EmbeddingMapDisplay:
-    """Samples at places that are near each other where their embeddings are.
+    """Map in two dimensions on which samples with similar embeddings are near each other.
 
-    Classes have a colour and a marker each; numbers have a colour bar. On interactive backends the text or the path of
-    the sample under the mouse is shown. Build it with `from_embedder` or `from_estimator`.
+    Each class has a color and a marker; numbers have a color bar. On interactive backends, the text or the path of the
+    sample under the mouse is shown. Build it with `from_embedder` or `from_estimator`.
 
     Parameters
     ----------
     positions : array-like of shape (n_samples, 2)
-        Where the samples are drawn; NaN for those that have no place.
+        Positions of the samples; NaN for samples without a position.
     y : array-like of shape (n_samples,), default=None
         Classes or numbers.
     samples : sequence of length n_samples, default=None
         Raw samples, for thumbnails and for the text under the mouse.
     axis_names : (str, str), default=("", "")
-        What the two dimensions are.
+        Names of the two dimensions.
 
     Attributes
     ----------
     ax_ : matplotlib Axes
         Axes with the map.
     figure_ : matplotlib Figure
-        Figure that holds them.
+        Figure that contains them.
     thumbnails_ : list of int
         Samples whose images are drawn.
 
@@ -104,7 +104,7 @@ class EmbeddingMapDisplay:
         Parameters
         ----------
         embedder : ImageEmbedder, TextEmbedder or AudioEmbedder
-            Fitted or not; a clone is used.
+            Fitted or unfitted embedder; a clone is used.
         X : list, ndarray, Series or one-column dataframe of shape (n_samples,)
             Raw samples.
         y : array-like of shape (n_samples,), default=None
@@ -121,14 +121,14 @@ class EmbeddingMapDisplay:
         Returns
         -------
         EmbeddingMapDisplay
-            Drawn.
+            Display that has been drawn.
 
         Raises
         ------
         ValueError
             If there are fewer than three samples, or `method` is unknown.
         TypeError
-            If it is no embedder.
+            If `embedder` is not an embedder.
         ImportError
             If matplotlib, or umap-learn for its method, is not installed.
         """
@@ -155,29 +155,29 @@ class EmbeddingMapDisplay:
         max_thumbnails: int = 60,
         max_classes: int = 40,
     ) -> Self:
-        """Draw the map of what a fitted estimator makes of samples.
+        """Draw the map of rows that a fitted estimator makes of samples.
 
         Parameters
         ----------
         estimator : fitted fine-tuner, embedder or Pipeline
-            Of a Pipeline that ends with a predictor, what the predictor gets is drawn. An embedder may be unfitted: a
-            clone of it is fitted, as in `from_embedder`.
+            Estimator with `transform`. For a Pipeline that ends with a predictor, the input of the predictor is drawn.
+            An unfitted embedder is cloned and fitted, as in `from_embedder`.
         X, y, method, random_state, ax, thumbnails, max_thumbnails, max_classes
             See `from_embedder`.
 
         Returns
         -------
         EmbeddingMapDisplay
-            Drawn.
+            Display that has been drawn.
 
         Raises
         ------
         ValueError
             If there are fewer than three samples, or `method` is unknown.
         TypeError
-            If the estimator transforms nothing.
+            If `estimator` has no `transform`.
         NotFittedError
-            If it is not fitted and not an embedder.
+            If `estimator` is not fitted and not an embedder.
         ImportError
             If matplotlib, or umap-learn for its method, is not installed.
         """
@@ -197,16 +197,16 @@ class EmbeddingMapDisplay:
         ax : matplotlib Axes, default=None
             Where to draw; None makes a figure.
         thumbnails : bool, default=False
-            Whether images are drawn in the place of some points, framed in the colour of their class.
+            If True, draw images in the place of some points, framed in the color of their class.
         max_thumbnails : int, default=60
-            So many at most, and no more than have room without covering each other.
+            Largest number of images; fewer are drawn if they would cover each other.
         max_classes : int, default=40
-            The largest classes are told apart; the samples of further ones are grey.
+            Number of classes with a color of their own, the largest ones; samples of other classes are gray.
 
         Returns
         -------
         EmbeddingMapDisplay
-            Itself, with `ax_`, `figure_` and `thumbnails_`.
+            This display, with `ax_`, `figure_` and `thumbnails_`.
 
         Raises
         ------
@@ -250,7 +250,7 @@ class EmbeddingMapDisplay:
         bare(ax)
 
     def _draw_classes(self, ax, positions: np.ndarray, y: np.ndarray, max_classes: int) -> np.ndarray:
-        """One colour and marker a class, the legend at the right; returns the colour of each sample."""
+        """Draw each class in one color and marker, with a legend; return the color of each sample."""
         classes, counts = np.unique(y, return_counts=True)
         largest = np.sort(np.argsort(-counts, kind="stable")[:max_classes])
         colours = np.full(len(y), GREY, dtype=object)
@@ -321,7 +321,7 @@ def _check_targets(y: Any, n_samples: int) -> tuple[np.ndarray | None, str]:
 
 
 def _columns(y: np.ndarray | None, kind: str, max_classes: int) -> int:
-    """Columns of the legend: none without classes."""
+    """Return the number of columns of the legend, 0 without classes."""
     if y is None or kind == "continuous":
         return 0
     n_classes = len(np.unique(y))
@@ -329,7 +329,7 @@ def _columns(y: np.ndarray | None, kind: str, max_classes: int) -> int:
 
 
 def _fit_legend(names: list[str], width: float, height: float) -> tuple[list[str], int, float]:
-    """Names, number of columns and size in points of a legend that leaves half of the width to the map.
+    """Return names, columns and text size of a legend that leaves half of the width to the map.
 
     The text becomes smaller first; only then are the names cut further.
     """

@@ -22,7 +22,7 @@ __all__ = ["as_embedder", "fitted_fine_tuner", "layer_features", "transformed"]
 
 
 def fitted_fine_tuner(estimator: Any, who: str) -> tuple[BaseFineTuner, Callable[[Any], Any]]:
-    """A fitted fine-tuner, and what is done to X before it comes there.
+    """Return a fitted fine-tuner, and the transforms that a Pipeline applies to X before it.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def fitted_fine_tuner(estimator: Any, who: str) -> tuple[BaseFineTuner, Callable
     Raises
     ------
     TypeError
-        If there is no fine-tuner in it.
+        If `estimator` has no fine-tuner.
     NotFittedError
         If it is not fitted.
     """
@@ -60,12 +60,12 @@ def fitted_fine_tuner(estimator: Any, who: str) -> tuple[BaseFineTuner, Callable
 
 
 def as_embedder(embedder: Any, who: str) -> BaseEmbedder:
-    """An unfitted embedder that is nobody else's.
+    """Return an unfitted clone of an embedder.
 
     Raises
     ------
     TypeError
-        If it is something else; names the step where it is a Pipeline.
+        If it is something else. For a Pipeline, the error names the step.
     """
     if isinstance(embedder, BaseEmbedder):
         return clone(embedder)
@@ -79,14 +79,14 @@ def as_embedder(embedder: Any, who: str) -> BaseEmbedder:
 
 
 def transformed(estimator: Any, X: Any, who: str) -> np.ndarray:
-    """Rows that a fitted estimator makes of X; of a Pipeline that ends with a predictor, what the predictor gets.
+    """Return rows that a fitted estimator, or a Pipeline before its predictor, makes of X.
 
     A clone of an unfitted embedder is fitted first.
 
     Raises
     ------
     TypeError
-        If it transforms nothing.
+        If it has no `transform`.
     NotFittedError
         If it is not fitted.
     """
@@ -112,23 +112,23 @@ def _fitted_embedder(embedder: BaseEmbedder, X: Any) -> BaseEmbedder:
 
 
 def layer_features(embedder: BaseEmbedder, X: Any, layers: Any = "all") -> tuple[list[int], list[np.ndarray]]:
-    """Features of several layers from one pass over the network.
+    """Return features of several layers from one pass over the network.
 
     Parameters
     ----------
     embedder : BaseEmbedder
-        Says the backbone, the pooling, and how samples are read; not changed.
+        Embedder with the backbone, the pooling and the reading of samples; it is not changed.
     X : list, ndarray, Series or one-column dataframe of shape (n_samples,)
         Raw samples.
     layers : "all" or list of int, default="all"
-        Which; negative ones count from the last.
+        Layers to return; negative ones count from the last.
 
     Returns
     -------
     layers : list of int
-        From 0.
+        Positions of the layers, from 0.
     features : list of ndarray of shape (n_samples, width), float32
-        As the embedder with that layer alone would give them.
+        Features as the embedder with this layer alone returns them.
     """
     joint = Encoder(clone(embedder).set_params(layers=layers).fit(X))
     chosen = list(joint.readout.layers)

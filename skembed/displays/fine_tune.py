@@ -1,4 +1,4 @@
-"""The history of a fine-tuning as a picture."""
+"""Display of the history of a fit."""
 
 from __future__ import annotations
 
@@ -39,41 +39,41 @@ _MAX_NAMED_RATES = 6
 
 
 class Span(NamedTuple):
-    """Epochs that trained the same blocks with the same regularisation."""
+    """Epochs that trained the same blocks with the same regularization."""
 
     name: str
     epochs: tuple[int, ...]
 
 
 class FineTuneDisplay:
-    """Losses, scores and learning rates over the epochs of a fine-tuning.
+    """Losses, scores and learning rates over the epochs of a fit.
 
-    Stages are shaded and named, with the attempt where one was tried again with stronger regularisation, and the round
-    where all blocks were trained once more; each begins with the best weights so far, so the lines are broken between
-    them. The epoch that was kept is marked, and the loss and score of the linear probe that it had to beat. Build it
-    with `from_estimator`.
+    Stages are shaded and named. The name includes the attempt if a stage was repeated with stronger regularization, and
+    the round if all blocks were trained once more. Each stage starts from the best weights so far, so the lines are
+    broken between stages. The epoch that was kept is marked, and so are the loss and the score of the linear probe.
+    Build it with `from_estimator`.
 
     Parameters
     ----------
     history : list of dict
-        As `FineTuneClassifier.history_`.
+        Value of `FineTuneClassifier.history_`.
     kept : {"fine-tuned", "probe"}
-        What the estimator is.
+        Model that was kept.
     probe_score, validation_score : float, default=None
-        Held-out score of the linear probe, and of what was kept; None where nothing was held out.
+        Held-out scores of the linear probe and of the kept model; None if no samples were held out.
     probe_loss : float, default=None
         Held-out loss of the linear probe.
     score_name : str, default="score"
-        What the score is called.
+        Name of the score.
 
     Attributes
     ----------
     axes_ : ndarray of Axes
-        Loss; score, where samples were held out; learning rates.
+        Axes of the loss, of the score if samples were held out, and of the learning rates.
     figure_ : matplotlib Figure
-        Figure that holds them.
+        Figure that contains them.
     best_epoch_ : int or None
-        Epoch that is marked: the one whose weights were kept. None where the probe was.
+        Epoch whose weights were kept, which is marked; None if the probe was kept.
 
     Examples
     --------
@@ -111,23 +111,23 @@ class FineTuneDisplay:
         Parameters
         ----------
         estimator : FineTuneClassifier, FineTuneRegressor, or a Pipeline with one of them
-            Fitted.
+            Fitted estimator.
         ax : Axes or sequence of Axes, default=None
-            Where to draw: a place that is divided, or as many axes as there are panels. None makes a figure.
+            Axes to divide, or one per panel. None makes a figure.
 
         Returns
         -------
         FineTuneDisplay
-            Drawn.
+            Display that has been drawn.
 
         Raises
         ------
         ValueError
             If nothing was trained.
         TypeError
-            If it is another estimator.
+            If `estimator` is another kind of estimator.
         NotFittedError
-            If it is not fitted.
+            If `estimator` is not fitted.
         ImportError
             If matplotlib is not installed.
         """
@@ -155,17 +155,17 @@ class FineTuneDisplay:
         Returns
         -------
         FineTuneDisplay
-            Itself, with `axes_`, `figure_` and `best_epoch_`.
+            This display, with `axes_`, `figure_` and `best_epoch_`.
 
         Raises
         ------
         ValueError
-            If there is no epoch in the history, or another number of axes than of panels.
+            If the history is empty, or the number of axes differs from that of panels.
         """
         pyplot(type(self).__name__)
         if not self.history:
             raise ValueError(
-                "history is empty: nothing was trained (max_epochs=0), and the linear probe is what was kept. "
+                "history is empty: nothing was trained (max_epochs=0), and the linear probe was kept. "
                 "Fit with max_epochs of 1 or more to have something to draw."
             )
         spans, judged = _spans(self.history), self.history[0]["valid_score"] is not None
@@ -219,7 +219,7 @@ class FineTuneDisplay:
         self._mark(ax, scores)
 
     def _draw_rates(self, ax, spans: list[Span]) -> None:
-        """The head's, and of the blocks from the top, which is light, to the lowest, which is dark."""
+        """Draw rates of the head, and of the blocks from the top (light) to the lowest (dark)."""
         import matplotlib
 
         # The head comes first and the blocks from the top; the epoch with the most of them has them all.
@@ -253,7 +253,7 @@ class FineTuneDisplay:
 
 
 def _spans(history: Sequence[Mapping[str, Any]]) -> list[Span]:
-    """Attempts in order; a stage that is tried as before once more is another round of it."""
+    """Return attempts in order; a stage that is repeated unchanged is another round of it."""
     spans: list[Span] = []
     seen: Counter[tuple[str, int]] = Counter()
     numbered = enumerate(history, start=1)
@@ -268,12 +268,12 @@ def _spans(history: Sequence[Mapping[str, Any]]) -> list[Span]:
 
 
 def _best_epoch(history: Sequence[Mapping[str, Any]]) -> int | None:
-    """The last epoch that was the best so far, from 1: what is better is kept, so none after it was."""
+    """Return the last epoch that was the best so far, from 1; it is the one that was kept."""
     return next((number for number in range(len(history), 0, -1) if history[number - 1]["best"]), None)
 
 
 def _broken_line(ax, spans: list[Span], values: np.ndarray, *, color, marker: str, label: str | None) -> None:
-    """A line over all epochs, broken between stages."""
+    """Draw a line over all epochs, broken between stages."""
     x, y = [], []
     for span in spans:
         x += [*span.epochs, np.nan]
@@ -294,7 +294,7 @@ def _shade(ax, spans: list[Span]) -> None:
 
 
 def _inner_heights(axes, heights: Sequence[int], above: float) -> list[float]:
-    """Inches of each panel, of which the texts above the first and below the last take their part."""
+    """Return the inches of each panel, less the texts above the first and below the last."""
     cells = [cell_size(ax)[1] for ax in axes]
     places = [ax.get_subplotspec() for ax in axes]
     if any(place is None or place.get_gridspec() is not places[0].get_gridspec() for place in places):
@@ -303,7 +303,7 @@ def _inner_heights(axes, heights: Sequence[int], above: float) -> list[float]:
 
 
 def _draw_legend(ax, height: float) -> None:
-    """The legend beside a panel, where no line runs behind it, in a size at which its entries fit the height."""
+    """Draw the legend beside a panel, in a size at which its entries fit the height."""
     points = row_points(height, len(ax.get_legend_handles_labels()[1]), "small")
     ax.legend(
         loc="upper left", bbox_to_anchor=(1.005, 1.03), frameon=False, fontsize=points, labelspacing=0.15,

@@ -21,8 +21,8 @@ _N_FOLDS = 5
 class LayerProbeDisplay:
     """Cross-validated score of a linear probe on each layer of a backbone [1]_.
 
-    Bars span one standard deviation over the folds to either side; the layer of the highest mean is marked. Build it
-    with `from_embedder`.
+    Bars show one standard deviation over the folds; the layer with the highest mean is marked. Build it with
+    `from_embedder`.
 
     Parameters
     ----------
@@ -31,14 +31,14 @@ class LayerProbeDisplay:
     scores : array-like of shape (n_layers, n_folds)
         Score of each layer in each fold.
     score_name : str, default="score"
-        What the score is called.
+        Name of the score.
 
     Attributes
     ----------
     ax_ : matplotlib Axes
         Axes with the layers.
     figure_ : matplotlib Figure
-        Figure that holds them.
+        Figure that contains them.
     best_layer_ : int
         The layer that is marked.
 
@@ -73,18 +73,18 @@ class LayerProbeDisplay:
         random_state: int | None = 0,
         ax=None,
     ) -> LayerProbeDisplay:
-        """Embed once, with all layers from one pass over the network, and probe each layer.
+        """Embed samples once, and probe each layer of the network.
 
         Parameters
         ----------
         embedder : ImageEmbedder, TextEmbedder or AudioEmbedder
-            Fitted or not; a clone is used, with other `layers`. Of a fine-tuner take `embedder_`.
+            Fitted or unfitted embedder; a clone with other `layers` is used. For a fine-tuner, pass `embedder_`.
         X : list, ndarray, Series or one-column dataframe of shape (n_samples,)
             Raw samples.
         y : array-like of shape (n_samples,) or, for numbers, (n_samples, n_targets)
             Classes or numbers.
         layers : "all" or list of int, default="all"
-            Which layers; negative ones count from the last.
+            Layers to probe; negative ones count from the last.
         cv : int or cross-validation splitter, default=None
             Folds. None uses five, or as many as the smallest class has samples where it has fewer.
         scoring, task, random_state
@@ -95,14 +95,14 @@ class LayerProbeDisplay:
         Returns
         -------
         LayerProbeDisplay
-            Drawn.
+            Display that has been drawn.
 
         Raises
         ------
         ValueError
-            If y cannot be scored, or a class has one sample or fewer samples than `cv`.
+            If y cannot be scored, or if a class has one sample, or fewer samples than `cv`.
         TypeError
-            If it is no embedder.
+            If `embedder` is not an embedder.
         ImportError
             If matplotlib is not installed.
         """
@@ -130,7 +130,7 @@ class LayerProbeDisplay:
         Returns
         -------
         LayerProbeDisplay
-            Itself, with `ax_`, `figure_` and `best_layer_`.
+            This display, with `ax_`, `figure_` and `best_layer_`.
 
         Raises
         ------

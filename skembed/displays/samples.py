@@ -1,4 +1,4 @@
-"""Raw samples in pictures: small images, lines of text, and what is shown under the mouse."""
+"""Raw samples in displays: small images, lines of text, and captions under the mouse."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def is_image(sample: Any) -> bool:
 
 
 def image_of(sample: Any, size: int, *, index: int) -> Image.Image:
-    """A sample as an image of `size` x `size` pixels, whole, on white.
+    """Return a whole sample as an image of `size` x `size` pixels, on white.
 
     Raises
     ------
     DecodeError
-        If it is no image; names its index.
+        If the sample is not an image. The error names its index.
     """
     try:
         # Twice the size, which leaves the smoothing below something to do.
@@ -59,14 +59,14 @@ def _path_of(sample: Any) -> str | None:
 
 
 def line_of(sample: Any, width: int, *, index: int) -> str:
-    """One line that says which sample it is: its text, the end of its path, or its number."""
+    """Describe a sample in one line: its text, the end of its path, or its number."""
     if (path := _path_of(sample)) is not None:
         return shorten_start(path, width)
     return shorten(sample, width) if isinstance(sample, str) else f"sample {index}"
 
 
 def describe_sample(sample: Any, width: int = 44, lines: int = 5) -> str:
-    """Some lines that say which sample it is; empty for an array.
+    """Describe a sample in some lines; empty for an array.
 
     Examples
     --------
@@ -82,18 +82,18 @@ def describe_sample(sample: Any, width: int = 44, lines: int = 5) -> str:
 
 
 def spread_out(points: np.ndarray, distance: float, most: int) -> list[int]:
-    """Points that are at least so far from each other in one direction, chosen so that they cover the whole.
+    """Choose points that cover all points, with a smallest distance in one direction.
 
-    Each next one is the farthest from all that were chosen, so a crowd gets no more than its place has room for.
+    Each next point is the farthest from the points chosen before, so a crowd gets no more points than fit there.
 
     Parameters
     ----------
     points : ndarray of shape (n_points, 2)
-        Places; those that are not finite are left out.
+        Positions; those that are not finite are left out.
     distance : float
-        Larger of the horizontal and the vertical distance, at least.
+        Smallest distance, horizontal or vertical, whichever is larger.
     most : int
-        Points, at most.
+        Largest number of points.
 
     Returns
     -------
@@ -116,16 +116,16 @@ def spread_out(points: np.ndarray, distance: float, most: int) -> list[int]:
 
 
 def follow_mouse(ax: Any, points: np.ndarray, caption: Callable[[int], str]) -> None:
-    """Show a caption at the point under the mouse, as long as the figure lives.
+    """Show a caption at the point under the mouse, as long as the figure exists.
 
     Parameters
     ----------
     ax : matplotlib Axes
-        With the points.
+        Axes with the points.
     points : ndarray of shape (n_points, 2)
-        In the units of the data.
+        Positions in the units of the data.
     caption : callable
-        From the number of a point to its text.
+        Function from the number of a point to its text.
     """
     note = ax.annotate(
         "", (0, 0), xytext=(12, 12), textcoords="offset points", fontsize="small", zorder=10, annotation_clip=False,

@@ -1,4 +1,4 @@
-"""Finding a learning rate: train at rates that rise from step to step, and look at the loss."""
+"""Search for a learning rate: train at rates that rise from step to step, and follow the loss."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 __all__ = ["RateCurve", "find_learning_rate"]
 
-#: Weight of the past in the smoothed loss.
+#: Weight of earlier steps in the smoothed loss.
 _SMOOTHING = 0.9
-#: A loss that is so many times the smallest is no use any more.
+#: The search ends at this multiple of the smallest loss.
 _EXPLODED = 4.0
 #: Factor between two rates as long as the loss does not move, and the part of it by which it moves by then.
 _COARSE, _MOVED = 2.0, 0.01
@@ -47,11 +47,11 @@ class RateCurve:
     Parameters
     ----------
     rates : ndarray of shape (n_tried,)
-        Rates of the head that were tried, at most `n_steps` of them; those of the backbone rise with them.
+        Rates of the head that were tried. Those of the backbone rise in proportion.
     losses : ndarray of shape (n_tried,)
-        Training loss at each step, smoothed.
+        Smoothed training loss at each step.
     suggestion : float
-        A rate to begin with.
+        Suggested learning rate.
     """
 
     rates: np.ndarray = field(repr=False)
@@ -98,35 +98,35 @@ def find_learning_rate(
 ) -> RateCurve:
     """Suggest a learning rate from a short training at exponentially rising rates [1]_.
 
-    The estimator stays as it is. What is unfrozen is what its strategy ends with: "progressive" is tried with the top
-    block, of whatever method.
+    The estimator itself is not changed. The search trains the blocks that the first stage with blocks trains:
+    "progressive" is tried with the top block.
 
-    The work is bounded, because a suggestion is an order of magnitude: no more than 512 samples are used, 16 per step,
-    and no more than the first 64 tokens of a text. Rates double from step to step until the loss begins to change.
+    The suggestion is an order of magnitude, so the work is bounded: at most 512 samples are used, 16 per step, and at
+    most the first 64 tokens of a text. Rates double from step to step until the loss begins to change.
 
     Parameters
     ----------
     estimator : FineTuneClassifier or FineTuneRegressor
-        Unfitted or fitted; its other parameters are used. With ``verbose=1`` a progress bar with the expected time is
-        shown.
+        Fitted or unfitted estimator, whose other parameters are used. With ``verbose=1`` it shows a progress bar with
+        the expected time.
     X, y
-        As for its `fit`.
+        Samples and targets, as for `fit` of the estimator.
     low, high : float, default=1e-6 and 1
-        The first and the last rate.
+        First and last rate. Widen the range if the suggestion is at one of its ends.
     n_steps : int, default=80
-        Number of rates between them, in equal ratios. Fewer are tried where the loss does not change yet, and none
-        after the loss explodes.
+        Number of rates between `low` and `high`, in equal ratios. Some are skipped while the loss does not change yet,
+        and the search ends when the loss explodes.
 
     Returns
     -------
     RateCurve
-        The suggestion is the rate at which the loss falls fastest, and no more than a tenth of the one at which it is
-        smallest.
+        Rates, losses and the suggestion, which is the rate at which the loss falls fastest, but at most a tenth of the
+        rate with the smallest loss. Print or plot it.
 
     Raises
     ------
     ValueError
-        If the rates are not in order, or there are fewer than ten steps.
+        If `low` is not below `high`, or `n_steps` is below ten.
     TrainingError
         If the loss is not finite at the first rate.
 
@@ -226,7 +226,7 @@ def _untrained_loss(trainer: Epoch, batch: np.ndarray) -> float:
 
 
 def _smoothed(losses: np.ndarray) -> np.ndarray:
-    """Return an exponential average of losses, freed from the differences between batches.
+    """Return an exponential average of losses, corrected for the differences between batches.
 
     Numbers as targets differ more from batch to batch than most of a curve does; so does the loss of an untrained head.
 
@@ -243,7 +243,7 @@ def _smoothed(losses: np.ndarray) -> np.ndarray:
 
 
 def _suggest(rates: np.ndarray, losses: np.ndarray) -> float:
-    """The rate of the steepest fall, and no more than a tenth of that of the smallest loss."""
+    """Return the rate of the steepest fall, but at most a tenth of that of the smallest loss."""
     if len(losses) < 3:
         return float(rates[0])
     slopes = np.gradient(losses, np.log(rates))
@@ -253,7 +253,7 @@ def _suggest(rates: np.ndarray, losses: np.ndarray) -> float:
 
 
 def _exploded(losses: list[float]) -> bool:
-    """Return True if the last loss, relative to that of an untrained head, is of no use any more.
+    """Return True if the last loss, relative to that of an untrained head, is too large to continue.
 
     Examples
     --------

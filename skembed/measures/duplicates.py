@@ -14,7 +14,7 @@ from skembed.utils.blas import SMALL, one_blas_thread
 
 __all__ = ["Twins", "exact_groups", "find_twins", "join_groups"]
 
-#: Rows at least so similar may be twins; `find_twins` has the measurement.
+#: Smallest similarity of twins; `find_twins` has the measurement.
 _LEAST_SIMILARITY = 0.95
 #: Expected number of pairs that are twins by chance, over all pairs.
 _EXPECTED_CHANCE_PAIRS = 0.05
@@ -89,12 +89,12 @@ def find_twins(X, *, least: float = _LEAST_SIMILARITY) -> Twins:
     rows is twice their product over the sum of their squared lengths: their cosine, if they are of one length, and
     less if they are not.
 
-    A pair counts from the larger of two thresholds on. The first is `least`: measured at 0.95, MiniLM finds 95 of 100
-    texts again after a change of case and punctuation, and joins 11 pairs among 1,000 different ones. Photographs that
-    were shrunk and compressed anew are found seldom (half of them reach 0.86 with EfficientNet-Lite0): what is found is
-    there, and more may be. The second keeps chance out where the rows have few directions to differ in: it is the
-    cosine that 0.05 pairs of all, in expectation, would exceed if directions were uniform in as many dimensions as the
-    rows effectively have, which is the squared sum of the variances over the sum of their squares (the participation
+    A pair counts from the larger of two thresholds on. The first is `least`: at 0.95, MiniLM finds 95 of 100 texts
+    again after a change of case and punctuation, and joins 11 pairs among 1,000 different texts. Photographs that were
+    shrunk and compressed again are rarely found (half of them reach 0.86 with EfficientNet-Lite0), so there may be more
+    copies than are found. The second threshold excludes chance if the rows vary in few directions: it is the cosine
+    that 0.05 of all pairs would exceed in expectation, if directions were uniform in the effective number of
+    dimensions. That number is the squared sum of the variances divided by the sum of their squares (the participation
     ratio).
 
     Parameters
@@ -102,11 +102,12 @@ def find_twins(X, *, least: float = _LEAST_SIMILARITY) -> Twins:
     X : array-like of shape (n_samples, n_features)
         Embeddings.
     least : float, default=0.95
-        First threshold; a lower one finds more twins, and more that are none.
+        First threshold. A lower one finds more twins, and more false ones.
 
     Returns
     -------
     Twins
+        Groups of the samples, and the threshold.
 
     References
     ----------
@@ -140,7 +141,7 @@ def find_twins(X, *, least: float = _LEAST_SIMILARITY) -> Twins:
 
 
 def _chance_similarity(rows: np.ndarray, n_samples: int) -> float:
-    """Return the cosine that next to no pair of random directions exceeds, in as many dimensions as the rows have."""
+    """Return the cosine that hardly any pair of random directions exceeds, in the rows' dimensions."""
     wide = rows.astype(np.float64)
     with one_blas_thread(when=rows.size < SMALL):
         scatter = wide @ wide.T if len(wide) < wide.shape[1] else wide.T @ wide

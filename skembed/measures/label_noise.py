@@ -12,7 +12,7 @@ __all__ = ["MIN_PROBE_R2", "NOISY_RATE", "Suspects", "noise_rate", "suspect_labe
 #: digits and overlapping clusters, where a probe is right on 65 to 99 of 100: at most 0.01 as they are, at least 0.045
 #: with a tenth flipped.
 NOISY_RATE = 0.04
-#: What a probe has to explain of the classes before its disagreement says anything.
+#: Smallest R² of a probe whose disagreement with labels counts.
 MIN_PROBE_R2 = 0.2
 
 
@@ -37,20 +37,21 @@ class Suspects(NamedTuple):
 def suspect_labels(probabilities, codes) -> Suspects:
     """Find samples whose labels are likely wrong, by confident learning [1]_.
 
-    A class is confident of a sample if its probability reaches the mean probability that the class has among the
-    samples with its label. A sample is a suspect if the most probable of the confident classes is not its
-    label: what the paper counts off the diagonal of the confident joint.
+    A class is confident of a sample if its probability reaches the mean probability of the class among the samples with
+    its label. A sample is a suspect if the most probable confident class is not its label. These are the samples off
+    the diagonal of the paper's confident joint.
 
     Parameters
     ----------
     probabilities : array-like of shape (n_samples, n_classes)
-        Predicted without the sample itself.
+        Probabilities, each predicted without the sample itself.
     codes : array-like of shape (n_samples,), int
         The given class of each sample, a column of `probabilities`.
 
     Returns
     -------
     Suspects
+        Positions, likely classes and margins, the most confident first.
 
     References
     ----------
@@ -79,9 +80,9 @@ def suspect_labels(probabilities, codes) -> Suspects:
 def noise_rate(probabilities, codes) -> tuple[float, float]:
     """Estimate how many labels are wrong, by the samples whose probabilities are highest.
 
-    Classes that overlap are mistaken for each other where the probabilities are unsure; wrong labels are everywhere
-    alike. So the quarter of the samples with the highest probabilities tells the two apart: another label among
-    them is wrong rather than hard.
+    Overlapping classes are confused where probabilities are low, whereas wrong labels occur everywhere. So the quarter
+    of the samples with the highest probabilities separates the two: a different label among them is wrong rather than
+    hard to predict.
 
     Parameters
     ----------
@@ -91,7 +92,7 @@ def noise_rate(probabilities, codes) -> tuple[float, float]:
     Returns
     -------
     rate, error : float
-        Share of the surest quarter that has another label, and its standard error.
+        Share of the most certain quarter that has another label, and its standard error.
 
     Examples
     --------

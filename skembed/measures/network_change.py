@@ -19,16 +19,16 @@ def weight_drift(before: Mapping[str, Any], after: Mapping[str, Any], blocks: It
     Parameters
     ----------
     before : mapping of str to ndarray
-        All weights by their names.
+        All weights by name.
     after : mapping of str to ndarray
-        Weights that may have changed; the others did not.
+        Weights that may have changed; others did not.
     blocks : iterable of Block
-        Blocks, which say whose weights are whose.
+        Blocks with the names of their weights.
 
     Returns
     -------
     ndarray of shape (n_blocks,), float64
-        0 for blocks that nothing changed of, or that have no weights.
+        Drift of each block; 0 if nothing changed, or if it has no weights.
 
     Examples
     --------
@@ -55,8 +55,8 @@ def _squared(values: Any, less: Any) -> float:
 def linear_cka(X, Y) -> float:
     """Compute the linear centered kernel alignment of two representations [1]_.
 
-    The Hilbert-Schmidt independence criterion of the two linear kernels, divided by what each has with itself. It stays
-    the same under rotations, reflections and scalings of either, and changes under other linear maps.
+    It is the Hilbert-Schmidt independence criterion of the two linear kernels, normalized by that of each kernel with
+    itself. Rotations, reflections and scalings of either representation do not change it; other linear maps do.
 
     Parameters
     ----------
@@ -68,9 +68,8 @@ def linear_cka(X, Y) -> float:
     Returns
     -------
     float
-        From 0 (nothing in common) to 1 (the same up to a rotation and a scale); NaN where one of them has the same
-        row for all samples, so that there is nothing to compare. With fewer samples than features it is biased
-        upwards.
+        From 0 (nothing in common) to 1 (the same up to rotation and scale). NaN if one of them has the same row for all
+        samples. With fewer samples than features it is biased upwards.
 
     Raises
     ------

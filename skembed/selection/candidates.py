@@ -1,4 +1,4 @@
-"""From what the user names as candidates to embedders that can be fitted."""
+"""Candidates: embedders that can be fitted, from names and estimators that users give."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ _NOT_IN_NAME = {"backbone", "layers", "pooling", "batch_size", "device", "cache"
 
 @dataclass
 class Candidate:
-    """One thing to be scored.
+    """Candidate to be scored.
 
     Parameters
     ----------
     name : str
-        What it is called in the table.
+        Name in the table.
     embedder : estimator or None
-        Unfitted and nobody else's; None where none could be made.
+        Unfitted clone; None if none could be made.
     error : Exception, optional
-        Why none could be made.
+        Reason if none could be made.
     """
 
     name: str
@@ -46,16 +46,16 @@ class Candidate:
 
 
 def as_candidates(candidates: Any, *, layers: Any = None, embedder: Any = None) -> list[Candidate]:
-    """All candidates, each with each setting of the layers.
+    """Return all candidates, each with each value of `layers`.
 
     Parameters
     ----------
     candidates : sequence, or mapping from names to them, of str, PathLike or estimator
         Names of backbones, embedders, or other transformers that turn X into rows of numbers.
     layers : sequence of int, list of int or "all", default=None
-        Settings of `layers` that each candidate with that parameter is tried with; None leaves its own.
+        Values of `layers` to try with each candidate that has this parameter; None uses the value of each candidate.
     embedder : estimator, default=None
-        What reads candidates that are given by name; None tells it from the name, where it is a known one.
+        Embedder for candidates that are given by name; None chooses it by the name.
 
     Returns
     -------
@@ -64,9 +64,9 @@ def as_candidates(candidates: Any, *, layers: Any = None, embedder: Any = None) 
     Raises
     ------
     TypeError
-        If something is given that can be no candidate, whatever the data.
+        If a candidate is neither a name nor a transformer.
     ValueError
-        If there is none.
+        If there is no candidate.
     """
     settings = _check_layers(layers)
     found = []
@@ -109,14 +109,14 @@ def _check_layers(layers: Any) -> list[Any]:
         return [None]
     if isinstance(layers, str) or not isinstance(layers, Sequence) or not layers:
         raise TypeError(
-            f"layers={layers!r} must be a list of settings that each candidate is tried with, such as "
+            f"layers={layers!r} must be a list of values to try with each candidate, such as "
             "[-1, -2, [-2, -1]], or None."
         )
     return list(layers)
 
 
 def _named(name: Any, template: Any) -> BaseEstimator:
-    """An unfitted embedder with that backbone."""
+    """Return an unfitted embedder with a named backbone."""
     if template is not None:
         return clone(template).set_params(backbone=name)
     found = [modality for modality, names in KNOWN.items() if str(name) in names]
@@ -133,7 +133,7 @@ def _named(name: Any, template: Any) -> BaseEstimator:
 
 
 def _describe(candidate: Any) -> str:
-    """The backbone, and those parameters that are not the default's and would not show in the table."""
+    """Describe a candidate by its backbone and its changed parameters that have no column."""
     if not isinstance(candidate, BaseEmbedder):
         steps = getattr(candidate, "steps", None)
         return " + ".join(type(step).__name__ for _, step in steps) if steps else type(candidate).__name__
@@ -145,9 +145,9 @@ def _describe(candidate: Any) -> str:
 
 
 def megabytes_of(embedder: Any) -> float:
-    """Megabytes (10^6 bytes) of the weights of a fitted embedder, as they lie on disk; NaN for other transformers.
+    """Return megabytes (10^6 bytes) of a fitted embedder's weights on disk; NaN for others.
 
-    A function that builds its backbone has no files; its weights count as float32, whatever they are held in here.
+    A backbone that is built by a function has no files; its weights count as float32 in any precision.
     """
     if not isinstance(embedder, BaseEmbedder):
         return float("nan")

@@ -45,29 +45,29 @@ _N_FOLDS = 5
 
 
 def _folds(y: Any, task: str) -> int:
-    """Five, or as many as the smallest class has samples: all candidates of a ranking have the same y."""
+    """Return the number of folds: five, or as many as the smallest class has samples."""
     if task == "regression":
         return _N_FOLDS
     return int(np.clip(np.unique(y, return_counts=True)[1].min(), 2, _N_FOLDS))
 
 
 def _n_neighbors(y: Any, task: str) -> int:
-    """Five, or as many samples as every fold leaves to learn from."""
+    """Return the number of neighbors: five, or as many samples as every fold leaves for training."""
     n_samples = len(y)
     return min(5, n_samples - -(-n_samples // _folds(y, task)))
 
 
 class Scored(NamedTuple):
-    """A candidate that was tried.
+    """Candidate with its scores.
 
     Parameters
     ----------
     row : dict
-        Its line of the table.
+        Row of the table.
     embedder : estimator or None
-        Fitted; None where the candidate failed.
+        Fitted embedder; None if the candidate failed.
     error : Exception or None
-        What its embedding, or the first of its scores that failed, raised.
+        Error of the embedding, or of the first score that failed.
     """
 
     row: dict[str, Any]
@@ -96,60 +96,59 @@ def rank_backbones(
     y : array-like of shape (n_samples,) or, for numbers, (n_samples, n_targets)
         Classes or numbers.
     candidates : sequence, or dict from names to them, of str, PathLike or transformer
-        Names of backbones; embedders, whose layers, poolings and other parameters compete; or any other transformer
-        from X to rows of numbers, as a baseline. They are cloned.
+        Names of backbones; embedders, which may differ in layers, pooling and other parameters; or other transformers
+        from X to rows of numbers, as baselines. They are cloned.
     layers : sequence of int, list of int or "all", default=None
-        Settings of `layers` that each candidate is tried with: ``[-1, -2, [-2, -1]]`` are three. None leaves each
-        candidate's own.
+        Values of `layers` to try with each candidate; ``[-1, -2, [-2, -1]]`` are three values. None uses the value of
+        each candidate.
     scores : sequence of str or callable, default=("logme", "knn")
         "logme", "h_score", "nleep", "transrate", "knn", "linear_probe" (see the functions of those names), or
-        functions of rows and y that return a number, higher for the better. The first one sorts. Of "knn" and
-        "linear_probe" there are five folds, or as many as the smallest class has samples; it needs two.
+        functions of rows and y that return a number, higher is better. The first score sorts the table. "knn" and
+        "linear_probe" are cross-validated with five folds, or as many as the smallest class has samples, at least two.
     embedder : embedder, default=None
-        What reads candidates given by name, and with which parameters. None tells it from the name, where that is
-        one of `skembed.list_backbones` and stands for one modality only.
+        Embedder, with its parameters, for candidates that are given by name. None chooses it by the name, which must be
+        one of `skembed.list_backbones` and stand for one modality only.
     task : {"auto", "classification", "regression"}, default="auto"
-        "auto" takes floats that are no whole numbers for regression and all else for classes. For regression
-        "logme", "knn" and "linear_probe" are defined.
+        Kind of target. "auto" treats numbers with fractions as regression and everything else as classes. Regression
+        has the scores "logme", "knn" and "linear_probe".
     max_samples : int, default=None
-        Rank by so many samples, drawn at random and for classes in their proportions. None takes all.
+        Number of samples to rank by, drawn at random and in proportion to the classes. None uses all samples.
     random_state : int or None, default=0
-        Seeds the draw, the folds, and the mixture of "nleep".
+        Seed of the draw, the folds, and the mixture of "nleep".
 
     Returns
     -------
-    DataFrame with one row a candidate and setting, best first
-        The columns are ``candidate``; one for each score; ``layers`` and ``pooling`` as they were asked for;
-        ``load_seconds``, ``embedding_seconds`` and ``n_embedded`` (see Notes); ``<score>_seconds``; ``width`` in
-        features; ``megabytes`` (10^6 bytes) of the weights; and ``error``, empty where all went well. Failed candidates
-        come last, with NaN.
+    DataFrame with one row per candidate and value of `layers`, best first
+        The columns are ``candidate``; one per score; ``layers`` and ``pooling`` as given; ``load_seconds``,
+        ``embedding_seconds`` and ``n_embedded`` (see Notes); ``<score>_seconds``; ``width``, the number of features;
+        ``megabytes`` (10^6 bytes) of the weights; and ``error``, empty if there was none. Failed candidates are last,
+        with NaN.
 
     Raises
     ------
     ValueError
-        If X and y differ in length, y or a score cannot be used for any candidate, there is no candidate, some read X
-        as another kind of data than others do, or none of them could be scored; names each and why.
+        If X and y differ in length; if y or a score cannot be used; if there is no candidate; if some candidates read X
+        as another kind of data than others; or if no candidate could be scored. The error has the reasons.
     TypeError
-        If `candidates` holds something else than names and transformers, or none of them reads such an X.
+        If `candidates` contains anything but names and transformers, or no candidate can read X.
     ImportError
         If pandas is not installed.
 
     Warns
     -----
     SkembedWarning
-        Once, if some candidates failed. The others are ranked all the same.
+        If some candidates failed; the others are ranked.
     InputWarning
-        Once, if X looks like names of files and a candidate reads texts.
+        If X looks like names of files and a candidate reads texts.
 
     Notes
     -----
-    A row that a cache has is not computed again, and a second call is not slower for a slow network. So seconds are
-    told together with what they were for: ``embedding_seconds`` are those of ``n_embedded`` samples, which were neither
-    in the cache nor equal to an earlier one, and NaN where there were none. To compare networks divide the one by the
-    other, or give the candidates ``cache=None``. ``load_seconds`` stand apart: finding, checking and reading the
-    weights, importing their library, and a first small input. The first candidate of a process pays for imports that
-    others then find done, and of candidates that share a backbone only the first one reads it. Transformers that are no
-    embedders have the seconds of their `fit_transform` and no other figure.
+    Rows in a cache are not computed again, so a second call takes little time even with a slow network. Therefore
+    ``embedding_seconds`` is the time of ``n_embedded`` samples: those that were neither in the cache nor equal to an
+    earlier sample. It is NaN if there were none. To compare networks, divide the two, or use candidates with
+    ``cache=None``. ``load_seconds`` is the time to find, check and read the weights, to import their library, and to
+    run a first small input. The first candidate of a process includes the imports, and of several candidates with the
+    same backbone only the first one reads the weights. Other transformers have the time of `fit_transform` alone.
 
     References
     ----------
@@ -195,7 +194,7 @@ def score_candidates(
     check_consistent_length(X, y)
     functions = _check_scores(scores, task)
     n_samples = len(y)
-    # What is wrong with y is wrong for all candidates, and not worth embedding one for.
+    # An error in y concerns all candidates, so it is raised before any of them is embedded.
     target_columns(y, n_samples, task)
     if max_samples is not None and max_samples < n_samples:
         stratify = y if task == "classification" else None
@@ -208,7 +207,7 @@ def score_candidates(
         for candidate in candidates:
             scored.append(_score(candidate, X, y, functions, task, random_state))
             if modality_of(candidate.embedder) == "text":
-                # X is the same for all of them: what it looks like is said once.
+                # All candidates have the same X, so one warning about it is enough.
                 warnings.simplefilter("ignore", InputWarning)
     if not any(np.isfinite(each.row[name]) for each in scored for name in functions):
         raise _none_scored(scored)
@@ -218,7 +217,7 @@ def score_candidates(
 
 
 def _refuse_mixed(candidates: list[Candidate]) -> None:
-    """A path is a text, too: what reads it as one would be scored on its letters, beside what reads the file."""
+    """Refuse candidates that read X in different ways, such as paths as texts and as files."""
     firsts: dict[str, str] = {}
     for candidate in candidates:
         modality = modality_of(candidate.embedder)
@@ -237,7 +236,7 @@ def _descending(value: float) -> float:
 
 
 def _check_scores(scores: Any, task: str) -> dict[str, Callable]:
-    """Functions of rows, y, task and seed by the names of their columns."""
+    """Return functions of rows, y, task and seed by the names of their columns."""
     if isinstance(scores, str) or not isinstance(scores, Sequence) or not scores:
         raise ValueError(f"scores={scores!r} must be a list of at least one score, such as ['logme'].")
     found: dict[str, Callable] = {}
@@ -258,7 +257,7 @@ def _check_scores(scores: Any, task: str) -> dict[str, Callable]:
 
 
 def score_name(score: str | Callable) -> str:
-    """The column of a score."""
+    """Return the name of the column of a score."""
     return score if isinstance(score, str) else getattr(score, "__name__", type(score).__name__)
 
 
@@ -267,7 +266,7 @@ def _of_user(function: Callable) -> Callable:
 
 
 def _score(candidate: Candidate, X, y, functions: dict[str, Callable], task: str, seed) -> Scored:
-    """The line of one candidate. An error stays in the line, since others may do better."""
+    """Score one candidate. An error is stored in its row, since other candidates may succeed."""
     nan, embedder = float("nan"), candidate.embedder
     errors: dict[str, Exception] = {}
     asked = {} if embedder is None else embedder.get_params(deep=False)
@@ -301,7 +300,7 @@ def _score(candidate: Candidate, X, y, functions: dict[str, Callable], task: str
 
 
 def _check_readable(embedded: Any) -> np.ndarray:
-    """Rows of numbers without gaps, from an array or a dataframe."""
+    """Return finite rows of numbers from an array or a dataframe."""
     if hasattr(embedded, "toarray"):
         raise ValueError(
             "it returns a sparse matrix instead of dense rows of numbers. Put a projection behind it, such as "
@@ -324,7 +323,7 @@ def _one_line(error: Exception) -> str:
 
 
 def _none_scored(scored: list[Scored]) -> Exception:
-    """An error with the reason of each candidate: the first line, where theirs has several."""
+    """Return an error with the first line of each candidate's reason."""
     reasons: dict[str, list[str]] = {}
     names = [each.row["candidate"] for each in scored]
     for each in scored:

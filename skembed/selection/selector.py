@@ -23,42 +23,46 @@ __all__ = ["BackboneSelector"]
 
 
 class BackboneSelector(TransformerMixin, BaseEstimator):
-    """Embed samples with that candidate whose embeddings suit the labels best.
+    """Embed samples with the candidate whose embeddings suit the labels best.
 
     Parameters
     ----------
     candidates : sequence, or dict from names to them, of str, PathLike or transformer
         Names of backbones, embedders, or other transformers from X to rows of numbers. They are cloned.
     layers : sequence of int, list of int or "all", default=None
-        Settings of `layers` that each candidate is tried with: ``[-1, -2, [-2, -1]]`` are three. None leaves each
-        candidate's own.
+        Values of `layers` to try with each candidate; ``[-1, -2, [-2, -1]]`` are three values. None uses the value of
+        each candidate.
     criterion : {"logme", "h_score", "nleep", "transrate", "knn", "linear_probe"} or callable, default="logme"
-        What is best: a score, see the functions of those names in `skembed.selection`; or a function of rows and y
-        that returns a number, higher for the better.
+        Score to choose by: the name of a function of `skembed.selection`, or a function of rows and y that returns a
+        number, higher is better.
     embedder : embedder, default=None
-        What reads candidates given by name, and with which parameters. None tells it from the name, where that is
-        one of `skembed.list_backbones` and stands for one modality only.
+        Embedder, with its parameters, for candidates that are given by name. None chooses it by the name, which must be
+        one of `skembed.list_backbones` and stand for one modality only.
     task : {"auto", "classification", "regression"}, default="auto"
-        "auto" takes floats that are no whole numbers for regression and all else for classes.
+        Kind of target. "auto" treats numbers with fractions as regression and everything else as classes.
     max_samples : int, default=None
-        Choose by so many samples, drawn at random and for classes in their proportions. None takes all.
+        Number of samples to choose by, drawn at random and in proportion to the classes. None uses all samples.
     random_state : int or None, default=0
-        Seeds the draw, the folds, and the mixture of "nleep".
+        Seed of the draw, the folds, and the mixture of "nleep".
 
     Attributes
     ----------
     best_embedder_ : transformer
-        The chosen candidate, fitted.
+        Chosen candidate, fitted.
     best_score_ : float
-        Its score.
+        Score of the chosen candidate.
     ranking_ : list of dict
-        A line for each candidate, best first, with the columns of `rank_backbones`.
+        One record per candidate and value of `layers`, best first, with the columns of `rank_backbones`.
+
+    See Also
+    --------
+    rank_backbones : Return the scores of all candidates as a table.
 
     Notes
     -----
-    The choice sees the labels: inside a `Pipeline` it is made in each fold from that fold's training samples alone,
-    and cross-validation stays honest. With a cache, which is the default, each sample is embedded once by each
-    candidate, however many folds there are.
+    The choice depends on the labels. Inside a `Pipeline`, it is made in each fold from that fold's training samples
+    alone, so cross-validation stays honest. With a cache, which is the default, each candidate embeds each sample only
+    once for all folds.
 
     Examples
     --------
@@ -123,14 +127,14 @@ class BackboneSelector(TransformerMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If y cannot be used, or no candidate could be scored; names them and why.
+            If y cannot be used, or no candidate could be scored. The error has the reasons.
         TypeError
-            If `candidates` holds something else than names and transformers, or none of them reads such an X.
+            If `candidates` contains anything but names and transformers, or no candidate can read X.
 
         Warns
         -----
         SkembedWarning
-            Once, if some candidates failed; the best of the others is taken.
+            If some candidates failed; the best of the others is chosen.
         """
         if y is None:
             raise ValueError(f"This {type(self).__name__} estimator requires y to be passed, but the target y is None.")
@@ -163,7 +167,7 @@ class BackboneSelector(TransformerMixin, BaseEstimator):
         Returns
         -------
         X_out : ndarray of shape (n_samples, n_features)
-            One row a sample, in order; float32 from embedders.
+            One row per sample, in order; float32 from embedders.
         """
         check_is_fitted(self)
         return _rows(self.best_embedder_, X)
@@ -173,7 +177,7 @@ class BackboneSelector(TransformerMixin, BaseEstimator):
         def fit_transform(self, X: Any, y: Any = None, **fit_params: Any) -> Any: ...
 
     def get_feature_names_out(self, input_features=None) -> np.ndarray:
-        """Names of the chosen candidate's features.
+        """Return names of the chosen candidate's features.
 
         Parameters
         ----------
@@ -189,13 +193,13 @@ class BackboneSelector(TransformerMixin, BaseEstimator):
 
     @property
     def n_features_in_(self) -> int:
-        """Columns of X, where the chosen candidate reads columns."""
+        """Number of columns of X, if the chosen candidate reads columns."""
         check_is_fitted(self)
         return self.best_embedder_.n_features_in_
 
     @property
     def feature_names_in_(self) -> np.ndarray:
-        """Names of the columns of X, where the chosen candidate has seen any."""
+        """Names of the columns of X, if the chosen candidate has seen any."""
         check_is_fitted(self)
         return self.best_embedder_.feature_names_in_
 
@@ -220,7 +224,7 @@ def _fitted_again(embedder: Any, X: Any, y: Any) -> Any:
 
 
 def _rows(transformer: Any, X: Any) -> Any:
-    """Return what a fitted transformer makes of X, without the container that its own `set_output` asks for."""
+    """Return rows of a fitted transformer as an array, whatever its own `set_output` asks for."""
     if isinstance(transformer, BaseEmbedder):
         return transformer.embed(X)
     rows = transformer.transform(X)

@@ -1,4 +1,4 @@
-"""Embedding a candidate's rows, and what of it took how long."""
+"""Embedding of a candidate's rows, with the time of its parts."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Cost:
     Parameters
     ----------
     load_seconds : float
-        Until the first sample could be computed: the weights found, checked and, where any row was missing, read, their
-        library imported, and a first small input run, which is slow once. NaN for other transformers than embedders.
+        Time before the first sample: to find, check and, if any row was missing, read the weights, to import their
+        library, and to run a first small input. NaN for transformers that are not embedders.
     embedding_seconds : float
-        Of the samples that were computed, from reading them to keeping their rows; NaN where there were none. Of other
-        transformers the whole of `fit_transform`.
+        Time of the samples that were computed, from reading them to storing their rows; NaN if there were none. For
+        other transformers, the time of `fit_transform`.
     n_embedded : float
-        Samples that were computed: neither known to a cache nor equal to an earlier one. NaN where it is not known.
+        Number of samples that were computed: neither cached nor equal to an earlier one. NaN if unknown.
     """
 
     load_seconds: float = _NAN
@@ -48,11 +48,11 @@ def embed_timed(candidate: Any, X: Any, y: Any) -> tuple[Any, Cost]:
     Parameters
     ----------
     candidate : transformer
-        Unfitted; it is fitted.
+        Unfitted transformer, which is fitted.
     X : list, ndarray, Series or one-column dataframe of shape (n_samples,)
         Raw samples.
     y : array-like of shape (n_samples,)
-        Their targets, for transformers that ask for them.
+        Targets, for transformers that need them.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""The ranking as a picture."""
+"""Display of the ranking of backbones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from skembed.utils.plotting import BEST, COLOUR, GREY, bare, plain_labels, pyplo
 
 __all__ = ["TransferabilityDisplay"]
 
-#: Characters of a candidate's name; the end of it says most.
+#: Characters of a candidate's name, cut at the front: the end says most.
 _NAME_LENGTH = 40
 #: Largest parts of a cell's width that names and costs take.
 _NAME_SHARE = 0.34
@@ -33,23 +33,23 @@ _SCORE_LABELS = {
 
 
 class TransferabilityDisplay:
-    """Candidates by a score, the best on top, with what each costs.
+    """Candidates by a score, the best on top, with their size and time.
 
     Build it with `from_ranking` or `from_estimator`.
 
     Parameters
     ----------
     ranking : list of dict
-        A line a candidate: of the DataFrame that `rank_backbones` returns, ``to_dict("records")``.
+        One record per candidate, such as ``table.to_dict("records")`` for the DataFrame of `rank_backbones`.
     score : str
-        Column that is shown.
+        Column of the score.
 
     Attributes
     ----------
     ax_ : matplotlib Axes
         Axes with the candidates.
     figure_ : matplotlib Figure
-        Figure that holds them.
+        Figure that contains them.
 
     Examples
     --------
@@ -67,23 +67,23 @@ class TransferabilityDisplay:
 
     @classmethod
     def from_ranking(cls, ranking, *, score: str | None = None, ax=None) -> TransferabilityDisplay:
-        """Draw what `rank_backbones` returned.
+        """Draw the result of `rank_backbones`.
 
         Parameters
         ----------
         ranking : DataFrame or list of dict
-            The DataFrame that `rank_backbones` returns, or the lines of `BackboneSelector.ranking_`. It has the
-            columns "candidate" and at least one score; "layers", "pooling", "width", "megabytes", "embedding_seconds"
-            with "n_embedded", and "error" are shown where they are there.
+            The DataFrame of `rank_backbones`, or `BackboneSelector.ranking_`. It needs the column "candidate" and at
+            least one score. The columns "layers", "pooling", "width", "megabytes", "embedding_seconds" with
+            "n_embedded", and "error" are shown if they exist.
         score : str, default=None
-            Column that is shown; None takes the first score.
+            Column of the score; None uses the first score.
         ax : matplotlib Axes, default=None
             Where to draw; None makes a figure.
 
         Returns
         -------
         TransferabilityDisplay
-            Drawn.
+            Display that has been drawn.
 
         Raises
         ------
@@ -118,14 +118,14 @@ class TransferabilityDisplay:
         Returns
         -------
         TransferabilityDisplay
-            Drawn.
+            Display that has been drawn.
 
         Raises
         ------
         TypeError
-            If it is another estimator.
+            If `estimator` is another kind of estimator.
         NotFittedError
-            If it is not fitted.
+            If `estimator` is not fitted.
         ImportError
             If matplotlib is not installed.
         """
@@ -148,7 +148,7 @@ class TransferabilityDisplay:
         Returns
         -------
         TransferabilityDisplay
-            Itself, with `ax_` and `figure_`.
+            This display, with `ax_` and `figure_`.
         """
         plt = pyplot(type(self).__name__)
         values = np.array([line[self.score] for line in self.ranking], dtype=float)
@@ -208,7 +208,7 @@ class TransferabilityDisplay:
 
 
 def _score_columns(line: dict[str, Any]) -> list[str]:
-    """Columns of numbers that are neither times nor sizes."""
+    """Return the columns of numbers that are neither times nor sizes."""
     return [
         name
         for name, value in line.items()
