@@ -17,7 +17,7 @@ from skembed.inference.bounded_map import count_bytes
 
 __all__ = ["INPUT", "MEMORY", "ActivationStore", "Sample", "regroup"]
 
-#: Default bytes in memory.
+#: Default budget in bytes.
 MEMORY = 2 * 1024**3
 #: Boundary below all blocks: prepared samples, as they enter the network.
 INPUT = -1
@@ -30,7 +30,7 @@ class ActivationStore:
 
     A boundary is the block whose outputs are stored; a stage of training resumes the network there. When memory is used
     up, samples that the current stage requires take the place of boundaries that earlier stages used, then of lower
-    ones, which later stages may never reach; when those are gone, they are written to a temporary file.
+    ones, which later stages may never reach. If no other boundary is left, samples are written to a temporary file.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ class ActivationStore:
             self._layers.pop(boundary, None)
 
     def _make_room(self, size: int, boundary: int, required: bool) -> bool:
-        """Discard other boundaries as long as so many bytes do not fit; return whether they fit at last."""
+        """Discard other boundaries until a sample of this size fits; return whether it fits."""
         while self.nbytes + size > self.budget:
             if required and max(self._layers) > boundary:
                 self.discard(max(self._layers))
@@ -159,7 +159,7 @@ class _SpillFile:
         return sample
 
     def read(self, sample: Sample) -> Sample:
-        """Return a sample with its arrays; one that was never written comes back as it is."""
+        """Return a sample with its arrays; a sample that was never written is returned unchanged."""
         return [replace(item, data={k: self._read(v) for k, v in item.data.items()}) for item in sample]
 
     def _write(self, value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The estimator that an advice describes."""
+"""Estimators built from advice."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ __all__ = ["build_advised"]
 
 
 def build_advised(advice: Advice, **parameters: Any) -> BaseFineTuner:
-    """Return the estimator of an advice, not fitted.
+    """Return the unfitted estimator that an advice describes.
 
     Parameters
     ----------
     advice : Advice
+        Strategy, method and settings.
     **parameters
         Further parameters, which override the advised ones.
     """

@@ -1,4 +1,4 @@
-"""scikit-learn's callbacks during a fit: what they are given, and whether they ask to stop."""
+"""scikit-learn's callbacks during a fit."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class FitCallbacks:
     Parameters
     ----------
     estimator : FineTuneClassifier or FineTuneRegressor
-        Being fitted.
+        Estimator that is being fitted.
     plan : FitPlan
         Plan of the fit.
     X, y, sample_weight
-        As `fit` was given them. Callbacks get X without the samples that the fit leaves out, and y as the fit has
-        checked it: a scorer takes fewer forms of y than `fit`.
+        Arguments of `fit`. Callbacks get X without the samples that the fit leaves out, and y in its checked form,
+        because scorers accept fewer forms of y than `fit`.
     """
 
     def __init__(self, estimator: Any, plan: FitPlan, X: Any, y: Any, sample_weight: Any):
@@ -45,7 +45,7 @@ class FitCallbacks:
             return False
         task = self._context.subcontext(task_name="epoch")
         task.call_on_fit_task_begin(estimator=self.estimator, **self._data)
-        # A function: it is called where a callback asks for a fitted estimator, and only there.
+        # A function, so that attributes are computed only for callbacks that ask for a fitted estimator.
         fitted = {"reconstruction_attributes": self._best}
         return bool(task.call_on_fit_task_end(estimator=self.estimator, **self._data, **fitted))
 
@@ -56,7 +56,7 @@ class FitCallbacks:
 
 
 def _training_data(plan: FitPlan, X: Any, y: Any, sample_weight: Any) -> dict[str, Any]:
-    """Return X as it was given, or a list of the samples that the fit uses where it leaves some out, and their y."""
+    """Return X, or a list of its used samples if some are left out, and their y."""
     n_used = len(plan.train) if plan.own_validation else len(plan.y)
     n_given = np.shape(np.asarray(y))[0]  # not len, which what is merely like an array may lack
     weights = None if sample_weight is None else np.broadcast_to(np.asarray(sample_weight), n_given)

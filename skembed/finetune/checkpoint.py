@@ -25,23 +25,23 @@ from skembed.utils.warnings import warn
 
 __all__ = ["Checkpoint", "warn_unwritable"]
 
-#: Raised when what a checkpoint holds changes: none of an older version is read.
+#: Version of the content. Checkpoints of other versions are not read.
 _VERSION = 6
 
 
 class Checkpoint:
-    """The file of one fit in a directory that fits may share: each has its own, named by all that decides its result.
+    """Checkpoint file of one fit, named by everything that decides the result.
 
     Parameters
     ----------
     directory : path-like
-        Made where it does not exist.
+        Directory, created if it does not exist. Several fits may share it.
     what : tuple
         Backbone, reading, settings, split, seed and score.
     y : ndarray
         Targets.
     arrays : sequence of ndarray
-        The rest of the data, and where training begins.
+        Other data, and the initial head.
 
     Raises
     ------
@@ -66,7 +66,7 @@ class Checkpoint:
             ) from error
 
     def save(self, recipe: Recipe, optimizer: torch.optim.Optimizer, average: Averaged | None) -> None:
-        """Write what is needed to go on, in one piece: a reader sees the old file or the new one."""
+        """Write everything that resuming needs, atomically: a reader sees the old or the new file."""
         stage = recipe.plan.stages[recipe.progress.stage]
         tensors = {f"now/{name}": value for name, value in recipe.network.state(stage.n_unfrozen).items()}
         tensors |= {f"best/{name}": value for name, value in recipe.best_state.items()}
@@ -90,12 +90,12 @@ class Checkpoint:
         return seal(self.path, "checkpoint", _VERSION, _content(progress, tensors))
 
     def resume(self, recipe: Recipe) -> bool:
-        """Bring a recipe to where its checkpoint was written; False where there is none.
+        """Restore a recipe from its checkpoint; return False if there is none.
 
         Warns
         -----
         FitWarning
-            If the file is damaged, was edited, or does not fit the recipe. It counts as absent.
+            If the file is damaged, was edited, or does not fit the recipe. It is then ignored.
         """
         try:
             # Inside the block: it raises PermissionError where the directory may not be searched.
@@ -108,7 +108,7 @@ class Checkpoint:
             progress = checked_progress(record, recipe)
             parts = checked_tensors(tensors, recipe, progress.stage)
         except (OSError, SafetensorError, ValueError) as error:
-            warn(f"The checkpoint {self.path} cannot be read ({error}). The fit begins anew.", FitWarning)
+            warn(f"The checkpoint {self.path} cannot be read ({error}). The fit starts from the beginning.", FitWarning)
             return False
         device = recipe.network.device
         parts = {part: {name: value.to(device) for name, value in held.items()} for part, held in parts.items()}
@@ -124,19 +124,19 @@ class Checkpoint:
         return True
 
     def _read(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """The progress and the tensors of the file.
+        """Return the progress and the tensors of the file.
 
         Raises
         ------
         OSError, SafetensorError, ValueError
-            If the file cannot be read, or is not as it was written.
+            If the file cannot be read, or differs from what was written.
         """
         with safe_open(self.path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         progress = metadata.get("progress", "")
         if metadata.get("sha256") != self._seal(progress, tensors):
-            raise ValueError("its content is not what its digest says")
+            raise ValueError("its content does not match its digest")
         try:
             record = json.loads(progress)
         except RecursionError as error:

@@ -27,26 +27,26 @@ __all__ = [
     "warn_of_single",
 ]
 
-#: Samples that are named where some are left out.
+#: Number of samples that a report names if some are left out.
 _MOST_NAMED = 5
 #: Samples whose embeddings are compared in pairs, how near (as a part of their usual length) two are alike, and the
 #: share of pairs from which on a network is said to tell samples apart no more.
 _COMPARED, _ALIKE, _COLLAPSED = 200, 1e-3, 0.25
-#: The share of held-out samples from which on copies of training samples make a judgement worthless.
+#: Smallest share of copies among held-out samples that a fit warns of.
 _LEAKED = 0.1
 
 
 def check_lengths(n_samples: int, beside: dict[str, Any], *, name: str = "X") -> None:
-    """Refuse what is not as long as X, or no collection at all; one weight may be for all samples.
+    """Refuse arguments that do not have one value per sample; a single weight is allowed.
 
     Parameters
     ----------
     n_samples : int
-        Samples of X.
+        Number of samples of X.
     beside : dict of str to array-like or None
         Arguments that need one value per sample, by name.
     name : str
-        What X is called.
+        Name of X in messages.
     """
     for other, values in beside.items():
         if values is None:
@@ -65,28 +65,29 @@ def check_lengths(n_samples: int, beside: dict[str, Any], *, name: str = "X") ->
 
 
 def _length(values: Any) -> int | None:
-    """Values along the first axis; None for what has none, such as one weight for all."""
+    """Return the number of values; None for a scalar, such as one weight for all samples."""
     shape = getattr(values, "shape", None)
     if shape is None:
-        # Not np.shape, which what is merely like an array may refuse.
+        # Not np.shape, which some array-likes refuse.
         plain = isinstance(values, Sequence) and not isinstance(values, (str, bytes))
         shape = (len(values),) if plain else np.asarray(values).shape
     return shape[0] if len(shape) else None
 
 
 def check_weights(sample_weight: Any, n_samples: int) -> np.ndarray:
-    """Weights of all samples, float64.
+    """Return the weights of all samples, float64.
 
     Parameters
     ----------
     sample_weight : array-like of shape (n_samples,), float or None
-        As it was given.
+        Argument of `fit`.
     n_samples : int
+        Number of samples.
 
     Raises
     ------
     ValueError
-        If one is negative, missing or infinite, which it names; or all are zero.
+        If a weight is negative, missing or infinite, or all weights are zero.
     """
     if sample_weight is None:
         return np.ones(n_samples)
@@ -129,11 +130,11 @@ def describe_left_out(n_samples: int, tried: np.ndarray, kept: np.ndarray, name:
     Parameters
     ----------
     n_samples : int
-        That were given.
+        Number of given samples.
     tried, kept : ndarray of int64
-        Positions of those that were looked at, and of those that could be embedded.
+        Positions of the samples that were tried, and of those that could be embedded.
     name : str
-        What they are called.
+        Name of the samples.
 
     Examples
     --------
@@ -159,11 +160,11 @@ class CheckedData:
     y : ndarray
         Their targets.
     weights : ndarray of shape (n_samples,), float64
-        Positive.
+        Weights, all positive.
     groups : array-like or None
         Groups of the samples of X.
     positions : ndarray of shape (n_samples,), int64
-        Positions in X, behind which those of X_val follow.
+        Positions in X; those of X_val continue them.
     notes : tuple of str
         Sentences for the report.
     n_rows : int
@@ -184,7 +185,7 @@ class CheckedData:
 
 
 def taken(chosen: np.ndarray, samples, y, weights, groups):
-    """Some of the samples, with what belongs to them."""
+    """Return some of the samples, with their targets, weights and groups."""
     if len(chosen) == len(y):
         return samples, y, weights, groups
     return (
@@ -196,16 +197,16 @@ def taken(chosen: np.ndarray, samples, y, weights, groups):
 
 
 def describe_alike(embedder: BaseEmbedder, samples: Sequence[Any], rows: np.ndarray) -> list[str]:
-    """A sentence where different samples have embeddings that hardly differ; none where all is well.
+    """Describe that different samples have nearly equal embeddings; empty if they differ.
 
     Parameters
     ----------
     embedder : BaseEmbedder
         Fitted.
     samples : sequence
-        Raw samples; copies of one another are no different samples.
+        Raw samples, of which copies count once.
     rows : ndarray of shape (n_samples, n_features)
-        Their embeddings.
+        Embeddings of the samples.
     """
     chosen = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _COMPARED)).astype(int))
     near = _near(rows[chosen].astype(np.float64))
@@ -228,14 +229,14 @@ def describe_alike(embedder: BaseEmbedder, samples: Sequence[Any], rows: np.ndar
 
 
 def describe_copies(rows: np.ndarray, train: np.ndarray, held_out: np.ndarray) -> list[str]:
-    """A sentence where a good part of the held-out samples is known from training; none where all is well.
+    """Describe that many held-out samples are copies of training samples; empty if few are.
 
     Parameters
     ----------
     rows : ndarray of shape (n_samples, n_features)
         Embeddings, which copies of a sample share.
     train, held_out : ndarray of int64
-        Positions of the samples that are trained on, and of those that judge.
+        Positions of the training and of the held-out samples.
 
     Examples
     --------
@@ -262,7 +263,7 @@ def _cause(embedder: BaseEmbedder) -> str:
         return f"image_size={size} may be too small for the network; None takes its own size."
     if length is not None:
         return f"max_length={length} may cut texts before they differ; None reads as much as the network can."
-    return "Look at the samples: there may be next to nothing in them."
+    return "Look at the samples: they may have hardly any content."
 
 
 def _near(rows: np.ndarray) -> np.ndarray:
@@ -275,7 +276,7 @@ def _near(rows: np.ndarray) -> np.ndarray:
 
 
 def warn_of_idle_views(augment: Any, n_views: int) -> None:
-    """Warn of views that are all the same."""
+    """Warn if all views of a sample are the same."""
     if augment is None and n_views != 1:
         warn(
             f"n_views={n_views} has no effect: augment is None, so that all views of a sample are the same. Give "
@@ -285,16 +286,16 @@ def warn_of_idle_views(augment: Any, n_views: int) -> None:
 
 
 def warn_of_single(n_samples: int, n_held_out: int, fraction: float | None, *, given: bool) -> None:
-    """Warn where a single sample judges.
+    """Warn if a single sample is held out.
 
     Parameters
     ----------
     n_samples, n_held_out : int
-        Without those that were left out; of X, and of what judges.
+        Numbers of samples of X and of held-out samples, without those that were left out.
     fraction : float or None
         `validation_fraction`.
     given : bool
-        Whether X_val was.
+        True if X_val was given.
     """
     if n_held_out != 1:
         return

@@ -1,4 +1,4 @@
-"""Samples on their way into training: prepared, changed, embedded, and run up to the blocks that train."""
+"""Samples for training: prepared, changed, embedded, and run up to the blocks that train."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from skembed.utils.progress import progress_bar
 
 __all__ = ["TrainingData", "Views", "embed_view", "prepared_chunks"]
 
-#: What lets frozen blocks be replayed in spite of mixing.
+#: Ways of mixing with which activations of frozen blocks can be stored.
 _INSTEAD = {"mixup": "with Mixup(on='features')", "cutmix": "without CutMix"}
 #: Description of the progress bar while activations are recorded.
 _RECORDING = "recording activations"
@@ -40,10 +40,10 @@ class Views:
     ----------
     augmentation : AugmentationPipeline
     seed : int
-        With the number of the view and the position of the sample it decides everything.
+        Seed. With the view and the position of a sample, it decides all changes.
     stored : int, optional
-        Views of each sample that are prepared once and gone through in turn, the unchanged one first; None changes
-        samples anew in every epoch.
+        Number of stored views of each sample, used in turn, the unchanged one first; None changes samples anew in
+        every epoch.
     """
 
     augmentation: AugmentationPipeline
@@ -51,7 +51,7 @@ class Views:
     stored: int | None = None
 
     def reader(self, read: Callable[[Any], tuple[Any, bool]], view: int, rate: int | None) -> Callable:
-        """Reads a pair of position and raw sample, and changes what was read."""
+        """Return a function that reads a pair of position and raw sample, and changes the sample."""
 
         def read_changed(pair: tuple[int, Any]) -> tuple[Any, bool]:
             value, cut = read(pair[1])
@@ -61,7 +61,7 @@ class Views:
         return read_changed
 
     def change(self, sample: Sample, view: int, position: int, backbone: Any) -> Sample:
-        """Changes what the backbone prepared."""
+        """Return a prepared sample with the changes of a view."""
         if not self.augmentation.changes_items:
             return sample
         rng = sample_rng(self.seed, view, position, stage=1)
@@ -77,21 +77,21 @@ def prepared_chunks(
     view: int = 0,
     positions: Sequence[int] | np.ndarray | None = None,
 ) -> Iterator[list[Sample]]:
-    """Decoded and preprocessed samples, a chunk at a time; fewer of them where they are large.
+    """Yield decoded and preprocessed samples in chunks, smaller ones if samples are large.
 
     Parameters
     ----------
     encoder : Encoder
     backbone : Backbone
-        Prepares them.
+        Backbone that prepares the samples.
     samples : sequence
-        Raw samples, all of them readable.
+        Raw samples that can be read.
     views : Views, optional
-        Changes them, in every view but the first.
+        Changes of samples, in every view but the first.
     view : int
-        Which.
+        Number of the view.
     positions : sequence of int, optional
-        Of the samples in the data, which decide how they are changed; None counts from 0.
+        Positions of the samples in the data, which decide their changes; None counts from 0.
     """
     read, size = encoder.reader(backbone), encoder.chunk_size
     where: Any = range(len(samples)) if positions is None else positions
@@ -114,7 +114,7 @@ def prepared_chunks(
 
 
 def embed_view(encoder: Encoder, samples: Sequence[Any], views: Views, view: int) -> np.ndarray:
-    """Rows of changed samples, as `transform` would give them.
+    """Return rows of changed samples, in the form of `transform`.
 
     Parameters
     ----------
@@ -122,7 +122,7 @@ def embed_view(encoder: Encoder, samples: Sequence[Any], views: Views, view: int
     samples : sequence
         Raw samples.
     views, view
-        How they are changed, and which of the ways.
+        Changes, and the number of the view.
     """
     backbone = encoder.backbone()
     rows = np.empty((len(samples), encoder.width), dtype=np.float32)
@@ -150,13 +150,13 @@ class TrainingData:
     samples : sequence
         Raw samples.
     replay : bool
-        Whether frozen blocks may be computed once and their activations stored.
+        If True, frozen blocks are computed once and their activations are stored.
     views : Views, optional
         How samples are changed for training.
     stages : sequence of int, default=()
         Number of blocks that train in each stage of the plan; a source may be asked for any other number, too.
     mixers : sequence of str, default=()
-        What mixes samples before they enter the network, if anything does: "mixup", "cutmix".
+        Names of the mixers of network inputs: "mixup", "cutmix".
     """
 
     def __init__(
@@ -172,7 +172,7 @@ class TrainingData:
         self.encoder, self.samples, self.replay, self.views = encoder, samples, replay, views
         self.store = ActivationStore(MEMORY, planned_boundaries(encoder.readout, stages))
         self._n_views = 1 if views is None or views.stored is None else views.stored
-        #: Reasons why the frozen blocks were not replayed, where they were not.
+        #: Reasons why the activations of frozen blocks were not stored, if they were not.
         self.notes: list[str] = []
         #: Boundaries of stages that were entered, where the network of the fit can be resumed.
         self._entered: set[int] = set()
@@ -194,7 +194,7 @@ class TrainingData:
 
     @cached_property
     def embeddings(self) -> np.ndarray:
-        """Finished rows of the samples. Where the network has to compute them, activations are recorded on the way."""
+        """Return finished rows of the samples; activations are recorded if the network has to run."""
         # A network is resumed for every thread that is in it. On a CPU only one thread computes at a time.
         if not self.replay or not self.store.boundaries or self.encoder.device.type != "cpu":
             return self.encoder.embed(self.samples)
@@ -217,7 +217,7 @@ class TrainingData:
 
     @cached_property
     def _tables(self) -> list[np.ndarray]:
-        """Rows of each view of the samples."""
+        """Return rows of each view of the samples."""
         if self.views is None:
             return [self.embeddings]
         others = (embed_view(self.encoder, self.samples, self.views, view) for view in range(1, self._n_views))

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 __all__ = ["diagnose_fit", "slower_by"]
 
-#: Rows of which all pairs are compared.
+#: Number of rows of which all pairs are compared.
 _MOST_PAIRED = 10_000
-#: Fewer held-out samples judge nothing.
+#: Smallest number of held-out samples that can judge a fit.
 _LEAST_JUDGED = 10
-#: What held-out losses alone tell, and what says nothing of its own where there is no signal.
+#: Findings that need held-out losses, and those that follow from a lack of signal.
 _BY_HELD_OUT = ("overfitting", "generalization gap", "negative transfer", "miscalibration")
 _MOOT = ("underfitting", "generalization gap", "miscalibration")
 
@@ -40,9 +40,9 @@ def diagnose_fit(plan: FitPlan, record: FitRecord, estimator: BaseFineTuner) -> 
     plan : FitPlan
         Plan of the fit.
     record : FitRecord
-        What it ended with.
+        Results of the fit.
     estimator : FineTuneClassifier or FineTuneRegressor
-        Whose parameters remedies are given in.
+        Estimator whose parameters the remedies name.
     """
     means = Means.of(
         estimator.get_params(deep=False),
@@ -81,13 +81,13 @@ def diagnose_fit(plan: FitPlan, record: FitRecord, estimator: BaseFineTuner) -> 
 
 
 def _accuracy(plan: FitPlan, record: FitRecord, means: Means) -> float | None:
-    """Held-out accuracy of what was kept; None where the score is something else."""
+    """Return the held-out accuracy of the kept model; None if the score is something else."""
     has_accuracy = hasattr(plan.task, "classes") and means.parameters.get("scoring") is None
     return record.scores.score if has_accuracy and len(plan.held_out) else None
 
 
 def slower_by(findings: Sequence[Finding]) -> float:
-    """So that all findings of a fit advise the same rate."""
+    """Return the divisor of learning rates, the same for all findings of a fit."""
     return UNSTABLE_RATE_DIVISOR if any(found.name == "instability" for found in findings) else RATE_DIVISOR
 
 
@@ -128,7 +128,7 @@ def _curves(plan: FitPlan, record: FitRecord, means: Means) -> curves.Curves:
 
 
 def _probe_train_loss(plan: FitPlan, record: FitRecord) -> float:
-    """Training loss of the probe, where that was kept and can be compared with a held-out loss."""
+    """Return the training loss of the probe if it was kept and compares with held-out losses."""
     if record.kept != "probe" or len(plan.held_out) < _LEAST_JUDGED:
         return float("nan")
     train = plan.train
@@ -137,9 +137,9 @@ def _probe_train_loss(plan: FitPlan, record: FitRecord) -> float:
 
 
 def _naive_loss(plan: FitPlan) -> float:
-    """The loss of knowing the frequencies of the targets, or their mean, and nothing else.
+    """Return the loss of a constant prediction: the frequencies or the mean of the targets.
 
-    Of the held-out samples or of those trained on, whichever is the larger: a few that are all of one class have none.
+    It is the larger one of held-out and training samples: a few samples of one class would have none.
     """
     weights, train = plan.weights, plan.train
     mean = np.average(plan.targets[train], axis=0, weights=weights[train])
@@ -175,7 +175,7 @@ def _of_data(
 
 
 def _chances(plan: FitPlan, record: FitRecord, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The probability that each held-out sample's class got, and the class; nothing where they were not judged."""
+    """Return the probability of each held-out sample's class, and the class; empty if not judged."""
     losses, judged = np.asarray(record.scores.each), plan.held_out
     if len(losses) != len(judged) or not len(judged):
         return np.zeros(0), codes[:0]
@@ -184,5 +184,5 @@ def _chances(plan: FitPlan, record: FitRecord, codes: np.ndarray) -> tuple[np.nd
 
 
 def _in_X(plan: FitPlan, found: Finding) -> tuple[int, ...]:
-    """Positions in X, of which samples may have been left out."""
+    """Return the positions in X of the samples of a finding; the fit may have left out some of X."""
     return tuple(plan.positions[list(found.samples)].tolist()) if found.samples else ()

@@ -16,7 +16,7 @@ __all__ = ["NetworkSource", "TableSource"]
 
 
 class TableSource:
-    """Features that are known already.
+    """Features from a table.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class TableSource:
 
 
 class NetworkSource:
-    """Features that the network computes anew each time.
+    """Features that the network computes for each batch.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""One fit from beginning to end: probe, recipe, guard, and what is kept."""
+"""A fit from beginning to end: probe, recipe, choice of the better model, and refit."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def run_fit(plan: FitPlan, hooks: FitHooks) -> FitRecord:
     Parameters
     ----------
     plan : FitPlan
-        What is fitted, and how.
+        Plan of the fit.
     hooks : FitHooks
-        Functions that are called on the way.
+        Functions that are called during the fit.
     """
     _check(plan)
     data = _data(plan)
@@ -72,7 +72,7 @@ def run_fit(plan: FitPlan, hooks: FitHooks) -> FitRecord:
 
 
 def _check(plan: FitPlan) -> None:
-    """Refuse a method that this backbone has no place for, before every sample has been embedded."""
+    """Refuse a method that cannot train this backbone, before samples are embedded."""
     if plan.method.name == "weights" or not plan.n_trainable:
         return
     backbone, depth = plan.encoder.backbone("float32"), plan.encoder.depth
@@ -100,7 +100,7 @@ def _announce_resumption(plan: FitPlan, recipe: Recipe, hooks: FitHooks) -> str:
 
 @standard_modes()
 def untrained(plan: FitPlan) -> Recipe:
-    """Return a recipe whose head knows nothing yet, to see how fast it learns."""
+    """Return a recipe with an untrained head, to measure how fast it learns."""
     data = _data(plan)
     frozen = data.embeddings
     standardizer = Standardizer.fit(frozen.astype(np.float64)[plan.train], plan.weights[plan.train])
@@ -110,7 +110,7 @@ def untrained(plan: FitPlan) -> Recipe:
 
 
 def _probe(plan: FitPlan, frozen: np.ndarray) -> tuple[Standardizer, Probe]:
-    """Return the linear probe; or the head of an earlier fit, where there is one and it is better."""
+    """Return the linear probe, or the head of an earlier fit if that is better."""
     task, weights, train, held_out = plan.task, plan.weights, plan.train, plan.held_out
     rows = frozen.astype(np.float64)
     standardizer = Standardizer.fit(rows[train], weights[train])
@@ -194,7 +194,7 @@ def _checkpoint(plan: FitPlan, frozen: np.ndarray) -> Checkpoint | None:
 def _keep(
     plan: FitPlan, recipe: Recipe, frozen: np.ndarray, standardizer: Standardizer, probe: Probe, notes: list[str]
 ) -> FitRecord:
-    """Return the better of the two, fitted once more on all samples where that is asked for."""
+    """Return the better of probe and network, fitted once more on all samples if asked for."""
     progress, notes = recipe.progress, [*notes, *recipe.data.notes]
     notes += describe_nothing_unfrozen(progress, plan.stages, plan.max_epochs)
     if plan.advice is not None:
@@ -212,7 +212,7 @@ def _keep(
             notes.append(f"The probe was fitted once more on all {len(plan.y)} samples.")
     except KeyboardInterrupt:
         progress.ended = INTERRUPTED
-        notes.append("The second fit, on all samples, was interrupted: the first was kept.")
+        notes.append("The second fit, on all samples, was interrupted, so the first fit was kept.")
     if kept == "probe":
         head, embedder = Linear.of_probe(standardizer, probe, progress.baseline.temperature), plan.encoder.embedder
     else:
@@ -231,7 +231,7 @@ def _refitted_probe(plan: FitPlan, frozen: np.ndarray, strength: float) -> tuple
 
 
 def _repeated(plan: FitPlan, first: Recipe, frozen: np.ndarray, probe: Probe) -> tuple[FrozenNetwork, str]:
-    """Train in the same way on all samples. It must know the held-out samples at least as well, having seen them."""
+    """Train in the same way on all samples; keep the result if held-out losses did not rise."""
     strength = probe.strength or 1.0
     standardizer, start = _refitted_probe(plan, frozen, strength)
     if plan.start is not None and not probe.strength:
@@ -243,6 +243,6 @@ def _repeated(plan: FitPlan, first: Recipe, frozen: np.ndarray, probe: Probe) ->
     scores = again.judge(evaluate(again.network, source, plan.held_out))
     if scores.loss > first.progress.best.loss or scores.score < first.progress.best.score:
         return first.network, (
-            "Fitted once more on all samples it knew the held-out ones no better than before: the first fit was kept."
+            "A second fit on all samples was no better on the held-out ones, so the first fit was kept."
         )
     return again.network, f"It was then fitted once more, in the same way, on all {len(plan.y)} samples."

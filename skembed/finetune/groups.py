@@ -1,4 +1,4 @@
-"""Which parameters train, and at which rate: faster at the top, slower below, the head fastest."""
+"""Parameter groups of the optimizer: the head has the highest rate, lower blocks have lower ones."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ __all__ = ["block_rates", "parameter_groups", "trainable"]
 
 
 def block_rates(n_blocks: int, *, rate: float, decay: float) -> list[float]:
-    """The learning rate of each block, the lowest first.
+    """Return the learning rate of each block, the lowest block first.
 
     Parameters
     ----------
     n_blocks : int
-        Blocks that train.
+        Number of blocks that train.
     rate : float
-        Of the highest of them.
+        Learning rate of the highest block.
     decay : float
-        What each block's rate is multiplied by for the one below.
+        Ratio of a block's rate to that of the block above.
 
     References
     ----------
@@ -39,7 +39,7 @@ def block_rates(n_blocks: int, *, rate: float, decay: float) -> list[float]:
 
 
 def trainable(module: nn.Module, blocks: Sequence[Block], among: Container[str] | None = None) -> dict[str, Any]:
-    """The parameters of blocks, by name; those `among` some names, where these are given."""
+    """Return parameters of blocks by name, only those `among` some names if these are given."""
     return {
         name: value
         for name, value in module.named_parameters()
@@ -58,29 +58,29 @@ def parameter_groups(
     weight_decay: float,
     among: Container[str] | None = None,
 ) -> list[dict[str, Any]]:
-    """Groups for an optimiser: the head, then blocks from the highest to the lowest.
+    """Return groups for an optimizer: the head, then blocks from the highest to the lowest.
 
     Parameters
     ----------
     module : nn.Module
-        The backbone's network.
+        Network of the backbone.
     blocks : sequence of Block
-        Those that train, the lowest first; may be empty.
+        Blocks that train, the lowest first; may be empty.
     head : nn.Module
-        Always trains.
+        Head, which always trains.
     head_rate, backbone_rate : float
-        Of the head, and of the highest block.
+        Learning rates of the head and of the highest block.
     layer_decay : float
         See `block_rates`.
     weight_decay : float
-        Of matrices; vectors (biases, the scales of normalisations) are not pulled to zero.
+        Weight decay of matrices. Vectors, such as biases and scales of normalizations, have none.
     among : container of str, optional
         Names of the parameters that may train; None for all of the blocks.
 
     Returns
     -------
     list of dict
-        With "params", "lr", "base_rate", "weight_decay" and "name".
+        Groups with "params", "lr", "base_rate", "weight_decay" and "name".
     """
     rates = block_rates(len(blocks), rate=backbone_rate, decay=layer_decay)
     parts = [("head", head_rate, list(head.parameters()))]

@@ -1,4 +1,4 @@
-"""One plain training loop: batches, the loss and what is added to it, one step after another."""
+"""Training loop: batches, losses, penalties and steps."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Settings:
         return bool(self.mixers)
 
     def stronger(self) -> Settings:
-        """The same with stronger regularisation, for a second attempt after the first did harm."""
+        """Return settings with stronger regularization, for a second attempt after a harmful one."""
         return replace(
             self,
             learning_rate=self.learning_rate / 2,
@@ -91,7 +91,7 @@ class Source(Protocol):
 
 
 class MixingSource(Source, Protocol):
-    """A source that has the inputs of the samples too."""
+    """Source that can also mix inputs of the network."""
 
     def mixed_features(self, indices: np.ndarray, mix: Mix, view: int = 0) -> tuple[Tensor, float]: ...
 
@@ -103,7 +103,7 @@ class Targets:
     Parameters
     ----------
     values : Tensor of shape (n_samples, n_outputs), float32
-        Encoded by the task.
+        Targets as the task encodes them.
     weights : Tensor of shape (n_samples,), float32
         Sample weights times class weights.
     """
@@ -112,16 +112,16 @@ class Targets:
     weights: Tensor
 
     def of(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Targets and weights of samples."""
+        """Return targets and weights of samples."""
         at = torch.from_numpy(indices)
         return self.values[at], self.weights[at]
 
     def mixed(self, indices: np.ndarray, others: np.ndarray, share: float) -> tuple[Tensor, Tensor]:
-        """Targets and weights of samples of which a share stays and the rest is of others.
+        """Return targets and weights of mixed samples.
 
-        Each of the two targets counts by the weight of its own sample, as classes do that have weights in torch's
-        cross-entropy with soft targets: what should hardly count does not, whoever it is mixed with. The weights of a
-        batch sum to what they did.
+        Each of the two targets keeps the weight of its own sample, as with class weights in torch's cross-entropy with
+        soft targets. So a sample of small weight has little influence, whatever it is mixed with. The sum of the
+        weights of a batch does not change.
         """
         (values, weights), (other_values, other_weights) = self.of(indices), self.of(others)
         kept, whole = share * weights, share * weights + (1 - share) * other_weights
@@ -130,12 +130,12 @@ class Targets:
 
 
 def epoch_rng(seed: int, *place: int) -> np.random.Generator:
-    """Random numbers of one epoch: the same whenever, and in whichever process, it is run."""
+    """Return the random generator of one epoch, the same in every process."""
     return np.random.default_rng(np.random.SeedSequence([seed, *place]))
 
 
 def build_optimizer(network: FrozenNetwork, n_unfrozen: int, settings: Settings) -> torch.optim.AdamW:
-    """AdamW over the head and the highest blocks, each at its own rate."""
+    """Return AdamW over the head and the highest blocks, each with its own rate."""
     groups = network.optimizer_groups(
         n_unfrozen,
         head_rate=settings.learning_rate,
@@ -147,14 +147,14 @@ def build_optimizer(network: FrozenNetwork, n_unfrozen: int, settings: Settings)
 
 
 class Averaged:
-    """An exponential moving average of what trains, which is what is evaluated and kept [1]_.
+    """Exponential moving average of the weights that train, which is evaluated and kept [1]_.
 
     Parameters
     ----------
     network : Network
-        Whose trainable tensors are followed.
+        Network whose trainable tensors are averaged.
     decay : float
-        Weight of the past at each step. Early steps have a shorter past, min(decay, (1 + n) / (10 + n)).
+        Weight of earlier steps. It is smaller at first: min(decay, (1 + n) / (10 + n)).
 
     References
     ----------
@@ -175,7 +175,7 @@ class Averaged:
                 value.lerp_(parameter, 1 - decay)
 
     def swap(self) -> None:
-        """Exchange the averages with the network's own values; twice is back again."""
+        """Exchange the averages with the network's values; a second call exchanges them back."""
         with torch.no_grad():
             for value, parameter in zip(self.values, self._parameters, strict=True):
                 own = parameter.clone()
@@ -184,14 +184,14 @@ class Averaged:
 
 
 class Pull:
-    """L2-SP: the squared distance of what trains from the pre-trained network [1]_.
+    """L2-SP: the squared distance of trained weights from the pre-trained network [1]_.
 
     Parameters
     ----------
     network : Network
-        With the blocks that train unfrozen.
+        Network with unfrozen blocks.
     strength : float
-        Half of it times the squared distance is added to the loss.
+        The loss grows by half of this value times the squared distance.
 
     References
     ----------
@@ -212,9 +212,9 @@ class Epoch:
     Parameters
     ----------
     network, task, source, targets, settings
-        What is trained, on what, and how.
+        Network that trains, its data, and how it trains.
     optimizer : torch.optim.AdamW
-        Of the parameters that train.
+        Optimizer of the parameters that train.
     average : Averaged, optional
         Updated at each step.
     """
@@ -231,16 +231,16 @@ class Epoch:
     ):
         self.network, self.task, self.source, self.targets = network, task, source, targets
         self.settings, self.optimizer, self.average = settings, optimizer, average
-        #: What trains. To ask the network for it at each step is a walk over all of its modules.
+        #: Parameters that train. Asking the network at each step would walk over all of its modules.
         self.parameters = [value for group in optimizer.param_groups for value in group["params"]]
         self.pull = Pull(network, settings.l2_sp)
-        #: Which view of the samples is trained on; 0 is as they are, and others differ where there is augmentation.
+        #: View of the samples; 0 is unchanged, and others differ with augmentation.
         self.view = 0
-        #: Samples that fit into memory together; a batch of more is done in parts.
+        #: Number of samples that fit into memory together; larger batches run in parts.
         self.fits = settings.batch_size
 
     def step(self, batch: np.ndarray, rng: np.random.Generator) -> float:
-        """One step of the optimiser; returns the batch's loss, penalty left out."""
+        """Run one step of the optimizer; return the loss of the batch without the penalty."""
         settings = self.settings
         mix = None
         if (settings.mixup or settings.cutmix) and len(batch) > 1:
@@ -275,7 +275,7 @@ class Epoch:
             parameter.grad = None
 
     def _part(self, batch: np.ndarray, start: int, mix: Mix | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Features, targets and weights of as many samples of a batch as fit."""
+        """Return features, targets and weights of as many samples of a batch as fit."""
         part = batch[start : start + self.fits]
         if mix is None:
             return self.source.features(part, self.view), *self.targets.of(part)
@@ -327,15 +327,15 @@ def train_epoch(
     Parameters
     ----------
     epoch : Epoch
-        See there.
+        State of the epoch.
     indices : ndarray of shape (n_train,), int64
         Positions in the source.
     rng : numpy Generator
-        Orders the samples, and seeds what torch draws; torch's own state is left as it was.
+        Generator that orders the samples and seeds torch's draws. torch's global state does not change.
     first_step, total_steps : int
-        Where in its schedule the run is.
+        Position in the schedule.
     progress : callable, optional
-        Told the number of samples of each batch.
+        Called with the number of samples of each batch.
 
     Returns
     -------
@@ -345,7 +345,7 @@ def train_epoch(
     Raises
     ------
     TrainingError
-        If the loss is no finite number.
+        If the loss is not finite.
     """
     order = rng.permutation(indices)
     schedule = SCHEDULES[epoch.settings.schedule]
@@ -368,7 +368,7 @@ def train_epoch(
 
 
 def evaluate(network: FrozenNetwork, source: Source, indices: np.ndarray, batch_size: int = 64) -> np.ndarray:
-    """Outputs for samples, of shape (n_samples, n_outputs), float64; nothing is trained or dropped."""
+    """Return outputs of shape (n_samples, n_outputs), float64, without training or dropout."""
     network.train(False)
     with torch.no_grad():
         parts = [

@@ -1,4 +1,4 @@
-"""A backbone of one's own, and a head on it: what is trained."""
+"""Network that trains: a copy of a backbone, and a head."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ __all__ = ["FrozenNetwork", "LinearHead", "Network"]
 
 
 class LinearHead(nn.Module):
-    """A linear layer on standardised features, with dropout before it.
+    """Linear layer on standardized features, with dropout before it.
 
     Parameters
     ----------
     standardizer : Standardizer
-        Of the frozen features; it stays as it is.
+        Mean and scale of the frozen features, which do not train.
     probe : Probe
-        Where the layer begins.
+        Initial weights.
     dropout : float
-        Share of the features that are left out at each step of training.
+        Share of the features that are dropped in training.
     """
 
     mean: Tensor
@@ -63,14 +63,14 @@ class LinearHead(nn.Module):
 
 
 class FrozenNetwork:
-    """A head on features that are known: no block can train, so the backbone is not even here.
+    """Head on fixed features, without a backbone: no block can train.
 
     Parameters
     ----------
     head : LinearHead
     """
 
-    #: Blocks that can train.
+    #: Number of blocks that can train.
     depth = 0
 
     def __init__(self, head: LinearHead):
@@ -101,7 +101,7 @@ class FrozenNetwork:
         return (value for _, value in self.named_parameters())
 
     def distance(self) -> Tensor | None:
-        """Squared distance of what trains of the backbone from the pre-trained network; None where nothing does."""
+        """Return the squared distance from the pre-trained network; None if no block trains."""
         return None
 
     def optimizer_groups(self, n_blocks: int, **settings: Any) -> list[dict]:
@@ -109,17 +109,17 @@ class FrozenNetwork:
         return parameter_groups(nn.Module(), (), self.head, **settings)
 
     def state(self, n_blocks: int) -> dict[str, Tensor]:
-        """The head's tensors and those of the highest blocks, buffers included, as they are now (not copies)."""
+        """Return tensors of the head and the highest blocks, with buffers, not as copies."""
         return {f"head.{name}": value for name, value in self.head.state_dict().items()}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take tensors that `state` gave; of the backbone, all others are those of the base again."""
+        """Load tensors that `state` returned; all others are reset to those of the base."""
         with torch.no_grad():
             for name, value in self.head.state_dict().items():
                 value.copy_(state[f"head.{name}"])
 
     def changed(self) -> dict[str, Tensor]:
-        """The tensors of the backbone that are no longer those of the base, or are new."""
+        """Return tensors of the backbone that differ from the base or are new."""
         return {}
 
     def outputs(self, features: Tensor) -> np.ndarray:
@@ -128,34 +128,34 @@ class FrozenNetwork:
 
 
 class Network(FrozenNetwork):
-    """A copy of a backbone that may be trained, and its head.
+    """Trainable copy of a backbone, with a head.
 
-    Tensors that never train are the base's own, so that the copy takes memory for the others alone.
+    Tensors that never train are shared with the base, so the copy needs memory for the others alone.
 
     Parameters
     ----------
     backbone : Backbone
-        Loaded in float32 and shared; it stays as it is.
+        Backbone in float32, which is shared and not changed.
     reading : Reading
-        Layers and pooling.
+        Layers and pooling of the features.
     head : LinearHead
-        On the features that are read.
+        Head on the features.
     n_features : int
-        Leading features of a row that are kept.
+        Number of leading features that a row keeps.
     normalize : bool
-        Whether rows are scaled to length one.
+        If True, rows are scaled to length one.
     n_scaled : int, optional
-        Leading features whose length that is, where it is not the ones that are kept.
+        Number of leading features that have length one, if it is not `n_features`.
     method : Method, optional
-        What trains in a block; None for its weights.
+        Method that selects what trains in a block; None for its weights.
     n_trainable : int, optional
-        The most of the highest blocks that will ever train; None for all.
+        Largest number of blocks that will train, counted from the top; None for all.
     probe : sequence of Item
-        Any input of the network; what is added to it takes its shapes from it, and what is rounded is seen on it.
+        Any input of the network, from which added modules take their shapes.
     seed : int
-        Of what is added.
+        Seed of added modules.
     mixed_precision : bool
-        Whether the backbone's linear layers multiply in bfloat16, where the processor does; see
+        If True, the backbone's linear layers multiply in bfloat16 on processors that support it; see
         `skembed.backbones.accelerate.mixed_precision.round_factors`.
     """
 
@@ -216,11 +216,11 @@ class Network(FrozenNetwork):
 
     @property
     def depth(self) -> int:  # type: ignore[override]
-        """Blocks that can train: what lies above the highest layer that is read is never computed to any end."""
+        """Number of blocks that can train; blocks above the highest layer that is read have no effect."""
         return max(self.reading.layers) + 1
 
     def freeze_all(self) -> None:
-        """No block trains, and none drops anything or remembers batches."""
+        """Freeze all blocks: none trains, drops anything, or updates statistics of batches."""
         self.backbone.module.eval().requires_grad_(False)
 
     def top(self, n_blocks: int) -> Sequence[Block]:
@@ -247,22 +247,22 @@ class Network(FrozenNetwork):
             sub.training = mode
 
     def features(self, samples: Sequence[Sequence[Item]]) -> Tensor:
-        """Rows of shape (n_samples, n_features) of prepared samples; the windows of a long one are averaged."""
+        """Return rows of prepared samples; the windows of a long one are averaged."""
         flat = [item for windows in samples for item in windows]
         rows = self._rows(move(self.backbone.collate(flat), self.device, torch.float32))
         return self._finished(_average(rows, samples) if len(flat) > len(samples) else rows)
 
     def activations(self, samples: Sequence[Sequence[Item]], boundaries: Sequence[int]) -> list[list[Sequence[Item]]]:
-        """Return prepared samples as they are behind each of some blocks, computed as training computes them."""
+        """Return activations of prepared samples behind each of some blocks, as training computes them."""
         flat = [item for windows in samples for item in windows]
         batch = move(self.backbone.collate(flat), self.device, torch.float32)
         return [regroup(items, samples) for items in self.backbone.advance(flat, batch, boundaries)]
 
     def mixed_features(self, samples: Sequence[Sequence[Item]], mix: Mix) -> tuple[Tensor, float]:
-        """Rows of samples of one item that are mixed before they enter, and the share of each that stays.
+        """Return rows of mixed inputs, and the share of each sample that stays.
 
-        What enters has been scaled and shifted by channel, as the network wants it. An average of such pixels is what
-        becomes of the average of the pixels themselves, and a rectangle of them what becomes of the rectangle.
+        Inputs are pixels that were scaled and shifted by channel. Mixing commutes with that: an average of such pixels
+        is the scaled average of the original pixels.
         """
         batch = move(self.backbone.collate([item for (item,) in samples]), self.device, torch.float32)
         if len(batch) > 1 or not all(values.is_floating_point() for values in batch.values()):
@@ -332,7 +332,7 @@ class Network(FrozenNetwork):
 
 
 def _shared(module: nn.Module, besides: set[str]) -> dict[int, Tensor]:
-    """For a copy, the tensors that it is to share."""
+    """Return the tensors that a copy shares with the base."""
     parameters, buffers = module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False)
     named = [*parameters, *buffers]
     copied = {id(value) for name, value in named if name in besides}
@@ -340,7 +340,7 @@ def _shared(module: nn.Module, besides: set[str]) -> dict[int, Tensor]:
 
 
 def _plain(name: str) -> str:
-    """The name that a tensor has in the base: peft puts a layer of its own around a module."""
+    """Return the name of a tensor in the base; peft wraps modules in layers of its own."""
     return name.replace(".base_layer.", ".")
 
 
@@ -350,13 +350,13 @@ def _addition(name: str) -> str | None:
 
 
 def _host(name: str) -> str:
-    """The module that something was added to; of LoRA's two factors the same."""
+    """Return the module that a tensor was added to, the same for both factors of LoRA."""
     place = place_of(name)
     return name if place is None else place.host.removesuffix(".lora_A").removesuffix(".lora_B")
 
 
 def _average(rows: Tensor, samples: Sequence[Sequence[Item]]) -> Tensor:
-    """One row a sample out of one a window, weighted by their real lengths, as embedders do."""
+    """Return one row per sample from one per window, weighted by their real lengths."""
     owner = torch.tensor([i for i, windows in enumerate(samples) for _ in windows], device=rows.device)
     lengths = [[max(item.length, 1) for item in windows] for windows in samples]
     shares = torch.tensor([n / sum(own) for own in lengths for n in own], device=rows.device, dtype=rows.dtype)

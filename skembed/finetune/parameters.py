@@ -1,4 +1,4 @@
-"""Parameters of the fine-tuning estimators: constraints, nested parameters, and what names stand for."""
+"""Parameters of the fine-tuning estimators: constraints, nested parameters, and default objects."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["FineTuneParametersMixin"]
 
 
 class FineTuneParametersMixin(HintingParametersMixin):
-    """Checks and nested parameters of the estimators' parameter objects; it stands left of `BaseEstimator`."""
+    """Checks of parameters, and nested parameters of parameter objects."""
 
     strategy: Any
     method: Any
@@ -61,7 +61,7 @@ class FineTuneParametersMixin(HintingParametersMixin):
     def set_params(self, **params: Any) -> Self:
         """Set parameters, also those of parameter objects, as in ``strategy__n_blocks=2``.
 
-        Where a parameter is a name or None, the object that it stands for takes its place first:
+        If a parameter is a name or None, it is replaced by its default object first:
         ``set_params(optimization__dropout=0.3)`` works without a given `Optimization`, also in searches.
 
         Parameters
@@ -83,7 +83,7 @@ class FineTuneParametersMixin(HintingParametersMixin):
         return super().set_params(**nested)  # type: ignore[misc]
 
     def _default_object(self, name: str) -> ParameterObject | None:
-        """Return the object that the name or None given for a parameter stands for; None for others."""
+        """Return the default object of a name or None given for a parameter; None for other values."""
         value = getattr(self, name, None)
         if name == "optimization" and value is None:
             return Optimization()

@@ -1,4 +1,4 @@
-"""Bounds on the work of a learning-rate search, which looks for the magnitude of a rate and not for its digits."""
+"""Bounds on the work of a learning-rate search, which needs only the magnitude of a rate."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["bounded", "shortened"]
 
-#: Tokens that are read of a text, besides its prompt and special tokens.
+#: Number of tokens read of each text, besides its prompt and special tokens.
 N_TOKENS = 64
 #: Samples per step.
 BATCH_SIZE = 16

@@ -1,4 +1,4 @@
-"""The losses of a learning-rate search as a picture."""
+"""Display of the losses of a learning-rate search."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The recipe: which blocks train when, what is kept, and when to stop."""
+"""Recipe of a fit: the stages that run, the weights that are kept, and the end."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ __all__ = ["INTERRUPTED", "Progress", "Recipe"]
 
 #: Reason for the end of a fit that was stopped by KeyboardInterrupt; see `Progress.ended`.
 INTERRUPTED = "interrupted"
-#: A loss that is lower by less than this part is no better.
+#: Smallest relative fall of a loss that counts as an improvement.
 _LEAST_GAIN = 1e-4
-#: Training samples whose loss is less than this part of the held-out loss are known by heart.
+#: Training samples are memorized if their loss is below this part of the held-out loss.
 _KNOWN = 0.05
 
 
@@ -48,13 +48,13 @@ class Progress:
     stage, attempt, epoch : int
         The next epoch to run: position in the plan, 0 or 1 (with stronger regularization), epochs done in it.
     stale : int
-        Epochs since the last that was the best so far.
+        Epochs since the best so far.
     tried : Scores, optional
-        The best of this attempt.
+        Best scores of this attempt.
     best : Scores
-        Of what is kept now.
+        Scores of the weights that are kept so far.
     baseline : Scores
-        Of the linear probe.
+        Scores of the linear probe.
     round : int
         Attempts made so far, in all stages.
     path : list of (int, int, int, int)
@@ -62,7 +62,7 @@ class Progress:
     history : list of dict
         See `FineTuneClassifier.history_`.
     ended : str
-        Why the fit ended, in words; empty while it goes on.
+        Reason for the end of the fit; empty while it runs.
     """
 
     best: Scores
@@ -81,8 +81,8 @@ class Progress:
 def improves(found: Scores, best: Scores, baseline: Scores, *, by_score: bool) -> bool:
     """Return True if new scores are better than the best so far, and no worse than the probe's.
 
-    By the held-out loss, with no less of the score than the probe has; or, where the user named a metric, by it
-    first. The loss is the better judge of small changes: among a hundred held-out samples the accuracy moves in steps
+    Held-out losses are compared, and the score must not be below that of the probe. If the user named a metric, it
+    comes first. The loss is a better judge of small changes: with a hundred held-out samples, accuracy moves in steps
     of a hundredth, and the best of many epochs is the luckiest.
     """
     if by_score:
@@ -93,12 +93,12 @@ def improves(found: Scores, best: Scores, baseline: Scores, *, by_score: bool) -
 
 
 class Recipe:
-    """One fit: stages in order, the best weights restored after each, until nothing gets better.
+    """Stages in order, with the best weights restored after each, until nothing improves.
 
     Parameters
     ----------
     plan : FitPlan
-        What trains when, on which samples, and who judges.
+        Plan of the fit.
     network : FrozenNetwork
         Network with the probe as its head.
     data : TrainingData
@@ -123,17 +123,17 @@ class Recipe:
         self.targets = Targets(torch.from_numpy(plan.targets).float(), torch.from_numpy(plan.weights).float())
         self.best_state: dict[str, Tensor] = _copied(network.state(0))
         self.progress = Progress(Scores(np.inf, -np.inf), Scores(np.inf, -np.inf))
-        #: What a checkpoint brought back, for the first epoch that is run.
+        #: State from a checkpoint, for the first epoch that runs.
         self.resumed: dict[str, Any] | None = None
 
     # -- the search -------------------------------------------------------------------------------------
 
     def begin(self, baseline: Scores) -> None:
-        """Start from the probe, which is what everything is compared with."""
+        """Start from the probe, with which everything is compared."""
         self.progress = Progress(best=baseline, baseline=baseline)
 
     def run(self) -> None:
-        """Run stages until one makes nothing better, with the best weights restored at the end."""
+        """Run stages until one brings no improvement; restore the best weights at the end."""
         progress = self.progress
         try:
             while not progress.ended and progress.stage < len(self.plan.stages):
@@ -145,7 +145,7 @@ class Recipe:
         self.network.load(self.best_state)
 
     def _attempt(self) -> None:
-        """One stage with one strength of regularisation, and what follows from it."""
+        """Run one stage with one strength of regularization, and decide how to continue."""
         progress, stage = self.progress, self.plan.stages[self.progress.stage]
         settings = self.plan.settings.stronger() if progress.attempt else self.plan.settings
         resumed, self.resumed = self.resumed, None
@@ -159,10 +159,10 @@ class Recipe:
         self._decide(stage)
 
     def _decide(self, stage: Stage) -> None:
-        """After an attempt: deeper, the same once more, the same with stronger regularisation, or the end.
+        """Decide what follows an attempt: a deeper stage, the same again, or the end.
 
-        What neither gained nor did harm goes on: in a far domain the top block alone changes nothing, and all of them
-        everything.
+        An attempt with neither gain nor harm is followed by a deeper stage: in a far domain, the top block alone may
+        change nothing, and all blocks everything.
         """
         progress = self.progress
         gained = bool(progress.path) and progress.path[-1][3] == progress.round
@@ -177,7 +177,7 @@ class Recipe:
         elif len(self.plan.stages) > 1 and gained and len(self.plan.held_out) and not self._knows_by_heart():
             pass  # as deep as it goes, and another round may gain again
         elif len(self.plan.stages) > 1 and gained and len(self.plan.held_out):
-            progress.ended = f"{stage.name}: the training samples are known by heart"
+            progress.ended = f"{stage.name}: the training samples are memorized"
         elif len(self.plan.stages) > 1 and not gained and progress.attempt == 0:
             progress.attempt = 1
         elif not gained:
@@ -245,7 +245,7 @@ class Recipe:
         return self.judge(outputs)
 
     def judge(self, outputs: np.ndarray) -> Scores:
-        """Scores of outputs for the held-out samples."""
+        """Return scores of outputs for the held-out samples."""
         held_out = self.plan.held_out
         values, weights = self.targets.values.numpy()[held_out], self.targets.weights.numpy()[held_out]
         return self.plan.task.judge(outputs, self.plan.y[held_out], values.astype(float), weights.astype(float))
@@ -294,7 +294,7 @@ class Recipe:
             progress.ended = "stopped by a callback"
 
     def _most_epochs_left(self, stage: Stage) -> int:
-        """Epochs that may still come: each stage may be tried a second time, with stronger regularization."""
+        """Return the largest number of epochs left: each stage may be repeated once."""
         progress = self.progress
         second_attempt = 0 if progress.attempt else stage.epochs
         later = sum(2 * other.epochs for other in self.plan.stages[progress.stage + 1 :])
@@ -303,7 +303,7 @@ class Recipe:
     # -- once more, with all samples --------------------------------------------------------------------
 
     def repeat(self, path: Sequence[tuple[int, int, int, int]]) -> None:
-        """Go the way again that was found, judging nothing: the same stages, strengths and numbers of epochs."""
+        """Repeat the stages, strengths and numbers of epochs of the search on all samples."""
         view = 0
         with progress_bar(
             sum(epochs for _, _, epochs, _ in path) * len(self.plan.train), "fitting on all samples"

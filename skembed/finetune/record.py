@@ -21,7 +21,7 @@ __all__ = ["FitRecord", "Linear"]
 
 @dataclass(frozen=True)
 class Linear:
-    """A linear map on embeddings, and by what its outputs are divided to be calibrated.
+    """Linear map on embeddings, and the temperature of its outputs.
 
     Parameters
     ----------
@@ -40,19 +40,19 @@ class Linear:
 
     @classmethod
     def of_probe(cls, standardizer: Standardizer, probe: Probe, temperature: float) -> Linear:
-        """The map on embeddings that is the probe on standardised ones."""
+        """Return a probe on standardized embeddings as a map on embeddings."""
         weight = probe.weight / standardizer.scale
         return cls(weight, probe.bias - weight @ standardizer.mean, temperature)
 
     @classmethod
     def of_head(cls, head: LinearHead, temperature: float) -> Linear:
-        """Return the map on embeddings that a network's head is."""
+        """Return the head of a network as a map on embeddings."""
         weight, bias = (value.detach().cpu().double().numpy() for value in (head.linear.weight, head.linear.bias))
         standardizer = Standardizer(*(value.cpu().double().numpy() for value in (head.mean, head.scale)))
         return cls.of_probe(standardizer, Probe(weight, bias, 0.0), temperature)
 
     def to_probe(self, standardizer: Standardizer) -> Probe:
-        """The other way round, to begin training with."""
+        """Return the map as a probe on standardized embeddings, to start training with."""
         return Probe(self.weight * standardizer.scale, self.bias + self.weight @ standardizer.mean, 0.0)
 
 
@@ -63,15 +63,15 @@ class FitRecord:
     Parameters
     ----------
     embedder : BaseEmbedder
-        Fitted; the one that training started from, or one with tuned weights.
+        Fitted embedder: the one that training started from, or one with tuned weights.
     head : Linear
         Head on its embeddings.
     kept : {"fine-tuned", "probe"}
-        Which of the two was better.
+        Model that was kept.
     progress : Progress
         Path of the fit.
     scores, probe_scores : Scores
-        Held-out scores of what was kept and of the probe.
+        Held-out scores of the kept model and of the probe.
     frozen : ndarray of shape (n_samples, n_features), float32
         Embeddings that training started from.
     notes : list of str

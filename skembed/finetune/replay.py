@@ -23,8 +23,8 @@ from skembed.utils.device import is_device_fault, move
 
 __all__ = ["FrozenBlocks", "can_resume", "last_frozen", "planned_boundaries"]
 
-#: Boundaries that are recorded in one pass, from the highest on. They suffice for stages that double the number of
-#: blocks, each the one before, in networks of up to 16 blocks. A fit may well end before it reaches lower ones.
+#: Number of boundaries that are recorded in one pass, from the highest on. They suffice for stages that double the
+#: number of blocks, in networks of up to 16 blocks. A fit may well end before it reaches lower ones.
 _MOST_BOUNDARIES = 4
 #: Largest difference, relative to the largest value, between a resumed pass and a plain one; in half precision.
 _TOLERANCE, _ROUNDED_TOLERANCE = 1e-3, 1e-2
@@ -33,7 +33,7 @@ _CANNOT_RESUME = (IndexError, KeyError, RuntimeError, TypeError, ValueError)
 
 
 def last_frozen(reading: Reading, n_unfrozen: int) -> int:
-    """Return the boundary where a network is resumed while so many blocks train: below all that trains or is read."""
+    """Return the boundary to resume at: below all blocks that train or are read."""
     return max(INPUT, min(max(reading.layers) - n_unfrozen, *reading.layers))
 
 

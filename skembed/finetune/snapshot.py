@@ -1,4 +1,4 @@
-"""The best of a fit that is still running."""
+"""Fitted attributes of the best model of a running fit."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def best_so_far(plan: FitPlan, recipe: Recipe, standardizer: Standardizer, probe
     plan : FitPlan
         Plan of the fit.
     recipe : Recipe
-        Between two epochs; its network is the same afterwards.
+        Recipe between two epochs; its network does not change.
     standardizer, probe
-        What training started from.
+        Probe that training started from.
 
     Returns
     -------

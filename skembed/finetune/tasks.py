@@ -25,9 +25,9 @@ __all__ = ["Multiclass", "Multilabel", "Regression", "Scores", "Task"]
 #: Standard deviations of the prior of their logarithm, below zero and above it. Measured with up to 80 held-out samples
 #: of photographs and topics: log-loss of test data 0.74 on average, 1.02 without a prior, 0.81 without a temperature.
 _PRIOR = (0.25, 1.0)
-#: Of a class that no sample to learn from has.
+#: Probability of a class that no training sample has.
 _LEAST_CHANCE = 1e-6
-#: Samples that an error names.
+#: Number of samples that an error names.
 _NAMED = 5
 
 
@@ -38,13 +38,13 @@ class Scores:
     Parameters
     ----------
     loss : float
-        Of classifiers after temperature scaling: what is left once the outputs are as sure as they are right.
+        Mean loss; for classifiers, after temperature scaling.
     score : float
-        Higher is better: the estimator's own score, or that of `scoring`.
+        Score of the estimator, or of `scoring`; higher is better.
     temperature : float
-        What the outputs were divided by.
+        Divisor of the outputs.
     each : tuple of float
-        The loss of each sample, which tells a change from noise.
+        Loss of each sample, for the standard errors of differences.
     """
 
     loss: float
@@ -53,7 +53,7 @@ class Scores:
     each: tuple[float, ...] = ()
 
     def error_against(self, other: Scores) -> float:
-        """Standard error of the difference of two losses of the same samples; 0 where it is not known."""
+        """Return the standard error of the difference to another loss; 0 if unknown."""
         if len(self.each) != len(other.each) or len(self.each) < 2:
             return 0.0
         return float(np.subtract(self.each, other.each).std(ddof=1) / len(self.each) ** 0.5)
@@ -64,16 +64,16 @@ class Scores:
 
 
 class Task(ABC):
-    """One kind of target.
+    """Kind of target.
 
     Parameters
     ----------
     scoring : str or callable, optional
-        A scorer of scikit-learn's; None is the estimator's own score.
+        Scorer of scikit-learn; None is the score of the estimator.
     """
 
     n_outputs: int
-    #: Outcomes that each sample has, given its outputs.
+    #: Number of outcomes per sample.
     _n_outcomes = 1
 
     def __init__(self, scoring: Any = None):
@@ -87,19 +87,19 @@ class Task(ABC):
 
     @abstractmethod
     def encode(self, y: np.ndarray) -> np.ndarray:
-        """Targets of shape (n_samples, n_outputs), float64."""
+        """Return encoded targets of shape (n_samples, n_outputs), float64."""
 
     @abstractmethod
     def losses(self, outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
-        """The loss of each sample, of shape (n_samples,)."""
+        """Return the loss of each sample, of shape (n_samples,)."""
 
     @abstractmethod
     def _held_out_losses(self, outputs: np.ndarray, targets: np.ndarray, temperature: float) -> np.ndarray:
-        """The loss of each sample, without smoothing and at a temperature."""
+        """Return the loss of each sample, without smoothing and at a temperature."""
 
     @abstractmethod
     def naive_losses(self, mean: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        """The loss of each sample to a model that knows the mean of the targets and nothing else."""
+        """Return the loss of each sample for a constant prediction, the mean of the targets."""
 
     @abstractmethod
     def predictions(self, outputs: np.ndarray, temperature: float = 1.0) -> dict[str, np.ndarray]:
@@ -123,13 +123,13 @@ class Task(ABC):
         return found["predict"]
 
     def temperature(self, outputs: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> float:
-        """By what to divide the outputs so that their probabilities are right on average [1]_.
+        """Return the divisor of outputs that makes probabilities right on average [1]_.
 
-        The most likely one a posteriori: its logarithm has a normal prior about zero, narrow below it and wide above.
-        To a few samples that are all right outputs cannot be too sure, so that the temperature would run to its bound;
-        with the prior they move it little, and many outweigh it. It takes more to make outputs surer, since those
-        that are too sure cost without bound. Weighted samples count as their effective number, the square of the sum
-        of the weights over the sum of their squares; of several labels each is an outcome.
+        It is the most likely value a posteriori. Its logarithm has a normal prior around zero, narrow below zero and
+        wide above. If a few held-out samples are all predicted correctly, no output seems too certain, and without a
+        prior the temperature would reach its bound. Many samples outweigh the prior. The prior is narrow below zero
+        because the loss of overconfident outputs has no bound. Weighted samples count as their effective number, the
+        squared sum of the weights divided by the sum of their squares; each of several labels is an outcome.
 
         References
         ----------
@@ -145,7 +145,7 @@ class Task(ABC):
         return float(np.exp(minimize_scalar(surprise, bounds=np.log(TEMPERATURE_RANGE), method="bounded").x))
 
     def judge(self, outputs: np.ndarray, y: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> Scores:
-        """Loss and score of outputs on held-out data."""
+        """Return loss and score of outputs on held-out data."""
         if not np.isfinite(outputs).all():
             return Scores(float("inf"), float("-inf"))
         temperature = self.temperature(outputs, targets, weights)
@@ -157,7 +157,9 @@ class Task(ABC):
             try:
                 score = float(self._scorer(_Answers(found, getattr(self, "classes", None)), None, y))
             except ValueError as error:
-                error.add_note(f"scoring={self.scoring!r} cannot judge these predictions. Use a scorer for what y is.")
+                error.add_note(
+                    f"scoring={self.scoring!r} cannot judge these predictions. Use a scorer for this kind of y."
+                )
                 raise
         each = losses * weights / weights.mean()
         return Scores(float(each.mean()), score, temperature, tuple(each.tolist()))
@@ -207,7 +209,7 @@ class Multiclass(Task):
     Parameters
     ----------
     classes : ndarray of shape (n_classes,)
-        Sorted.
+        Class labels, sorted.
     scoring : str or callable, optional
         See `Task`.
     """
@@ -252,12 +254,12 @@ class Multiclass(Task):
 
 
 class Multilabel(Task):
-    """Labels that a sample has any number of.
+    """Any number of labels per sample.
 
     Parameters
     ----------
     n_labels : int
-        Columns of the indicator matrix.
+        Number of columns of the indicator matrix.
     scoring : str or callable, optional
         See `Task`.
     """
@@ -300,14 +302,14 @@ class Multilabel(Task):
 
 
 class Regression(Task):
-    """Numbers, one or several a sample; standardised inside.
+    """Numbers, one or several per sample, standardized for training.
 
     Parameters
     ----------
     mean, scale : ndarray of shape (n_targets,)
-        Of the targets.
+        Mean and scale of the targets.
     one_dimensional : bool
-        Whether y had one axis.
+        True if y had one axis.
     scoring : str or callable, optional
         See `Task`.
     """

@@ -1,4 +1,4 @@
-"""Which samples are held out, to judge a fit by."""
+"""Split into training and held-out samples."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ __all__ = ["hold_out"]
 def hold_out(
     y: np.ndarray, fraction: float | None, rng: np.random.Generator, *, groups: Any = None, stratify: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Split positions into those to train on and those to judge by.
+    """Return the positions of training and held-out samples.
 
     Parameters
     ----------
     y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
         Targets.
     fraction : float, optional
-        Part of the samples that is held out; None holds out none.
+        Share of the samples that is held out; None holds out none.
     rng : numpy Generator
-        Draws them.
+        Generator that draws the samples.
     groups : array-like of shape (n_samples,), optional
-        Samples of one group stay on one side.
+        Group of each sample. Samples of one group stay on one side.
     stratify : bool, default=True
-        Whether classes are held out in proportion. A class never loses its last sample to the held-out side.
+        If True, classes are held out in proportion. A class keeps at least one training sample.
 
     Returns
     -------
     train, held_out : ndarray of int64
-        Sorted.
+        Positions, sorted.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def hold_out(
 
 
 def _in_proportion(y: np.ndarray, fraction: float, rng: np.random.Generator) -> np.ndarray:
-    """Held-out samples with the classes of y in proportion, rounded by the largest remainders."""
+    """Return held-out samples with classes in proportion, rounded by the largest remainders."""
     _, classes, counts = np.unique(y, return_inverse=True, return_counts=True)
     quotas = np.minimum(fraction * counts, counts - 1)
     taken = np.floor(quotas).astype(int)

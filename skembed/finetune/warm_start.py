@@ -24,7 +24,7 @@ def origin_of(embedder: BaseEmbedder) -> tuple[str, str, str | None]:
     Parameters
     ----------
     embedder : BaseEmbedder
-        As the user gave it, fitted or not.
+        Embedder of the user, fitted or unfitted.
     """
     backbone = embedder.backbone
     if isinstance(backbone, TunedWeights):
@@ -66,9 +66,9 @@ class EarlierFit:
     Parameters
     ----------
     origin : tuple
-        See `origin_of`; of the embedder that the fit was given.
+        Identity of the embedder that the fit was given, see `origin_of`.
     embedder : BaseEmbedder
-        Fitted, with the trained backbone.
+        Fitted embedder with the trained backbone.
     head : Linear
         Head on the rows of `embedder`.
     task : Task
@@ -93,9 +93,9 @@ class EarlierFit:
         Parameters
         ----------
         embedder : BaseEmbedder
-            Fitted; the next fit begins with it.
+            Fitted embedder, with which the next fit starts.
         task : Task
-            Of the next fit.
+            Task of the next fit.
 
         Raises
         ------

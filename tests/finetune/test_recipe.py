@@ -252,7 +252,7 @@ def test_a_gain_at_the_deepest_is_the_last_where_the_samples_are_known_by_heart(
     progress = play.run()
     assert progress.best.loss == 0.3
     assert (len(progress.history) == 8) is known
-    assert (progress.ended == "all blocks: the training samples are known by heart") is known
+    assert (progress.ended == "all blocks: the training samples are memorized") is known
 
 
 def test_what_neither_gains_nor_harms_goes_on(monkeypatch):

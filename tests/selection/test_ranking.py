@@ -354,7 +354,7 @@ def test_numbers_are_regressed():
         ((X, y, [3]), {}, TypeError, "candidates holds 3, which is no"),
         ((X, y, {"a": ArrayEmbedder}), {}, TypeError, "for 'a', which is no"),
         ((X, y, 3), {}, TypeError, "candidates is a int"),
-        ((X, y, [ArrayEmbedder()]), {"layers": -1}, TypeError, "layers=-1 must be a list of settings"),
+        ((X, y, [ArrayEmbedder()]), {"layers": -1}, TypeError, "layers=-1 must be a list of values"),
         ((X, y, [ArrayEmbedder()]), {"scores": "logme"}, ValueError, "scores='logme' must be a list"),
         ((X, y, [ArrayEmbedder()]), {"scores": ["leep"]}, ValueError, "source head.*'nleep'"),
         ((X, y, [ArrayEmbedder()]), {"scores": ["lgme"]}, ValueError, "'lgme', which is unknown"),
