@@ -139,3 +139,5 @@ def test_a_finding_prints_its_verdict_its_numbers_and_its_remedy():
         "  Of 100 labels, 7 are suspect.",
         "  Remedy: Check them.",
     ]
+    unnamed = Finding("my finding", "note", "7 are odd.", "None.")
+    assert str(unnamed) == "- my finding (note): 7 are odd.\n  Remedy: None."

@@ -1,4 +1,4 @@
-"""Advice before training: a strategy and first settings, from evidence by the table of rules."""
+"""Advice before training: a strategy and first settings, by the table of rules."""
 
 from __future__ import annotations
 
@@ -27,33 +27,34 @@ __all__ = ["Advice", "advise_samples"]
 
 @dataclass(frozen=True)
 class Advice:
-    """A strategy, the first settings to try, and why.
+    """Strategy and first settings for some data, with reasons and findings; print it.
 
     Parameters
     ----------
     strategy : Strategy
         Value for `FineTuneClassifier.strategy`.
     settings : dict
-        Further parameters of the estimator that differ from its defaults; ``embedder__layers`` is one of its embedder.
+        Further parameters that differ from the defaults of the estimator or, as ``embedder__layers``, of its embedder.
     reasons : tuple of str
-        Why the strategy and the settings follow, with sources; the first is that of the strategy.
+        Reasons for the strategy, which comes first, and for the settings, with sources.
     findings : tuple of Finding
-        What is noteworthy of the data, whatever is trained, with numbers and remedies, the worst first. What is
-        "serious", no signal above all, ought to be settled before any training, and is printed first.
+        Findings about the data, with numbers and remedies, the worst first. Resolve "serious" findings, above all "no
+        signal", before any training; they are printed first.
     evidence : dict of str to float
-        All that was measured; NaN for what was not.
+        All measurements by name; NaN for those that were not made.
     groups : ndarray of shape (n_samples,), or None
-        What to split by, so that copies and near copies stay together; None where there are none, or where the given
-        groups do so already.
+        Groups that keep copies and near copies together in a split. None if there are no copies, or if the given groups
+        keep them together already.
     task : {"classification", "multilabel", "regression"}
+        Kind of target.
     method : Method
         Value for `FineTuneClassifier.method`.
     embedder : ImageEmbedder, TextEmbedder or AudioEmbedder
-        As it was given.
+        Embedder that the advice is for.
     random_state : int or None
-        Of the estimator to be.
+        Seed of the advised estimator.
     build : callable, optional
-        Takes the advice and further parameters; returns the estimator.
+        Function of the advice and further parameters that returns the estimator.
     """
 
     strategy: Strategy
@@ -80,7 +81,7 @@ class Advice:
         return found
 
     def estimator(self, **parameters: Any) -> Any:
-        """Return the advised estimator, not fitted.
+        """Return the advised estimator, unfitted.
 
         Parameters
         ----------
@@ -90,6 +91,7 @@ class Advice:
         Returns
         -------
         FineTuneClassifier or FineTuneRegressor
+            Unfitted estimator.
         """
         assert self.build is not None, "this advice was made without a way to build estimators"
         return self.build(self, **parameters)
@@ -132,22 +134,22 @@ def advise_samples(
     random_state: int | None = None,
     build: Callable[..., Any] | None = None,
 ) -> Advice:
-    """Advise on checked samples and targets; without `timed` the advice is the same on every machine.
+    """Advise on checked samples and targets, without `timed` independently of the machine.
 
     Parameters
     ----------
     embedder : BaseEmbedder
-        Fitted.
+        Fitted embedder.
     samples : sequence
         Raw samples.
     known : KnownTargets
-        Theirs.
+        Targets of the samples.
     groups, budget, max_samples, random_state
         See `advise`.
     seed : int
-        Of the draw and the shuffled targets.
+        Seed of the draw and of the shuffled targets.
     timed : bool
-        Whether to time the network.
+        If True, the network is timed.
     build : callable, optional
         See `Advice`.
     """
@@ -165,7 +167,7 @@ def advise_samples(
 
 
 def _follow(evidence: Evidence, embedder: BaseEmbedder, random_state: int | None) -> Advice:
-    """Go through the table."""
+    """Follow the table of rules."""
     holding = [rule for rule in RULES if rule.when(evidence)]
     decider = next(rule for rule in holding if rule.strategy)
     strategy, method = _usable(decider)
@@ -196,13 +198,13 @@ def _follow(evidence: Evidence, embedder: BaseEmbedder, random_state: int | None
 
 
 def _settings(rule: Rule, evidence: Evidence) -> dict[str, Any]:
-    """Those that the estimator of the task has."""
+    """Return the settings that the estimator of the task has."""
     foreign = ("class_weight", "optimization__label_smoothing") if evidence.task == "regression" else ()
     return {name: _filled(value, evidence) for name, value in rule.settings.items() if name not in foreign}
 
 
 def _usable(rule: Rule) -> tuple[Strategy, Method]:
-    """Return the strategy and the method of a rule, as new objects: LoRA needs a package that not everybody has."""
+    """Return strategy and method of a rule as new objects; without peft, LoRA is replaced."""
     if rule.method == "lora" and find_spec("peft") is None:
         return clone(rule.without), Weights()
     return clone(rule.strategy), resolve_method(rule.method)

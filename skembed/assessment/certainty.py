@@ -9,23 +9,23 @@ import numpy as np
 
 __all__ = ["FEW_JUDGED", "TEMPERATURE_RANGE", "describe_judging", "standard_error", "wilson_interval"]
 
-#: From so many held-out samples on, the interval of an accuracy is narrower than +-0.1 and is not mentioned.
+#: From this number of held-out samples on, the interval of an accuracy is narrower than +-0.1 and is not mentioned.
 FEW_JUDGED = 100
-#: Temperatures that calibration tries: from ten times as sure to a tenth as sure as the network says.
+#: Range of temperatures in calibration.
 TEMPERATURE_RANGE = (0.1, 10.0)
 #: Quantile of the normal distribution for 95 %.
 _Z = 1.959964
 
 
 def wilson_interval(share: float, n: float) -> tuple[float, float]:
-    """Compute the 95 % confidence interval of a share that was seen in n independent samples [1]_.
+    """Compute the 95 % confidence interval of a share in n independent samples [1]_.
 
     Parameters
     ----------
     share : float
-        From 0 to 1.
+        Share, from 0 to 1.
     n : float
-        Samples; for weighted samples their effective number.
+        Number of samples; for weighted samples, their effective number.
 
     Returns
     -------
@@ -48,32 +48,32 @@ def wilson_interval(share: float, n: float) -> tuple[float, float]:
 
 
 def standard_error(losses: Sequence[float]) -> float:
-    """Compute the standard error of the mean of some losses; infinite for fewer than two."""
+    """Compute the standard error of a mean loss; infinite for fewer than two losses."""
     return float(np.std(losses, ddof=1) / len(losses) ** 0.5) if len(losses) > 1 else math.inf
 
 
 def describe_judging(
     losses: Sequence[float], weights: np.ndarray, loss: float, accuracy: float | None
 ) -> tuple[str, dict[str, float]]:
-    """Describe what was measured on held-out samples, with intervals where the samples are few.
+    """Describe held-out scores, with confidence intervals if the samples are few.
 
     Parameters
     ----------
     losses : sequence of float
-        Of each held-out sample.
+        Loss of each held-out sample.
     weights : ndarray of shape (n_held_out,)
-        Of the held-out samples.
+        Weights of the held-out samples.
     loss : float
-        Mean of the losses.
+        Mean loss.
     accuracy : float or None
-        None where the score is something else.
+        Accuracy; None if the score is something else.
 
     Returns
     -------
     sentence : str
-        Empty for many samples, and for none.
+        Description; empty for many samples, and for none.
     numbers : dict of str to float
-        The bounds by name.
+        Bounds by name.
     """
     n = len(weights)
     if not n or n >= FEW_JUDGED or not weights.any():

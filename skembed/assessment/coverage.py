@@ -12,16 +12,16 @@ import numpy as np
 
 __all__ = ["broken_share", "words_of"]
 
-#: Letters only: numbers and signs are split by all tokenizers.
+#: Pattern of words, letters only: all tokenizers split numbers and signs.
 _WORD = re.compile(r"[^\W\d_]{2,40}")
-#: A word that becomes so many pieces is spelled and not known.
+#: A word of at least this number of pieces counts as unknown.
 _MIN_PIECES_OF_UNKNOWN = 4
-#: Different words that are looked at, the most frequent first.
+#: Number of different words that are checked, the most frequent first.
 _MAX_WORDS = 2000
 
 
 def words_of(texts: Iterable[str]) -> Counter[str]:
-    """Words and how often they come. Scripts without spaces have none, and are left out.
+    """Count words; scripts without spaces have none and are left out.
 
     Examples
     --------
@@ -37,20 +37,20 @@ def _is_wide(letter: str) -> bool:
 
 
 def broken_share(texts: Iterable[str], backbone: Any, options: Any) -> float:
-    """Share of the words that the tokenizer spells in four pieces or more, or does not know at all.
+    """Return the share of words that the tokenizer splits into four pieces or more, or does not know.
 
     Parameters
     ----------
     texts : iterable of str
     backbone : Backbone
-        Of texts.
+        Backbone for texts.
     options : TextOptions
-        How texts are prepared.
+        Preparation of texts.
 
     Returns
     -------
     float
-        From 0 to 1, weighted by how often the words come; NaN where the texts have no words.
+        From 0 to 1, weighted by the frequency of the words; NaN if the texts have no words.
     """
     counted = words_of(texts).most_common(_MAX_WORDS)
     if not counted:

@@ -41,36 +41,37 @@ _OVERCONFIDENT_TEMPERATURE = 2.0
 
 @dataclass(frozen=True)
 class Curves:
-    """The losses of a fit.
+    """Losses of a fit.
 
     Parameters
     ----------
     history : list of dict
         See `FineTuneClassifier.history_`.
     kept : {"fine-tuned", "probe"}
+        Model that was kept.
     ended : str
-        Why the fit ended, in words.
+        Reason for the end of the fit.
     means : Means
-        How the estimator was fitted.
+        Parameters of the fit.
     depth : int
-        Blocks that can train.
+        Number of blocks that can train.
     naive_loss : float
-        The loss of knowing the targets' frequencies and nothing else.
+        Loss of a constant prediction, the frequencies or the mean of the targets.
     probe_loss, best_loss : float
-        Held-out losses of the linear probe and of what was kept; NaN where nothing was held out.
+        Held-out losses of the linear probe and of the kept model; NaN if no samples were held out.
     temperature : float
-        What the outputs are divided by.
+        Divisor of the outputs.
     softened : bool
-        Whether training had softer targets than those held out (mixing, label smoothing): its losses have another
-        floor then, and are not compared with those of knowing nothing.
+        True if training targets were softened by mixing or label smoothing. Their losses have another minimum and are
+        not compared with that of a constant prediction.
     altered : bool
-        Whether training had augmented samples, which are harder, and not equally so in every epoch.
+        True if training samples were augmented: they are harder, by another amount in every epoch.
     probe_train_loss : float
-        Training loss of the linear probe, where it was kept.
+        Training loss of the linear probe, if it was kept.
     best_error : float
         Standard error of `best_loss`.
     accuracy : float or None
-        Held-out accuracy of what was kept; None where the score is something else.
+        Held-out accuracy of the kept model; None if the score is something else.
     """
 
     history: list[dict[str, Any]]
@@ -89,12 +90,12 @@ class Curves:
     accuracy: float | None = None
 
     def attempts(self) -> list[list[dict[str, Any]]]:
-        """Epochs of each attempt at each stage, in order."""
+        """Return the epochs of each attempt at each stage, in order."""
         return [list(group) for _, group in groupby(self.history, key=lambda record: record["round"])]
 
     @property
     def chosen(self) -> int | None:
-        """Epoch whose weights were kept, from 1; None where the probe was, or nothing was held out."""
+        """Epoch whose weights were kept, from 1; None if the probe was kept or nothing was held out."""
         best = [record["epoch"] for record in self.history if record["best"]]
         return best[-1] if best and self.judged and self.kept == "fine-tuned" else None
 
@@ -104,21 +105,21 @@ class Curves:
         return bool(self.history) and self.history[0]["valid_loss"] is not None
 
     def part(self, loss: float) -> float:
-        """A loss as a part of the naive one."""
+        """Return a loss as a share of that of a constant prediction."""
         return loss / self.naive_loss if self.naive_loss > 0 else float("nan")
 
 
 def read_curves(curves: Curves) -> list[Finding]:
-    """All that the losses say."""
+    """Return all findings from the losses."""
     unstable = list(_instability(curves))
-    # Losses that come down from where a rate threw them are no sign of too few epochs.
+    # Losses that recover from a too high rate do not show that epochs were too few.
     low = [] if unstable or curves.softened or curves.altered else list(_underfitting(curves))
     harm = _harm(curves, slower_by=UNSTABLE_RATE_DIVISOR if unstable else RATE_DIVISOR)
     return [*unstable, *_overfitting(curves), *_gap(curves), *low, *harm, *_calibration(curves)]
 
 
 def _place(record: dict[str, Any]) -> str:
-    """Stage and attempt of an epoch."""
+    """Return stage and attempt of an epoch."""
     return record["stage"] + (" again, with stronger regularization" if record["attempt"] > 1 else "")
 
 
@@ -143,7 +144,7 @@ def _instability(curves: Curves) -> Iterator[Finding]:
 
 
 def _explosions(curves: Curves) -> Iterator[str]:
-    # Targets that are mixed cost outputs much that are sure: then it takes harm, too, to tell.
+    # With mixed targets, certain outputs have large losses, so only attempts that did harm count.
     attempts = [harm.attempt for harm in _harms(curves, sure=1.0)] if curves.softened else curves.attempts()
     worst = max((record["train_loss"] for attempt in attempts for record in attempt), default=0.0)
     if curves.part(worst) > _EXPLODED_LOSS:
@@ -163,10 +164,10 @@ def _spikes(curves: Curves) -> Iterator[str]:
 
 
 def _throws(curves: Curves) -> Iterator[str]:
-    """Attempts whose first steps lost what they began with, and did not find it again."""
+    """Describe attempts whose first steps raised the loss, and that did not recover."""
     if curves.softened or curves.altered:
         return
-    # Two signs together: each may be the weaker.
+    # Both signs must hold, so each threshold may be lower.
     for harm in _harms(curves, sure=1.0):
         first = harm.attempt[0]
         if curves.part(first["train_loss"] - harm.before) > _FIRST_EPOCH_RISE:
@@ -189,15 +190,15 @@ def _wipe_outs(curves: Curves) -> Iterator[str]:
 
 
 def _overfitting(curves: Curves) -> Iterator[Finding]:
-    """Held-out losses that rose past their best, by more than chance, while training losses went on to fall.
+    """Find held-out losses that rose after their best by more than chance, while training losses fell.
 
-    Stages that were discarded say nothing of what was kept, nor does what came before a stage that gained.
+    Discarded stages, and stages before one that gained, do not concern the kept weights and are left out.
     """
     if not curves.judged:
         return
     attempts = [attempt for attempt in curves.attempts() if math.isfinite(attempt[-1]["valid_loss"])]
     if curves.chosen is None:
-        # The probe was kept: training of blocks was given up, and this may be why.
+        # The probe was kept, and overfitting in the last stage may be the reason.
         attempts = [attempt for attempt in attempts if attempt[0]["unfrozen"]]
         yield from _overfitted(curves, attempts[-1], None) if attempts else ()
         return
@@ -231,9 +232,9 @@ def _overfitted(curves: Curves, attempt: list[dict[str, Any]], kept: dict[str, A
 
 
 def _gap(curves: Curves) -> Iterator[Finding]:
-    """A held-out loss far above the training loss, whether or not it rose: of what was kept, or else at the end.
+    """Find a held-out loss far above the training loss, of the kept model or at the end.
 
-    Softened and augmented training has higher losses than plain training: then the gap is no smaller than this one.
+    Softened targets and augmentation raise the training loss, so the true gap is at least as large as this one.
     """
     kept = None if curves.chosen is None else curves.history[curves.chosen - 1]
     what = "the linear probe" if kept is None else f"epoch {kept['epoch']}"
@@ -334,7 +335,7 @@ def _underfitting(curves: Curves) -> Iterator[Finding]:
 
 
 def _fallen(curves: Curves, attempt: list[dict[str, Any]]) -> float:
-    """By how much the training loss fell in the last third of an attempt, if held-out samples gained with it."""
+    """Return the fall of the training loss in the last third of an attempt, if held-out losses fell too."""
     if len(attempt) == 1:
         fallen = curves.part(curves.probe_loss - attempt[0]["valid_loss"]) if curves.judged else 0.0
         return fallen if math.isfinite(fallen) else 0.0
@@ -348,7 +349,7 @@ def _fallen(curves: Curves, attempt: list[dict[str, Any]]) -> float:
 
 
 class _Harm(NamedTuple):
-    """An attempt none of whose epochs was as good as what was there before."""
+    """Attempt without an epoch as good as the weights before it."""
 
     attempt: list[dict[str, Any]]
     best: dict[str, Any]
@@ -356,7 +357,7 @@ class _Harm(NamedTuple):
 
 
 def _harms(curves: Curves, *, sure: float = _N_STANDARD_ERRORS) -> list[_Harm]:
-    """Attempts that did harm, by more than so many standard errors, and after which nothing gained."""
+    """Return attempts that raised the held-out loss by some standard errors, with no gain after them."""
     if not curves.judged or not math.isfinite(curves.probe_loss):
         return []
     before, harms = curves.probe_loss, []
@@ -399,17 +400,17 @@ def _cut_short(curves: Curves) -> bool:
 
 
 def _shorter(curves: Curves) -> str:
-    """The way to what was kept, without what came after it."""
+    """Return the strategy that ends with the kept weights, without later stages."""
     chosen = curves.history[(curves.chosen or 1) - 1]
     n_unfrozen = len(chosen["unfrozen"])
     return f"strategy={Partial(n_unfrozen) if n_unfrozen else Head()!r}"
 
 
 def _calibration(curves: Curves) -> Iterator[Finding]:
-    # Outputs that know nothing are too sure however little they say: that is no matter of how sure they are.
+    # Outputs without any information seem overconfident however small they are.
     if curves.temperature <= _OVERCONFIDENT_TEMPERATURE or curves.part(curves.best_loss) >= _WIPED_OUT_LOSS:
         return
-    # The search for the temperature ends there, so that more was not measured.
+    # The search for the temperature ends at this bound, so the true value may be larger.
     least = "at least " if curves.temperature > 0.98 * TEMPERATURE_RANGE[1] else ""
     evidence = (
         f"Outputs were {least}{curves.temperature:.1f} times too large for the held-out samples. They are divided by "

@@ -15,20 +15,20 @@ from skembed.probes.leave_one_out import MIN_LEFT_OUT_SAMPLES, N_SHUFFLES, LeftO
 
 __all__ = ["MAX_DIAGNOSED_SAMPLES", "find_few", "find_imbalance", "find_leaks", "find_noise"]
 
-#: More samples are not looked at, so that a diagnosis stays cheap compared with a fit.
+#: Largest number of samples, so that a diagnosis is cheap compared with a fit.
 MAX_DIAGNOSED_SAMPLES = 3000
 _MIN_SUSPECT_SHARE = 0.02
-#: What is usual for clean labels was not measured with fewer samples.
+#: Smallest number of samples with which the noise rate of clean labels was measured.
 _MIN_SAMPLES_FOR_NOISE = 240
-#: Shares of the held-out samples that are known from training.
+#: Shares of held-out samples with a copy in training that make a warning and a serious finding.
 _LEAKED_SHARE = 0.02
 _SERIOUS_LEAKED_SHARE = 0.1
-#: A class is rare if the largest class has so many times its samples.
+#: A class is rare if the largest class has this many times its samples.
 _RARE_RATIO = 5
 #: A class is hurt if its mean probability is below this part of that of the other classes.
 _HURT_RATIO = 0.5
 _MIN_JUDGED_SAMPLES = 2
-#: Classes of fewer samples than this may have to be given up.
+#: Classes with fewer samples than this may have to be merged with others.
 _TINY_CLASS = 5
 #: With fewer samples per class, less than four are held out to judge by; the rules of advice use the same number.
 _FEW_PER_CLASS = 20
@@ -43,24 +43,24 @@ def find_noise(
     rng: np.random.Generator,
     means: Means,
 ) -> list[Finding]:
-    """Targets without structure ("no signal"), or labels that the others contradict ("label noise").
+    """Find targets without signal ("no signal"), or labels that others contradict ("label noise").
 
     Parameters
     ----------
     rows : ndarray of shape (n_samples, n_features)
-        Embeddings that have not seen the targets.
+        Frozen embeddings.
     columns : ndarray of shape (n_samples, n_targets)
         Indicators of classes, labels or numbers.
     codes : ndarray of shape (n_samples,), int, or None
-        Of classes.
+        Codes of the classes.
     names : sequence
-        Of the classes.
+        Names of the classes.
     rng : numpy Generator
         Shuffles targets.
     means : Means
-        How the estimator was fitted.
+        Parameters of the fit.
     """
-    # One of each group of twins: a probe that knows the sample's double is not asked anything.
+    # One sample of each group of twins: a probe that was fitted on a copy predicts nothing.
     single = np.unique(find_twins(rows).groups, return_index=True)[1]
     if len(single) < MIN_LEFT_OUT_SAMPLES or not np.ptp(columns[single], axis=0).any():
         return []
@@ -76,8 +76,8 @@ def find_noise(
     suspects, (rate, error) = suspect_labels(chances, codes[single]), noise_rate(chances, codes[single])
     share = len(suspects.positions) / len(single)
     sure = rate - 2 * error >= NOISY_RATE
-    # Classes that overlap have suspects too; wrong labels are also among the samples that are easy. To a probe on few
-    # samples none is.
+    # Overlapping classes have suspects too, but wrong labels also occur among easy samples. For a probe on few samples
+    # no sample is easy.
     likely_wrong = sure or (rate - error >= NOISY_RATE and len(single) >= _MIN_SAMPLES_FOR_NOISE)
     if share < _MIN_SUSPECT_SHARE or len(suspects.positions) < 2 or not likely_wrong:
         return []
@@ -108,7 +108,7 @@ def find_noise(
 def _of_chance(
     probe: LinearProbe, left_out: LeftOut, targets: np.ndarray, codes: np.ndarray | None, rng: np.random.Generator
 ) -> Finding | None:
-    """No signal, by the squared error; None where classes are told apart better than shuffled ones."""
+    """Return "no signal", or None if classes are predicted better than shuffled ones."""
     numbers = {"probe_r2": left_out.r2}
     if codes is None:
         evidence = (
@@ -129,13 +129,13 @@ def _of_chance(
             f"{max(by_chance):.1%}."
         )
         numbers |= {"probe_accuracy": right, "shuffled_low": min(by_chance), "shuffled_high": max(by_chance)}
-    # More of the network would learn by heart what has no structure.
+    # Deeper training would only memorize targets without signal.
     remedy = "Check that X and y are in the same order; if they are, try another backbone or layer (rank_backbones)."
     return Finding("no signal", "serious", evidence, remedy, numbers=numbers)
 
 
 def find_leaks(rows: np.ndarray, train: np.ndarray, held_out: np.ndarray, means: Means) -> Iterator[Finding]:
-    """Held-out samples that have a copy or near copy among those trained on.
+    """Find held-out samples with a copy or near copy among the training samples.
 
     Parameters
     ----------
@@ -144,7 +144,7 @@ def find_leaks(rows: np.ndarray, train: np.ndarray, held_out: np.ndarray, means:
     train, held_out : ndarray of int64
         Positions in `rows`.
     means : Means
-        How the estimator was fitted.
+        Parameters of the fit.
     """
     twins = find_twins(rows)
     leaked = held_out[np.isin(twins.groups[held_out], twins.groups[train])]
@@ -171,20 +171,20 @@ def find_leaks(rows: np.ndarray, train: np.ndarray, held_out: np.ndarray, means:
 def find_imbalance(
     quality: np.ndarray, codes: np.ndarray, counts: np.ndarray, names: Sequence[Any], means: Means
 ) -> Iterator[Finding]:
-    """Rare classes that do much worse than the others, or of which nobody can say how they do.
+    """Find rare classes that are predicted much worse than others, or that cannot be judged.
 
     Parameters
     ----------
     quality : ndarray of shape (n_judged,), float64
-        The probability that each held-out sample's class was given.
+        Probability of each held-out sample's class.
     codes : ndarray of shape (n_judged,), int
-        Class of each of them.
+        Class of each held-out sample.
     counts : ndarray of shape (n_classes,), int
-        Samples of each class.
+        Number of samples of each class.
     names : sequence
-        Of the classes.
+        Names of the classes.
     means : Means
-        How the estimator was fitted.
+        Parameters of the fit.
     """
     rare = (counts > 0) & ((counts.max() >= _RARE_RATIO * counts) | (counts == 1))
     judged = np.bincount(codes, minlength=len(counts))
@@ -227,16 +227,16 @@ def _listed(parts: Iterable[str]) -> str:
 
 
 def find_few(counts: np.ndarray, n_held_out: int, means: Means) -> Iterator[Finding]:
-    """Classes of so few samples that neither training nor judging is sure of anything.
+    """Find classes with so few samples that training and scores are uncertain.
 
     Parameters
     ----------
     counts : ndarray of shape (n_classes,), int
-        Samples of each class.
+        Number of samples of each class.
     n_held_out : int
-        Samples that are judged by.
+        Number of held-out samples.
     means : Means
-        How the estimator was fitted.
+        Parameters of the fit.
     """
     usual = float(np.median(counts))
     if usual >= _FEW_PER_CLASS:

@@ -1,4 +1,4 @@
-"""A diagnosis: findings, what was measured, and what was looked at."""
+"""Diagnosis: findings, measurements, and the names of the checks."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ class Diagnosis:
     Parameters
     ----------
     findings : tuple of Finding
-        The worst first.
+        Findings, the worst first.
     checked : tuple of str
-        Names of the findings that were looked for, found or not.
+        Names of all findings that were looked for.
     blocks : dict of str to dict of str to float
-        For each block of the backbone, the lowest first: "drift", by how much its weights changed as a part of their
-        size (Frobenius norms); and "cka", how alike its outputs are to those before the fit, where samples were given.
+        Measurements of each block of the backbone, the lowest first: "drift" is the norm of the change of its weights
+        divided by their norm; "cka" is the similarity of its outputs to those before the fit, if samples were given.
     numbers : dict of str to float
-        What was measured besides.
+        Other measurements.
     judging : str
-        What was measured on the held-out samples, with confidence intervals, where fewer than 100 were held out.
+        Held-out scores with confidence intervals, if fewer than 100 samples were held out.
 
     Examples
     --------
@@ -66,7 +66,7 @@ class Diagnosis:
         return self.findings[self.names.index(name)]
 
     def __str__(self) -> str:
-        # A wide gap is overfitting in other words, even where the held-out loss did not rise.
+        # A wide gap is a form of overfitting, even if the held-out loss did not rise.
         named = (*self.names, "overfitting") if "generalization gap" in self else self.names
         left = [name for name in self.checked if name not in named]
         looked = f"Looked for {', '.join(left)}." if left else ""

@@ -22,9 +22,9 @@ __all__ = ["Evidence", "gather"]
 
 _NAN = float("nan")
 _MAX_LAYER_SAMPLES = 600
-#: Layers are compared at these parts of the depth.
+#: Depths of the layers that are compared, as shares.
 _COMPARED_DEPTHS = (0.25, 0.5, 0.75)
-#: In a regression so many samples count as one sample of a class.
+#: Number of samples of a regression that count as one sample of a class.
 _NUMBERS_PER_CLASS = 10
 
 
@@ -35,14 +35,15 @@ class Evidence:
     Parameters
     ----------
     task : {"classification", "multilabel", "regression"}
+        Kind of target.
     modality : str
         "text", "image" or "audio".
     numbers : dict of str to float
-        By name; NaN for what was not or could not be measured, so that no rule that asks for it holds.
+        Measurements by name. NaN stands for those that were not made; rules that need them do not hold.
     samples : dict of str to tuple of int
         Positions in X: "duplicates", "conflicts", "suspects", the worst first.
     groups : ndarray of shape (n_samples,), or None
-        Groups that keep twins together; None where there are no twins.
+        Groups that keep twins together; None if there are no twins.
     """
 
     task: str
@@ -77,24 +78,24 @@ def gather(
     rng: np.random.Generator,
     timed: bool,
 ) -> Evidence:
-    """Measure.
+    """Measure samples, targets, embeddings and the machine.
 
     Parameters
     ----------
     embedder : BaseEmbedder
-        Fitted.
+        Fitted embedder.
     samples : sequence
         Raw samples.
     known : KnownTargets
-        Of all of them.
+        Targets of all samples.
     groups : ndarray of shape (n_samples,), optional
-        Samples of one group are never split.
+        Group of each sample. Samples of one group are never split.
     max_samples : int
-        Samples that are embedded, at most.
+        Largest number of samples that are embedded.
     rng : numpy Generator
-        Draws them.
+        Generator that draws them.
     timed : bool
-        Whether to time the network, which gives other numbers in each run.
+        If True, the network is timed, which gives different numbers in each run.
     """
     n_samples, encoder = len(samples), Encoder(embedder)
     drawn = np.sort(rng.permutation(n_samples)[:max_samples])
@@ -154,9 +155,9 @@ def _of_distinct(known: KnownTargets, joined: np.ndarray) -> dict[str, float]:
 
 
 def _of_twins(evidence: Evidence, embedder, samples, known: KnownTargets, groups, drawn, rows):
-    """Fill in what is known of samples that came twice.
+    """Fill in measurements of copies and near copies.
 
-    Returns the groups of copies and near copies, and what `_best_shares` says of the exact ones.
+    Returns the groups of copies and near copies, and the result of `_best_shares` for exact copies.
     """
     n_samples = len(samples)
     key = Encoder(embedder).key()
@@ -192,14 +193,14 @@ def _of_twins(evidence: Evidence, embedder, samples, known: KnownTargets, groups
 
 
 def _torn(pairs: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
-    """The pairs that a split may put on both sides."""
+    """Return the pairs that a split may separate."""
     return pairs if groups is None else pairs[groups[pairs[:, 0]] != groups[pairs[:, 1]]]
 
 
 def _best_shares(exact: np.ndarray, known: KnownTargets) -> np.ndarray:
-    """For each sample the part of its exact copies, itself among them, that have their commonest class.
+    """Return for each sample the share of its exact copies that have their most frequent class.
 
-    More than that part nothing can get right; their mean is the best accuracy that there can be.
+    The copies include the sample itself. The mean of the shares is the best possible accuracy.
     """
     if known.codes is None:
         return np.ones(len(exact))
@@ -219,7 +220,7 @@ _PROBE_NAMES = (
 
 
 def _of_probes(evidence: Evidence, embedder, samples, known: KnownTargets, drawn, rows, rng) -> None:
-    """Fill in what a linear probe makes of the embeddings, and of lower layers."""
+    """Fill in scores of a linear probe on the embeddings and on lower layers."""
     evidence.numbers |= dict.fromkeys(_PROBE_NAMES, _NAN)
     evidence.numbers["n_probed"] = float(len(drawn))
     if len(drawn) < MIN_LEFT_OUT_SAMPLES:
@@ -241,7 +242,7 @@ def _of_probes(evidence: Evidence, embedder, samples, known: KnownTargets, drawn
 
 
 def _score(left_out: LeftOut, known: KnownTargets) -> float:
-    """Accuracy of classes, R² of numbers and labels."""
+    """Return the accuracy for classes, R² for numbers and labels."""
     return left_out.r2 if known.codes is None else float(left_out.quality(known.columns, known.codes).mean())
 
 
@@ -256,10 +257,10 @@ def _of_chance(probe: LinearProbe, found: LeftOut, known: KnownTargets, rng) -> 
 
 
 def _compare_layers(embedder: BaseEmbedder, samples: Sequence[Any], known: KnownTargets) -> dict[str, float]:
-    """By how much the best lower layer beats the one that is read, and the standard error of that.
+    """Compare the best lower layer with the layer that is read, with the standard error.
 
-    Higher layers are more specific to what the network was trained on [1]_: where a lower one serves better, that was
-    something else than these data. Of classes accuracies are compared, of numbers the parts of the variance explained.
+    Higher layers are more specific to the pre-training data [1]_, so a better lower layer shows that the data differ.
+    Classes are compared by accuracy, numbers by explained variance.
 
     References
     ----------

@@ -74,13 +74,14 @@ class Finding:
 
     def __str__(self) -> str:
         evidence = self.evidence[:1].upper() + self.evidence[1:]
-        parts = [f"{self.name} ({self.severity}): {self.verdict}".rstrip(), evidence, f"Remedy: {self.remedy}"]
+        sentences = [self.verdict, evidence] if self.verdict else [evidence]
+        parts = [f"{self.name} ({self.severity}): {sentences[0]}", *sentences[1:], f"Remedy: {self.remedy}"]
         lines = [textwrap.fill(part, LINE_WIDTH, initial_indent="  ", subsequent_indent="  ") for part in parts]
         return "-" + "\n".join(lines)[1:]
 
     @property
     def verdict(self) -> str:
-        """The finding in one sentence without numbers; empty for a name that skembed does not use."""
+        """Sentence without numbers that sums up the finding; empty for an unknown name."""
         return VERDICTS.get(self.name, "")
 
 

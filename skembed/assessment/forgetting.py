@@ -18,18 +18,18 @@ from skembed.probes.leave_one_out import LinearProbe
 
 __all__ = ["block_drift", "compare_features", "compare_outputs", "find_forgetting"]
 
-#: A block with a lower CKA or a larger drift is no longer that of the pre-trained network.
+#: A block with a lower CKA or a larger drift differs much from the pre-trained one.
 _LOW_CKA = 0.5
 _LARGE_DRIFT = 0.2
 
 
 def compare_outputs(start: BaseEmbedder, tuned: BaseEmbedder, samples: Sequence[Any]) -> dict[str, float]:
-    """Linear CKA of the outputs of each block before and after, on the same samples.
+    """Return the linear CKA of the outputs of each block before and after training.
 
     Parameters
     ----------
     start, tuned : BaseEmbedder
-        Fitted.
+        Fitted embedders before and after training.
     samples : sequence
         Raw samples that can be read.
     """
@@ -46,8 +46,8 @@ def compare_features(old: np.ndarray, new: np.ndarray, columns: np.ndarray, code
     Returns
     -------
     dict of str to float
-        "old_probe" and "new_probe", accuracies or parts of the variance explained, and the standard error of their
-        difference.
+        "old_probe" and "new_probe", accuracies or shares of explained variance, and "probe_error", the standard error
+        of their difference.
     """
     quality = [LinearProbe(rows).left_out(columns).quality(columns, codes) for rows in (old, new)]
     change = quality[1] - quality[0]
@@ -70,13 +70,13 @@ def find_forgetting(
     blocks : dict
         See `Diagnosis.blocks`.
     means : Means
-        How the estimator was fitted.
+        Parameters of the fit.
     probes : dict, optional
-        From `compare_features`.
+        Result of `compare_features`.
     judged : bool, default=False
-        Whether what was kept beat the probe on held-out samples, so that the change served.
+        True if the kept model beat the probe on held-out samples, so that the change was useful.
     slower_by : float, default=3
-        By what to divide learning rates.
+        Divisor of learning rates in the remedy.
     """
     moved = {name: row["drift"] for name, row in blocks.items() if row.get("drift", 0) > _LARGE_DRIFT}
     unlike = {name: row["cka"] for name, row in blocks.items() if row.get("cka", 1) < _LOW_CKA}
@@ -117,20 +117,20 @@ def _blocks(found: Mapping[str, float]) -> str:
 
 
 def block_drift(before: BackboneSpec, after: BackboneSpec) -> dict[str, float]:
-    """For each block the norm of the change of its weights, as a part of that of its weights before.
+    """Return for each block the norm of the change of its weights, divided by their norm before.
 
-    Weights are compared as they compute: low-rank updates are merged, and tensors that an adapter brought along have
-    nothing to be compared with.
+    Low-rank updates are merged before the comparison. Tensors that an adapter adds are left out, since they have no
+    counterpart.
 
     Parameters
     ----------
     before, after : BackboneSpec
-        A network, and the same one after training.
+        Specs of a network before and after training.
 
     Returns
     -------
     dict of str to float
-        By block, the lowest first.
+        Drift by block, the lowest first.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Remedies in an estimator's own parameters: none that it has already, and none that could not act."""
+"""Remedies in terms of an estimator's parameters, without those that would change nothing."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from skembed.strategies import Head, Partial, Progressive, Strategy
 
 __all__ = ["RATE_DIVISOR", "UNSTABLE_RATE_DIVISOR", "Means", "enumerated"]
 
-#: What to divide learning rates by that may be too high.
+#: Divisor of learning rates that may be too high.
 RATE_DIVISOR = 3.0
-#: What to divide learning rates by at which training was unstable.
+#: Divisor of learning rates at which training was unstable.
 UNSTABLE_RATE_DIVISOR = 10.0
 
 
@@ -29,13 +29,13 @@ class Means:
         Values of the estimator's parameters by the names that `set_params` takes, those of `optimization` included;
         see `of`.
     strategy : Strategy
-        Strategy that was followed.
+        Strategy that was used.
     method : str
         Name of the method that trained the blocks.
     kept : {"fine-tuned", "probe"}
-        What the estimator is. What acts on training only does nothing for a probe.
+        Model that was kept. For the probe, remedies that act on training alone are left out.
     grouped, own_validation : bool, default=False
-        Whether the fit was given groups, and samples to judge by.
+        True if the fit was given groups, and held-out samples.
 
     Examples
     --------
@@ -63,7 +63,7 @@ class Means:
         return cls({**values, **parameters}, strategy, method, **others)
 
     def at_least(self, **wanted: float) -> list[str]:
-        """Return those of these values that are above the estimator's own; unknown parameters are left out."""
+        """Return the given values that are above those of the estimator; unknown parameters are left out."""
         return [
             _changed(name, value, self.parameters[name])
             for name, value in wanted.items()
@@ -71,7 +71,7 @@ class Means:
         ]
 
     def at_most(self, **wanted: float) -> list[str]:
-        """Return those of these values that are below the estimator's own, where None is without bounds."""
+        """Return the given values that are below those of the estimator, where None means no bound."""
         return [
             _changed(name, value, self.parameters[name])
             for name, value in wanted.items()
@@ -79,7 +79,7 @@ class Means:
         ]
 
     def unset(self, **wanted: Any) -> list[str]:
-        """Return those of these parameters that are None in the estimator."""
+        """Return the given parameters that are None in the estimator."""
         return [
             f"{name}={value!r}"
             for name, value in wanted.items()
@@ -106,7 +106,7 @@ class Means:
         return ["strategy=Progressive()"] if isinstance(self.strategy, Head | Partial) else []
 
     def slower(self, factor: float) -> list[str]:
-        """Return lower learning rates: of all that trains, and, where pre-trained blocks train, of these alone."""
+        """Return lower learning rates: for all parameters and, if blocks train, for these alone."""
         rate = self.parameters["learning_rate"]
         rates = [_changed("learning_rate", rate / factor, rate)]
         if self.trains_blocks and self.method == "weights":
@@ -116,7 +116,7 @@ class Means:
         return rates
 
     def nearer(self) -> list[str]:
-        """Return settings that hold trained blocks near what they were."""
+        """Return settings that keep trained blocks near the pre-trained ones."""
         if not self.trains_blocks:
             return []
         decay = self.at_most(optimization__layer_decay=0.6) if self.method == "weights" else []
@@ -130,7 +130,7 @@ class Means:
         return [*stronger, *self._mixed(), *self.unset(augment="standard")]
 
     def softened(self) -> list[str]:
-        """Return settings with training targets that are less sure."""
+        """Return settings with softer training targets."""
         return [*self.at_least(optimization__label_smoothing=0.1), *self._mixed()]
 
     def _mixed(self) -> list[str]:
@@ -153,7 +153,7 @@ class Means:
 
 
 def enumerated(parts: Iterable[str]) -> str:
-    """Alternatives in words.
+    """Join alternatives with commas and "or".
 
     Examples
     --------
@@ -165,7 +165,7 @@ def enumerated(parts: Iterable[str]) -> str:
 
 
 def _changed(name: str, value: Any, current: Any) -> str:
-    """A parameter, what it should be and what it is.
+    """Describe a changed parameter with its new and its present value.
 
     Examples
     --------

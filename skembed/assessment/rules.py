@@ -1,10 +1,9 @@
-"""The rules of advice: what has to hold, which strategy and settings follow, and who says so.
+"""Rules of advice: conditions, the strategies and settings that follow, and sources.
 
-All that advice knows is in this table. Of the rules that hold, the first one that names a strategy decides; it and
-those that name none add their reasons and their settings, which later ones do not take back. Findings are told whoever
-decides, and say what is the case; reasons say what follows from it, so that nothing is told twice. Thresholds without a
-source are rules of thumb, set where constructed cases and the real data that the project is tried on fall on the right
-side.
+The first rule that holds and names a strategy decides. That rule, and rules that hold and name none, add their reasons
+and settings; later rules do not override settings of earlier ones. Findings of all rules that hold are reported. A
+finding states a fact and a reason states what follows, so nothing is said twice. Thresholds without a source are rules
+of thumb, set so that constructed cases and the project's real data sets fall on the right side.
 """
 
 from __future__ import annotations
@@ -23,38 +22,38 @@ __all__ = ["RULES", "Rule"]
 
 @dataclass(frozen=True)
 class Rule:
-    """One line of the table.
+    """Row of the table.
 
     Parameters
     ----------
     name : str
-        What the case is called; the name of the finding, where it is one.
+        Name of the case and of its finding.
     when : callable
-        Takes an `Evidence` and says whether the rule holds. Comparisons with NaN do not.
+        Function of an `Evidence` that returns True if the rule holds. Comparisons with NaN do not hold.
     source : str
-        Who says so, and what they say.
+        Publication, and its statement.
     reason : str
-        Why its strategy or settings follow, as a sentence; the evidence's numbers, and words that fit the task, are put
-        into its braces. Empty where none follow.
+        Reason for the strategy or the settings, as a template whose fields are numbers of the evidence and words of the
+        task. Empty if the rule has neither.
     strategy : Strategy, optional
-        Advised strategy; None leaves it to others.
+        Advised strategy; None leaves it to other rules.
     method : str
         Name of the advised method, if it can be used here.
     without : Strategy, optional
-        Advised strategy, with the weights as the method, where it cannot.
+        Strategy with method "weights", if the advised method cannot be used.
     settings : dict
-        First settings to try, by the names that `set_params` takes. A string in braces stands for a whole number of the
+        First settings to try, by the names of `set_params`. A string in braces is replaced by a whole number of the
         evidence.
     only_for : tuple of str
-        Names of strategies, or of methods besides "weights", that its settings mean something to; empty for all.
+        Names of strategies, or of methods besides "weights", that have the settings; empty for all.
     finding : str, optional
-        Severity, where the user should hear of it whatever is done.
+        Severity of the finding; None if there is none.
     evidence : str
-        What is the case, for the finding; with braces, too.
+        Sentence of the finding, a template like `reason`.
     remedy : str
-        What to do about it.
+        Remedy of the finding.
     samples : str, optional
-        Which of the evidence's positions it is about.
+        Name of the evidence's positions that the finding is about.
     """
 
     name: str
@@ -73,7 +72,7 @@ class Rule:
 
 
 def _is_far(e: Evidence) -> bool:
-    """A lower layer is better by three points, and by more than chance."""
+    """Return True if a lower layer is better by three points, and by more than chance."""
     return e.lower_gain >= 0.03 and e.lower_gain >= e.lower_margin
 
 
@@ -82,12 +81,12 @@ def _is_slow(e: Evidence) -> bool:
 
 
 def _is_solved(e: Evidence) -> bool:
-    """A linear probe is right on nearly all that can be right: score and bound are of the same samples."""
+    """Return True if a linear probe is right on nearly all samples that can be predicted."""
     return e.probe >= 0.98 * e.probe_ceiling and not e.imbalance >= 5
 
 
 def _conflicts_limit(e: Evidence) -> bool:
-    """Copies with other targets are so many that they, and not the model, decide how good a score can be."""
+    """Return True if copies with different targets limit the score."""
     return e.conflict_share >= 0.1
 
 

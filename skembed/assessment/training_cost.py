@@ -27,12 +27,12 @@ def count_parameters(embedder: BaseEmbedder) -> float:
 
 
 def measure_training_cost(embedder: BaseEmbedder, samples: Sequence[Any], n_samples: int) -> dict[str, float]:
-    """Estimate the seconds and bytes that training takes on this machine, by the timing of a few samples.
+    """Estimate the time and memory of training on this machine from a few timed samples.
 
     Parameters
     ----------
     embedder : BaseEmbedder
-        Fitted.
+        Fitted embedder.
     samples : sequence
         Raw samples that can be read; the first few are timed, for two seconds at most and one sample at least.
     n_samples : int

@@ -9,11 +9,12 @@ __all__ = ["duration", "words_for"]
 
 
 def words_for(e: Evidence) -> dict[str, str]:
-    """Parts of sentences by name, which rules put into their braces.
+    """Return parts of sentences by name, for the templates of the rules.
 
     Parameters
     ----------
     e : Evidence
+        Measurements.
 
     Returns
     -------
@@ -51,7 +52,7 @@ def words_for(e: Evidence) -> dict[str, str]:
 
 
 def duration(seconds: float) -> str:
-    """Estimated seconds in the unit that fits.
+    """Format estimated seconds in a suitable unit.
 
     Examples
     --------

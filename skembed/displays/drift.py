@@ -108,7 +108,7 @@ class DriftDisplay:
         Parameters
         ----------
         ax : Axes or sequence of Axes, default=None
-            Where to draw; None makes a figure that is high enough for all blocks.
+            Axes to draw on; None makes a figure that is high enough for all blocks.
 
         Returns
         -------

@@ -195,7 +195,7 @@ class EmbeddingMapDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
+            Axes to draw on; None makes a figure.
         thumbnails : bool, default=False
             If True, draw images in the place of some points, framed in the color of their class.
         max_thumbnails : int, default=60

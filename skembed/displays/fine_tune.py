@@ -150,7 +150,7 @@ class FineTuneDisplay:
         Parameters
         ----------
         ax : Axes or sequence of Axes, default=None
-            Where to draw; None makes a figure.
+            Axes to draw on; None makes a figure.
 
         Returns
         -------

@@ -90,7 +90,7 @@ class LayerProbeDisplay:
         scoring, task, random_state
             See `skembed.selection.linear_probe_score`.
         ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
+            Axes to draw on; None makes a figure.
 
         Returns
         -------
@@ -125,7 +125,7 @@ class LayerProbeDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
+            Axes to draw on; None makes a figure.
 
         Returns
         -------

@@ -158,7 +158,7 @@ class CheckedData:
     samples : sequence
         Raw samples.
     y : ndarray
-        Their targets.
+        Targets of the samples.
     weights : ndarray of shape (n_samples,), float64
         Weights, all positive.
     groups : array-like or None

@@ -279,7 +279,7 @@ class FineTuneClassifier(ClassifierMixin, BaseFineTuner):
         X : list, ndarray, Series or one-column dataframe of shape (n_samples,)
             Raw samples.
         y : array-like of shape (n_samples,) or (n_samples, n_labels)
-            Their classes or labels, in any form that `fit` takes.
+            True classes or labels, in any form that `fit` takes.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the samples.
 

@@ -1,4 +1,4 @@
-"""A fault of torch's convolutions on processors, kept away from training."""
+"""Workaround for a fault of torch's convolutions on processors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _BLOCK = 16
 
 
 def avoid_faulty_gradients(module: nn.Module) -> None:
-    """Let strided 1x1 convolutions of few channels read every other pixel themselves, before they convolve.
+    """Let strided 1x1 convolutions of few channels drop the skipped pixels before they convolve.
 
     Their weights' gradient is computed by oneDNN in a workspace that is too small where the input has fewer channels
     than a block and is stored channels last: other memory is overwritten, and the process crashes sooner or later [1]_.

@@ -152,7 +152,7 @@ class TrainingData:
     replay : bool
         If True, frozen blocks are computed once and their activations are stored.
     views : Views, optional
-        How samples are changed for training.
+        Changes of samples for training.
     stages : sequence of int, default=()
         Number of blocks that train in each stage of the plan; a source may be asked for any other number, too.
     mixers : sequence of str, default=()

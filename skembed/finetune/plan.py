@@ -35,7 +35,7 @@ class FitPlan:
     samples : sequence
         Raw samples, held-out ones included.
     y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
-        Their targets, as the task's scores take them.
+        Targets of the samples, as scores take them.
     targets : ndarray of shape (n_samples, n_outputs)
         The same, encoded by the task for the loss.
     weights : ndarray of shape (n_samples,), float64
@@ -47,25 +47,25 @@ class FitPlan:
     positions : ndarray of shape (n_samples,), int64
         Positions of the samples in X, from which some may have been left out; those of X_val follow.
     strategy : Strategy
-        Which blocks train when.
+        Blocks that train, and when.
     method : Method
-        What trains in them.
+        Parameters that train in these blocks.
     stages : tuple of Stage
         Stages of the strategy on this backbone, none where `max_epochs` is 0.
     settings : Settings
-        How they train.
+        Settings of training.
     max_epochs, patience : int
         Largest number of epochs of the whole fit, and epochs without a gain that end a stage.
     seed : int
         Seed of everything random.
     refit : bool
-        Whether the best way is repeated on all samples.
+        If True, the best stages are repeated on all samples.
     views : Views, optional
-        How samples are changed for training.
+        Changes of samples for training.
     replay : bool
-        Whether activations of frozen blocks are computed once and kept.
+        If True, activations of frozen blocks are computed once and stored.
     own_validation, grouped : bool
-        Whether the held-out samples were given as X_val, and whether groups were given.
+        True if held-out samples were given as X_val, and if groups were given.
     checkpoint_dir : path-like, optional
         Directory of checkpoints.
     advice : Advice, optional
@@ -162,7 +162,7 @@ def plan_stages(strategy: Strategy, method: Method, encoder: Encoder, max_epochs
     method : Method
         It is named in the stages in which it trains blocks.
     encoder : Encoder
-        With the backbone.
+        Embedder with the backbone.
     max_epochs : int
         Largest number of epochs of the whole fit; of 0 there is no stage.
 

@@ -63,7 +63,7 @@ class Standardizer:
 
 @dataclass(frozen=True)
 class Probe:
-    """A linear map on standardized features.
+    """Linear map on standardized features.
 
     Parameters
     ----------
@@ -158,7 +158,7 @@ def fit_ridge(
     features, targets, weights, strength
         See `fit_softmax`; targets are numbers, and the penalty is that of `RIDGE_PENALTIES` times the features.
     start : Probe, optional
-        Ignored: a closed form needs no start.
+        Ignored, because a closed form needs no start.
     """
     share = weights / weights.sum()
     feature_mean, target_mean = share @ features, share @ targets

@@ -20,19 +20,19 @@ def leep(probabilities, y) -> float:
     Parameters
     ----------
     probabilities : array-like of shape (n_samples, n_source_classes)
-        What the pre-trained network's own head gives for each sample; rows sum to one.
+        Probabilities of the pre-trained network's head for each sample; rows sum to one.
     y : array-like of shape (n_samples,)
         Classes.
 
     Returns
     -------
     float
-        Nats per sample, at most 0; a head that says nothing gives minus the entropy of y.
+        Nats per sample, at most 0. A head without information gives minus the entropy of y.
 
     Raises
     ------
     ValueError
-        If rows are no probabilities, or y holds no classes.
+        If rows are not probabilities, or y is not categorical.
 
     References
     ----------
@@ -75,17 +75,17 @@ def nleep(
     Parameters
     ----------
     X : array-like of shape (n_samples, n_features)
-        Embeddings. They are reduced by principal components first.
+        Embeddings, which are first reduced by principal components.
     y : array-like of shape (n_samples,)
         Classes.
     variance : float in (0, 1], default=0.8
         Share of the variance that the components keep.
     n_gaussians : int or "auto", default="auto"
-        Parts of the mixture; "auto" is five per class, and no more than one for every two samples.
+        Number of parts of the mixture. "auto" uses five per class, and at most one per two samples.
     covariance_type : {"full", "tied", "diag", "spherical"}, default="full"
         See `sklearn.mixture.GaussianMixture`.
     random_state : int or None, default=0
-        Where the mixture starts.
+        Seed of the mixture.
 
     Returns
     -------
@@ -95,7 +95,7 @@ def nleep(
     Raises
     ------
     ValueError
-        If X is not finite, y holds no classes, or a parameter is out of range.
+        If X is not finite, y is not categorical, or a parameter is out of range.
 
     References
     ----------

@@ -1,6 +1,6 @@
 """Scores of embeddings for labels by linear algebra alone: LogME, H-score, TransRate.
 
-All take rows and labels and return one number, higher for the better; none trains anything. LEEP and NLEEP are in
+All scores take rows and labels and return one number, higher is better; none trains anything. LEEP and NLEEP are in
 `skembed.selection.leep_scores`.
 """
 
@@ -53,7 +53,7 @@ def logme(X, y, *, task: str = "auto") -> float:
     Returns
     -------
     float
-        Nats per sample, averaged over targets, which for classes are columns of 0 and 1. Any sign.
+        Nats per sample, averaged over targets, of any sign. For classes, targets are columns of 0 and 1.
 
     Raises
     ------
@@ -62,9 +62,9 @@ def logme(X, y, *, task: str = "auto") -> float:
 
     Notes
     -----
-    The paper climbs to the maximum by fixed-point iterations. Here the ratio of noise to prior, which is all that
-    is left once the scale is solved for, is searched on a grid and then by halves, so that a second, lower
-    maximum is not taken for the highest. At the maximum the paper's fixed-point equations hold.
+    The paper reaches the maximum by fixed-point iterations. Here the scale is solved for, and the ratio of noise to
+    prior is searched on a grid and then by bisection, so that a lower local maximum is not returned. At the maximum,
+    the paper's fixed-point equations hold.
 
     References
     ----------
@@ -137,19 +137,19 @@ def h_score(X, y, *, shrinkage: str | float = "auto") -> float:
     y : array-like of shape (n_samples,)
         Classes.
     shrinkage : float in [0, 1) or "auto", default="auto"
-        How far the covariance is drawn to a multiple of the identity: "auto" by the formula of Ledoit and Wolf, as
-        Ibrahim et al. propose; 0 is the H-score of Bao et al. with the pseudo-inverse, which is of no use where
-        there are about as many features as samples, or more.
+        Shrinkage of the covariance towards a multiple of the identity. "auto" uses the formula of Ledoit and Wolf, as
+        Ibrahim et al. propose. 0 is the H-score of Bao et al. with the pseudo-inverse, which is useless if features are
+        about as many as samples, or more.
 
     Returns
     -------
     float
-        From 0 to the number of classes less one.
+        From 0 to the number of classes minus one.
 
     Raises
     ------
     ValueError
-        If X is not finite, y holds no classes, or `shrinkage` is out of range.
+        If X is not finite, y is not categorical, or `shrinkage` is out of range.
 
     References
     ----------
@@ -186,7 +186,7 @@ def ledoit_wolf(centered: np.ndarray) -> float:
     Parameters
     ----------
     centered : ndarray of shape (n_samples, n_features)
-        Features less their means.
+        Features minus their means.
 
     Returns
     -------
@@ -223,13 +223,13 @@ def transrate(X, y, *, eps: float = 1e-4, normalize: bool = True, weights: str =
     y : array-like of shape (n_samples,)
         Classes.
     eps : float, default=1e-4
-        Squared error at which rows are coded.
+        Squared error of the coding.
     normalize : bool, default=True
-        Scale centered rows to length one, as the authors' code does: the rate depends on the scale of the features,
-        which says nothing about a backbone. False takes them as they are, as the listing in the paper does.
+        If True, scale centered rows to length one, as the authors' code does, because the rate depends on the scale of
+        the features. False uses them unscaled, like the listing in the paper.
     weights : {"uniform", "frequency"}, default="uniform"
-        How the rates of the classes are averaged: each the same, as in the paper, or by their samples, which is the
-        conditional rate proper and never negative. They agree where classes are equally large.
+        Weights of the classes in the average of their rates: equal, as in the paper, or by number of samples, which is
+        the exact conditional rate and never negative. Both agree if classes are equally large.
 
     Returns
     -------
@@ -239,7 +239,7 @@ def transrate(X, y, *, eps: float = 1e-4, normalize: bool = True, weights: str =
     Raises
     ------
     ValueError
-        If X is not finite, y holds no classes, or a parameter is out of range.
+        If X is not finite, y is not categorical, or a parameter is out of range.
 
     References
     ----------

@@ -78,7 +78,7 @@ class TransferabilityDisplay:
         score : str, default=None
             Column of the score; None uses the first score.
         ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
+            Axes to draw on; None makes a figure.
 
         Returns
         -------
@@ -113,7 +113,7 @@ class TransferabilityDisplay:
         estimator : BackboneSelector
             Fitted.
         ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
+            Axes to draw on; None makes a figure.
 
         Returns
         -------
@@ -143,7 +143,7 @@ class TransferabilityDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure that is high enough for all of them.
+            Axes to draw on; None makes a figure that is high enough for all of them.
 
         Returns
         -------

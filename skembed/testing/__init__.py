@@ -1,8 +1,8 @@
 """Checks for your own embedders, and a double that reads rows of numbers.
 
-scikit-learn's `check_estimator` does nearly nothing for estimators whose input is no 2-D array. So the base
-class is put through the whole of it with `ArrayEmbedder`, which shares every line with the real embedders but
-reads rows of numbers, and `check_embedder` does for texts, images and sound what those checks do for arrays.
+scikit-learn's `check_estimator` skips most checks of estimators whose input is not a 2-D array. Therefore the base
+class is checked with `ArrayEmbedder`, which reads rows of numbers and shares all other code with the real embedders.
+`check_embedder` checks embedders of texts, images and sound in the same ways.
 """
 
 from skembed.testing.checks import check_embedder, embedder_checks

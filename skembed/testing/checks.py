@@ -25,7 +25,7 @@ __all__ = ["check_embedder", "embedder_checks"]
 #: Largest pickle of a frozen embedder, in bytes: a spec and a digest, never weights.
 MAX_PICKLE_BYTES = 20_000
 
-#: Checks of scikit-learn that look at the class and its parameters, and so need no data.
+#: Checks of scikit-learn that concern the class and its parameters, and need no data.
 _WITHOUT_DATA = (
     "check_estimator_cloneable",
     "check_estimator_tags_renamed",
@@ -48,24 +48,24 @@ def check_embedder(
     Parameters
     ----------
     embedder : estimator
-        Unfitted; it is cloned and stays as it is. The clones have no cache and, where that is a parameter,
-        precision="float32".
+        Unfitted embedder, which is cloned and not changed. The clones have no cache and, if they have that parameter,
+        ``precision="float32"``.
     samples : sequence of at least 5 raw samples
-        Valid and distinct, of different lengths or sizes.
+        Valid, distinct samples of different lengths or sizes.
     bad_sample : object
         A sample that cannot be read.
     atol : float, default=1e-5
-        Tolerance of "the same" embedding.
+        Tolerance within which embeddings count as equal.
 
     Returns
     -------
     int
-        Number of checks run, to be asserted.
+        Number of checks that ran.
 
     Raises
     ------
     AssertionError
-        At the first check that fails; names it.
+        At the first check that fails. The error names the check.
 
     Examples
     --------

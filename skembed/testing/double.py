@@ -1,4 +1,4 @@
-"""A double of the embedders that reads rows of numbers, so that scikit-learn's own checks can run."""
+"""Embedder of rows of numbers, so that scikit-learn's own checks can run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["ArrayBackbone", "ArrayEmbedder", "array_backbone"]
 
 
 class _Mixing(nn.Module):
-    """A linear map and tanh, summed in a fixed order: a row's result does not depend on its neighbours."""
+    """Linear map and tanh, summed in a fixed order, so that a row does not depend on its neighbors."""
 
     def __init__(self, n_in: int, n_out: int, generator: torch.Generator):
         super().__init__()

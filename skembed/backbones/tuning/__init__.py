@@ -1,4 +1,4 @@
-"""Methods: what trains in the blocks that a strategy reaches, one class in one file each.
+"""Methods: the parameters that train in the blocks of a strategy, one class per file.
 
 method.py    the interface, and how a method is asked for by name
 weights.py   the network's own tensors: Weights, BitFit, Norms

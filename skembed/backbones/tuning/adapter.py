@@ -25,7 +25,8 @@ Tensors = Mapping[str, Tensor]
 class Adapter(Method):
     """Train a bottleneck behind each block, and nothing of the block itself [1]_, [2]_.
 
-    It begins as the identity. A block that is only parameters, such as the stem of a vision transformer, gets none.
+    The bottleneck starts as the identity. A block that is only parameters, such as the stem of a vision transformer,
+    gets none.
 
     Parameters
     ----------
@@ -86,7 +87,7 @@ def _see_all_called(backbone: Backbone, batch: Tensors) -> None:
 
 
 def _layouts(backbone: Backbone, blocks: Sequence[Block], batch: Tensors) -> dict[str, tuple[int, bool]]:
-    """For each block that is a module: features that it returns, and whether these are channels of a map."""
+    """Return for each block that is a module the number of features, and True for channels of a map."""
     modules, chosen = dict(backbone.module.named_modules()), {block.name for block in blocks}
     raw: dict[str, Tensor] = {}
 
@@ -119,5 +120,5 @@ def _is_map(raw: Tensor, tokens: Tensor, before: bool) -> bool:
     if rows.shape == tokens.shape and torch.equal(rows, tokens):
         return True
     rows = raw.flatten(1, 2)
-    # Of the last block only the normalised output is known: then it is as the one below.
+    # Only the normalized output of the last block is known; its layout is that of the block below.
     return before and not (rows.shape == tokens.shape and torch.equal(rows, tokens))

@@ -15,19 +15,19 @@ __all__ = ["apply_tuned"]
 
 
 def apply_tuned(backbone: Backbone, tuned: TunedWeights) -> None:
-    """Make a backbone what fine-tuning made of it. No tensor is written to: changed ones take the place of others.
+    """Put fine-tuned weights into a backbone; tensors are replaced and never written to.
 
     Parameters
     ----------
     backbone : Backbone
-        The base, as it was loaded; `module`, but not its tensors, is its own.
+        Base as loaded. Its module is changed in place, and its tensors are not.
     tuned : TunedWeights
-        Of this base.
+        Weights that were tuned from this base.
 
     Raises
     ------
     WeightsMismatchError
-        If the network has no such tensors, or they were added in a way that is not known here.
+        If the network has no such tensors, or they were added by an unknown method.
     """
     tensors = tuned.tensors()
     added: dict[str, dict[str, Tensor]] = {key: {} for key in tuned.added}

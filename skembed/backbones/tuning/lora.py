@@ -26,14 +26,14 @@ class LoRA(Method):
     """Train low-rank changes of linear maps and convolutions [1]_.
 
     W x becomes W x + alpha / rank B A x, and B starts at zero, so that training starts from the frozen network.
-    Needs ``pip install "skembed[peft]"`` for training; what was trained is used without. A fitted estimator stores the
-    factors alone, and loads with the changes merged into the weights.
+    Training needs ``pip install "skembed[peft]"``; prediction does not. A fitted estimator stores the factors alone,
+    and merges them into the weights when it is loaded.
 
     Parameters
     ----------
     rank : int, default=8
-        Rank of each change, at most the smaller side of the widest layer. A higher rank can adapt further, and stores
-        more.
+        Rank of each change, at most the smaller side of the widest layer. A higher rank can adapt further, and needs
+        more storage.
     alpha : float, default=16
         Scale of the changes: they are multiplied by ``alpha / rank``.
     dropout : float, default=0
@@ -122,7 +122,7 @@ def _check_rank(module: nn.Module, names: Sequence[str], rank: int, backbone: st
     module : nn.Module
         The network.
     names : sequence of str
-        Of the layers, from `find_targets`.
+        Names of the layers, from `find_targets`.
     rank : int
         See `LoRA`.
     backbone : str
@@ -149,9 +149,9 @@ def _inject(module: nn.Module, names: Sequence[str], added: str, *, rank: int, a
     module : nn.Module
         The network, whose own tensors stay as they are.
     names : sequence of str
-        Of the layers, from `find_targets`.
+        Names of the layers, from `find_targets`.
     added : str
-        What this addition is called among others.
+        Name of this addition.
     rank, alpha, dropout
         See `LoRA`.
 

@@ -1,4 +1,4 @@
-"""The interface of methods: what trains in a network, and how it is attached and built again."""
+"""Interface of methods: the parameters that train, and how additions are attached and rebuilt."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Method(ParameterObject):
 
     See Also
     --------
-    skembed.FineTuneClassifier : Takes it as `method`.
+    skembed.FineTuneClassifier : Use a method as its `method`.
     """
 
     #: Name by which an estimator's `method` asks for the default object; also stored with what was added.
@@ -52,7 +52,7 @@ class Method(ParameterObject):
 
     @property
     def n_positions(self) -> int:
-        """Positions of a text that the method takes for itself."""
+        """Number of positions of a text that the method occupies."""
         return 0
 
     def own(self, module: nn.Module, blocks: Sequence[Block]) -> list[str]:
@@ -73,7 +73,7 @@ class Method(ParameterObject):
         Parameters
         ----------
         backbone : Backbone
-            Loaded.
+            Loaded backbone.
         blocks : sequence of Block
             Blocks that would train.
         options : optional
@@ -82,7 +82,7 @@ class Method(ParameterObject):
         Raises
         ------
         ValueError
-            If these blocks have nothing that the method could train, or not as much as it would.
+            If these blocks have nothing, or not enough, for the method to train.
         ImportError
             If the method needs a library that is not installed.
         """
@@ -95,7 +95,7 @@ class Method(ParameterObject):
         Parameters
         ----------
         backbone : Backbone
-            Its module is changed; its tensors are not.
+            Backbone whose module is changed; its tensors are not.
         blocks : sequence of Block
             Blocks that will train.
         key : str
@@ -106,38 +106,38 @@ class Method(ParameterObject):
         Returns
         -------
         dict or None
-            Record for `rebuild`: "method", and plain values; None where nothing was added.
+            Record for `rebuild`: "method", and plain values; None if nothing was added.
         """
         return None
 
     @classmethod
     def rebuild(cls, backbone: Backbone, key: str, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """Put what was trained into a network that was loaded afresh.
+        """Put trained additions into a newly loaded network.
 
         Parameters
         ----------
         backbone : Backbone
-            Its module is changed in place.
+            Backbone whose module is changed in place.
         key : str
             Name of the addition.
         record : mapping
-            What `attach` returned.
+            Result of `attach`.
         tensors : mapping of str to Tensor
             Tensors of the addition by their full names.
         """
         raise KeyError(key)  # nothing was added that could be built
 
     def distance(self, pairs: Sequence[tuple[str, Tensor, Tensor]], record: Mapping[str, Any]) -> Tensor:
-        """Return the squared distance from the pre-trained network, which L2-SP holds small.
+        """Return the squared distance from the pre-trained network, which L2-SP keeps small.
 
-        Of additions it is the distance from where they began, which leaves the network's function unchanged.
+        For additions it is the distance from their initial values, with which the network has its pre-trained function.
 
         Parameters
         ----------
         pairs : sequence of (str, Tensor, Tensor)
             Name, value and initial value of each tensor that trains.
         record : mapping
-            What `attach` returned; empty where nothing was added.
+            Result of `attach`; empty if nothing was added.
         """
         return sum((value - start).square().sum() for _, value, start in pairs)  # type: ignore[return-value]
 
