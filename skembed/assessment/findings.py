@@ -46,7 +46,7 @@ LINE_WIDTH = 100
 
 @dataclass(frozen=True)
 class Finding:
-    """One finding. Print it for its verdict, numbers and remedy.
+    """Finding about data or a fit; print it for verdict, numbers and remedy.
 
     Parameters
     ----------

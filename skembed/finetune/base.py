@@ -1,4 +1,4 @@
-"""The base of the fine-tuning estimators: parameters, checked input, and one fit."""
+"""Base of the fine-tuning estimators: parameters, checked input, and one fit."""
 
 from __future__ import annotations
 

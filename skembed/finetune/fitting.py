@@ -1,4 +1,4 @@
-"""A fit from beginning to end: probe, recipe, choice of the better model, and refit."""
+"""Fit from beginning to end: probe, recipe, choice of the better model, and refit."""
 
 from __future__ import annotations
 

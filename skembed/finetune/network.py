@@ -81,7 +81,7 @@ class FrozenNetwork:
         return self.head.linear.weight.device
 
     def top(self, n_blocks: int) -> Sequence[Block]:
-        """The highest blocks that can train, the lowest of them first."""
+        """Return the highest blocks that can train, the lowest of them first."""
         return ()
 
     def unfreeze(self, n_blocks: int) -> None:
@@ -224,7 +224,7 @@ class Network(FrozenNetwork):
         self.backbone.module.eval().requires_grad_(False)
 
     def top(self, n_blocks: int) -> Sequence[Block]:
-        """The highest blocks that can train, the lowest of them first."""
+        """Return the highest blocks that can train, the lowest of them first."""
         return self.backbone.blocks[self.depth - n_blocks : self.depth]
 
     def unfreeze(self, n_blocks: int) -> None:
@@ -233,7 +233,7 @@ class Network(FrozenNetwork):
         module, blocks = self.backbone.module, self.top(n_blocks)
         for value in trainable(module, blocks, self._names).values():
             value.requires_grad_(True)
-        # Batch normalisations go on with the statistics of the pre-training, even where their weights train: those of
+        # Batch normalizations keep the statistics of the pre-training, even where their weights train: those of
         # a few small batches are another network, with several times the loss that the probe has.
         self._training = [
             sub

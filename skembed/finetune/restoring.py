@@ -70,7 +70,7 @@ def _names(recipe: Recipe) -> set[str]:
 
 
 def _checked_step(step: Any, recipe: Recipe, rounds: int) -> tuple[int, int, int, int]:
-    """A stage, an attempt, epochs and a round of `Progress.path`."""
+    """Return a checked step of `Progress.path`: stage, attempt, epochs and round."""
     if len(_checked_list("path", step)) != 4:
         raise ValueError(f"path has a step of {len(step)} numbers, not 4")
     stage = _checked_int("path", step[0], 0, len(recipe.plan.stages) - 1)

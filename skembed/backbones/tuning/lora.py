@@ -177,7 +177,7 @@ def _inject(module: nn.Module, names: Sequence[str], added: str, *, rank: int, a
 
 
 def split_factor(name: str) -> tuple[str, str] | None:
-    """The layer that a factor belongs to, and which of "A" and "B" it is; None for other tensors.
+    """Return the layer of a factor, and "A" or "B"; None for other tensors.
 
     Examples
     --------
