@@ -53,6 +53,7 @@ def best_so_far(plan: FitPlan, recipe: Recipe, standardizer: Standardizer, probe
         "head_intercept_": head.bias,
         "temperature_": head.temperature,
         "strategy_": plan.strategy,
+        "method_": plan.method,
         "history_": list(progress.history),
         "n_epochs_": len(progress.history),
         "_predicting": plan.task,

@@ -61,6 +61,7 @@ def test_the_estimator_of_an_epoch_predicts_as_if_the_fit_had_stopped_there(stra
     assert expected.n_epochs_ == 2
     name, _, _, _, second, _ = whole.tasks[1]
     assert (name, second.n_epochs_, second.kept_) == ("epoch", 2, expected.kept_)
+    assert (second.strategy_, second.method_) == (expected.strategy_, expected.method_)
     np.testing.assert_allclose(second.predict_proba(X), expected.predict_proba(X), rtol=1e-6)
 
 
