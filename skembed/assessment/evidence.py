@@ -24,7 +24,7 @@ _NAN = float("nan")
 _MAX_LAYER_SAMPLES = 600
 #: Depths of the layers that are compared, as shares.
 _COMPARED_DEPTHS = (0.25, 0.5, 0.75)
-#: Number of samples of a regression that count as one sample of a class.
+#: Regression samples that are worth one classification sample of a class.
 _NUMBERS_PER_CLASS = 10
 
 

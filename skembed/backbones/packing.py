@@ -76,7 +76,7 @@ class Packed:
         Device of the rows.
     exact : bool
         True if short sequences, too, share a group with those of exactly their length only. Clips, of which there are
-        few in a batch, lose 0.1 to 0.2 of the time of their attention to padding otherwise.
+        few in a batch, would otherwise spend 0.1 to 0.2 of their attention time on padding.
     n_filler : int
         Rows behind the sequences that are computed and dropped.
     like : Packed, optional

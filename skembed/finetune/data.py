@@ -40,7 +40,7 @@ class Views:
     ----------
     augmentation : AugmentationPipeline
     seed : int
-        Seed. With the view and the position of a sample, it decides all changes.
+        Seed of the changes, together with the view and the position of the sample.
     stored : int, optional
         Number of stored views of each sample, used in turn, the unchanged one first; None changes samples anew in
         every epoch.

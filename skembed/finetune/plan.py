@@ -164,7 +164,7 @@ def plan_stages(strategy: Strategy, method: Method, encoder: Encoder, max_epochs
     encoder : Encoder
         Embedder with the backbone.
     max_epochs : int
-        Largest number of epochs of the whole fit; of 0 there is no stage.
+        Largest number of epochs of the whole fit. With 0 there are no stages.
 
     Raises
     ------
